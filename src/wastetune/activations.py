@@ -1,0 +1,244 @@
+"""The activation store: what the frozen trunk makes of each view of each picture, computed once and kept on disk.
+
+A *part* is the activations of up to 256 pictures at one cut in one view, a `.npy` file named by the hash of
+everything that went into it: the pictures' pixels, the size, the weights, the cut and the view's recipe. So a
+part is shared by every trial, worker and study to which it is the same, and never has to be invalidated.
+
+A part is written to a temporary file and renamed: it is complete or absent, also after a kill. One process
+computes a part, under a file lock that dies with it, while others compute other parts.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wastetune import augment
+from wastetune.backbone import TOP, Backbone, Cut, activation_shape, build_trunk
+from wastetune.errors import UserError
+
+PART = 256
+BATCH = 32
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Some of a data set's pictures, and no way to the others: n keys (hashes of their pixels) and labels.
+
+    `read` gives the pixels of a range of positions, (len(range), size, size, 3) uint8.
+    """
+
+    read: Callable[[range], npt.NDArray[np.uint8]]
+    keys: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where activations lie and how many bytes they may take."""
+
+    folder: Path
+    limit: int
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The activations of a picture set at one cut in one view, memory-mapped. Rows are in the set's order."""
+
+    parts: tuple[npt.NDArray[Any], ...]
+
+    @cached_property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """Where each part ends, in rows."""
+        return np.cumsum([len(part) for part in self.parts])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one picture's activations."""
+        return tuple(self.parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __add__(self, other: "Activations") -> "Activations":
+        return Activations(self.parts + other.parts)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The activations of these rows, (len(rows), ...) float32."""
+        out = np.empty((len(rows), *self.shape), np.float32)
+        part_of = np.searchsorted(self.ends, rows, side="right")
+        for part in np.unique(part_of):
+            chosen = part_of == part
+            out[chosen] = self.parts[part][rows[chosen] - (self.ends[part] - len(self.parts[part]))]
+        return out
+
+
+def open_store(cache: Path, limit: int | None = None) -> Store:
+    """The store in a cache folder; it keeps to `limit` bytes, by default to half of what the disk still has."""
+    folder = cache / "activations"
+    folder.mkdir(parents=True, exist_ok=True)
+    if limit is None:
+        limit = (shutil.disk_usage(folder).free + sum(size for _, size, _ in _stored(folder))) // 2
+    return Store(folder, limit)
+
+
+def activation_bytes(backbone: Backbone, cut: Cut, pictures: int) -> int:
+    """What the activations of so many pictures at a cut take on disk, for one view."""
+    return int(np.prod(activation_shape(backbone, cut))) * _storage_type(cut).itemsize * pictures
+
+
+def missing_pictures(
+    store: Store, backbone: Backbone, pictures: PictureSet, cuts: Sequence[Cut], view: int, magnitude: float
+) -> int:
+    """How many of the pictures `fill_activations` would have to push through the trunk."""
+    return sum(
+        len(rows)
+        for rows in _chunks(len(pictures))
+        if not all(_part_path(store, backbone, cut, pictures, rows, view, magnitude).exists() for cut in cuts)
+    )
+
+
+def fill_activations(
+    store: Store,
+    backbone: Backbone,
+    pictures: PictureSet,
+    cuts: Sequence[Cut],
+    view: int,
+    magnitude: float,
+    progress: Progress = lambda pictures: None,
+) -> None:
+    """Every missing part at these cuts in this view, all cuts of a part in one pass through the trunk.
+
+    Parts that another process is computing are left to it at first and waited for at the end.
+    `progress` is told the pictures done. UserError where they would not fit into the store.
+    """
+    from filelock import FileLock, Timeout
+
+    chunks = [
+        rows
+        for rows in _chunks(len(pictures))
+        if not all(_part_path(store, backbone, cut, pictures, rows, view, magnitude).exists() for cut in cuts)
+    ]
+    if not chunks:
+        return
+    needed = sum(activation_bytes(backbone, cut, sum(map(len, chunks))) for cut in cuts)
+    _make_room(store, needed)
+    trunk = build_trunk(backbone, tuple(cuts))
+    for patience in (0, -1):  # first what nobody else has in hand, then wait for the rest
+        for rows in chunks:
+            paths = [_part_path(store, backbone, cut, pictures, rows, view, magnitude) for cut in cuts]
+            if all(path.exists() for path in paths):
+                continue
+            lock = store.folder / f"{hashlib.sha256(''.join(map(str, paths)).encode()).hexdigest()[:32]}.lock"
+            try:
+                with FileLock(lock, timeout=patience):
+                    if not all(path.exists() for path in paths):
+                        _compute_part(trunk, pictures, rows, view, magnitude, cuts, paths)
+                lock.unlink(missing_ok=True)
+            except Timeout:
+                continue
+            progress(len(rows))
+
+
+def open_activations(
+    store: Store, backbone: Backbone, pictures: PictureSet, cut: Cut, view: int, magnitude: float
+) -> Activations:
+    """Stored activations, memory-mapped for reading. FileNotFoundError where a part has not been computed."""
+    parts = []
+    for rows in _chunks(len(pictures)):
+        path = _part_path(store, backbone, cut, pictures, rows, view, magnitude)
+        parts.append(np.load(path, mmap_mode="r"))
+        os.utime(path)  # the store forgets by time of last use
+    return Activations(tuple(parts))
+
+
+def _compute_part(
+    trunk: Any,
+    pictures: PictureSet,
+    rows: range,
+    view: int,
+    magnitude: float,
+    cuts: Sequence[Cut],
+    paths: Sequence[Path],
+) -> None:
+    outputs: list[list[npt.NDArray[Any]]] = [[] for _ in cuts]
+    for start in range(rows.start, rows.stop, BATCH):
+        batch = range(start, min(start + BATCH, rows.stop))
+        keys = [pictures.keys[row] for row in batch]
+        pixels = augment.build_views(pictures.read(batch), keys, view, magnitude)
+        for kept, made in zip(outputs, _as_list(trunk.predict_on_batch(_padded(pixels))), strict=True):
+            kept.append(np.asarray(made)[: len(batch)])
+    for cut, path, batches in zip(cuts, paths, outputs, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            limit = np.finfo(_storage_type(cut))
+            np.save(file, np.concatenate(batches).clip(limit.min, limit.max).astype(_storage_type(cut)))
+        temporary.replace(path)
+
+
+def _padded(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """A whole batch, so that Keras compiles the trunk for one shape only."""
+    batch = np.zeros((BATCH, *pixels.shape[1:]), np.float32)
+    batch[: len(pixels)] = pixels
+    return batch
+
+
+def _as_list(outputs: Any) -> list[Any]:
+    return outputs if isinstance(outputs, list) else [outputs]
+
+
+def _storage_type(cut: Cut) -> np.dtype[Any]:
+    # Feature maps are large and keep their sense in half precision; pooled vectors are small.
+    return np.dtype(np.float32 if cut == TOP else np.float16)
+
+
+def _chunks(pictures: int) -> Iterator[range]:
+    return (range(start, min(start + PART, pictures)) for start in range(0, pictures, PART))
+
+
+def _part_path(
+    store: Store, backbone: Backbone, cut: Cut, pictures: PictureSet, rows: range, view: int, magnitude: float
+) -> Path:
+    recipe = "plain" if magnitude == 0.0 else f"{augment.RECIPE} {view} {magnitude:.9f}"
+    digest = hashlib.sha256(f"{backbone.digest} {backbone.size} {cut.name} {recipe}".encode())
+    for row in rows:
+        digest.update(pictures.keys[row].encode())
+    return store.folder / f"{backbone.name}-{backbone.digest[:8]}" / cut.name / f"{digest.hexdigest()[:40]}.npy"
+
+
+def _make_room(store: Store, needed: int) -> None:
+    """Deletes the parts that were used longest ago until so many more bytes fit."""
+    if needed > store.limit:
+        raise UserError(
+            f"the activations need {needed / 1e9:.1f} GB and the store in {store.folder} may hold {store.limit / 1e9:.1f} GB; "
+            "free some disk space, raise WASTETUNE_CACHE_GB, or search a narrower range of frozen_depth"
+        )
+    parts = sorted(_stored(store.folder))
+    excess = sum(size for _, size, _ in parts) + needed - store.limit
+    for _, size, path in parts:
+        if excess <= 0:
+            return
+        Path(path).unlink(missing_ok=True)
+        excess -= size
+
+
+def _stored(folder: Path) -> Iterator[tuple[float, int, str]]:
+    for path in folder.glob("*/*/*.npy"):
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # another process made room
+            continue
+        yield status.st_mtime, status.st_size, str(path)

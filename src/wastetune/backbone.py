@@ -1,0 +1,272 @@
+"""The known backbones, each with its preprocessing and the places where it can be cut into trunk and tail."""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from wastetune.errors import UserError
+from wastetune.seeding import seed_for
+
+Preprocessing = Literal["inside", "signed", "caffe"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row of the table: how `keras.applications` builds it and where its blocks end.
+
+    `block` finds the layers that end a block; its first group names the block, and the last layer of that
+    name counts. `top_block` says that layers with weights follow the last block (the 1x1 convolution of the
+    MobileNets), so that cutting behind the last block is not yet cutting at the top.
+    """
+
+    builder: str
+    size: int
+    preprocessing: Preprocessing
+    block: str
+    top_block: bool = False
+    block_ends_after: bool = False  # the block's end is the operation that follows the named layer
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+_MOBILENET_BLOCK = r"^(expanded_conv(?:_\d+)?)_(?:add|project_bn)$"
+_RESNET_BLOCK = r"^(conv\d_block\d+)_out$"
+
+
+def _mobilenet(builder: str, **options: Any) -> Architecture:
+    return Architecture(builder, 224, "inside", _MOBILENET_BLOCK, top_block=True, options=options)
+
+
+BACKBONES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "inception_v3": Architecture("InceptionV3", 299, "signed", r"^(mixed\d+)$"),
+        "resnet152": Architecture("ResNet152", 224, "caffe", _RESNET_BLOCK),
+        "resnet50": Architecture("ResNet50", 224, "caffe", _RESNET_BLOCK),
+        "mobilenet_v3_large": _mobilenet("MobileNetV3Large"),
+        "mobilenet_v3_large_075": _mobilenet("MobileNetV3Large", alpha=0.75),
+        "mobilenet_v3_large_minimalistic": _mobilenet("MobileNetV3Large", minimalistic=True),
+        "mobilenet_v3_small": _mobilenet("MobileNetV3Small"),
+        "mobilenet_v3_small_075": _mobilenet("MobileNetV3Small", alpha=0.75),
+        "mobilenet_v3_small_minimalistic": _mobilenet("MobileNetV3Small", minimalistic=True),
+        "efficientnet_v2_b0": Architecture(
+            "EfficientNetV2B0", 224, "inside", r"^(block\d[a-z])_(?:add|project_bn)$", top_block=True
+        ),
+        "convnext_tiny": Architecture(
+            "ConvNeXtTiny", 224, "inside", r"^(.*stage_\d_block_\d+)_identity$", block_ends_after=True
+        ),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place to cut: everything below stays frozen. `frozen_depth` is the share of blocks below, 1.0 the top."""
+
+    name: str
+    frozen_depth: float
+
+
+TOP = Cut("top", 1.0)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone in memory, with its weights.
+
+    `body` maps preprocessed pictures to pooled vectors, `preprocess` maps pixels in 0..255 to what `body`
+    wants; both are Keras models for pictures of (size, size, 3). `digest` names the weights by content.
+    """
+
+    name: str
+    size: int
+    digest: str
+    cuts: tuple[Cut, ...]
+    body: Any
+    preprocess: Any
+
+
+def find_architecture(name: str) -> Architecture:
+    """The table's row for a name. UserError for a name that is not in the table."""
+    try:
+        return BACKBONES[name]
+    except KeyError:
+        raise UserError(f"backbone {name!r} is not known; the known ones are {', '.join(BACKBONES)}") from None
+
+
+def weights_file_name(name: str) -> str:
+    """What a weights file of this backbone is called in a folder of weights."""
+    return f"{name}_notop.weights.h5"
+
+
+def find_weights(name: str, wanted: str, folder: Path | None) -> Path | Literal["imagenet"] | None:
+    """Where the weights come from: a file, Keras's own download, or nowhere (random ones).
+
+    `wanted` is "imagenet", "none", a file or a folder; `folder` is searched before Keras's download.
+    UserError for a path that is not there.
+    """
+    if wanted == "none":
+        return None
+    if wanted != "imagenet":
+        path = Path(wanted).expanduser()
+        if path.is_dir():
+            path = path / weights_file_name(name)
+        if not path.is_file():
+            raise UserError(f"there is no weights file {path}; give a file, or a folder that holds {path.name}")
+        return path
+    if folder is not None and (folder / weights_file_name(name)).is_file():
+        return folder / weights_file_name(name)
+    return "imagenet"
+
+
+def load_backbone(
+    name: str, weights: str = "imagenet", *, size: int | None = None, folder: Path | None = None
+) -> Backbone:
+    """A backbone with its weights loaded, without a classification top.
+
+    Random weights ("none") are the same on every call. All BatchNormalization layers are frozen: in a tail
+    they would otherwise learn the statistics of small batches (and Keras forgets `training=False` in `fit`).
+    UserError for an unknown name and for weights that cannot be found, fetched or fitted.
+    """
+    import keras
+
+    row = find_architecture(name)
+    source = find_weights(name, weights, folder)
+    side = size or row.size
+    build = getattr(keras.applications, row.builder)
+    keras.utils.set_random_seed(seed_for("weights", name))
+    try:
+        body = build(
+            include_top=False,
+            pooling="avg",
+            input_shape=(side, side, 3),
+            weights=source if source is None else str(source),
+            **row.options,
+        )
+    except ValueError as error:
+        if isinstance(source, Path):
+            raise UserError(f"the weights in {source} do not fit {name}: {_first_line(error)}") from error
+        raise UserError(f"{name} cannot be built for pictures of {side} px: {_first_line(error)}") from error
+    except Exception as error:  # Keras raises a bare Exception when a download fails
+        place = folder or Path("weights")
+        raise UserError(
+            f"the ImageNet weights of {name} could not be downloaded ({_first_line(error)}); without a network, put a file "
+            f"named {weights_file_name(name)} into {place} and pass --weights {place}, or pass --weights none"
+        ) from error
+    normalizations = [layer for layer in body.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if source is None:
+        _calibrate(body, normalizations, side)
+    for layer in normalizations:
+        layer.trainable = False
+    return Backbone(
+        name=name,
+        size=side,
+        digest=_weights_digest(body),
+        cuts=_list_cuts(row, body),
+        body=body,
+        preprocess=_build_preprocessing(row.preprocessing, side),
+    )
+
+
+def nearest_cut(backbone: Backbone, frozen_depth: float) -> Cut:
+    """The cut nearest to a frozen depth; of two equally near, the one that trains more."""
+    return min(backbone.cuts, key=lambda cut: (abs(cut.frozen_depth - frozen_depth), cut.frozen_depth))
+
+
+def reachable_cuts(backbone: Backbone, low: float, high: float) -> tuple[Cut, ...]:
+    """The cuts that frozen depths between low and high snap to, from the lowest to the top."""
+    first, last = nearest_cut(backbone, low), nearest_cut(backbone, high)
+    return tuple(cut for cut in backbone.cuts if first.frozen_depth <= cut.frozen_depth <= last.frozen_depth)
+
+
+def build_trunk(backbone: Backbone, cuts: tuple[Cut, ...]) -> Any:
+    """The model from pixels (n, size, size, 3) in 0..255 to the activations at each of the cuts, as a list."""
+    import keras
+
+    inputs = keras.Input((backbone.size, backbone.size, 3), name="pixels")
+    below = keras.Model(backbone.body.input, [_tensor_at(backbone, cut) for cut in cuts])
+    return keras.Model(inputs, below(backbone.preprocess(inputs)), name="trunk")
+
+
+def split(backbone: Backbone, cut: Cut) -> tuple[Any, Any]:
+    """Trunk (pixels -> activations at the cut) and tail (activations -> pooled vectors).
+
+    Both share the backbone's layers, so whoever trains the tail puts its weights back afterwards.
+    At the top the tail is the identity.
+    """
+    import keras
+
+    trunk = build_trunk(backbone, (cut,))
+    if cut == TOP:
+        return trunk, keras.Sequential(
+            [keras.Input(backbone.body.output.shape[1:]), keras.layers.Identity()], name="tail"
+        )
+    return trunk, keras.Model(_tensor_at(backbone, cut), backbone.body.output, name="tail")
+
+
+def activation_shape(backbone: Backbone, cut: Cut) -> tuple[int, ...]:
+    """The shape of one picture's activations at a cut: (h, w, c), or (c,) at the top."""
+    return tuple(int(n) for n in _tensor_at(backbone, cut).shape[1:])
+
+
+def _tensor_at(backbone: Backbone, cut: Cut) -> Any:
+    if cut == TOP:
+        return backbone.body.output
+    row = BACKBONES[backbone.name]
+    return _block_ends(row, backbone.body)[cut.name].output
+
+
+def _block_ends(row: Architecture, body: Any) -> dict[str, Any]:
+    operations = body.operations
+    ends: dict[str, Any] = {}
+    for position, operation in enumerate(operations):
+        if found := re.match(row.block, operation.name):
+            ends[found.group(1)] = operations[position + 1] if row.block_ends_after else operation
+    return ends
+
+
+def _list_cuts(row: Architecture, body: Any) -> tuple[Cut, ...]:
+    names = list(_block_ends(row, body))
+    stages = len(names) + int(row.top_block)
+    return (*(Cut(name, (i + 1) / stages) for i, name in enumerate(names[: stages - 1])), TOP)
+
+
+def _build_preprocessing(kind: Preprocessing, size: int) -> Any:
+    import keras
+
+    pixels = keras.Input((size, size, 3))
+    if kind == "signed":  # [-1, 1]
+        return keras.Model(pixels, keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels), name="preprocess")
+    if kind == "caffe":  # BGR with ImageNet's mean colour taken off
+        mean, one = [103.939, 116.779, 123.68], [1.0, 1.0, 1.0]
+        bgr = keras.ops.flip(pixels, axis=-1)
+        return keras.Model(pixels, keras.layers.Normalization(mean=mean, variance=one)(bgr), name="preprocess")
+    return keras.Model(pixels, keras.layers.Identity()(pixels), name="preprocess")
+
+
+def _calibrate(body: Any, normalizations: list[Any], size: int) -> None:
+    """Gives random weights the statistics of noise: untouched, they let a deep network's output vanish."""
+    noise = np.random.default_rng(0).uniform(-1, 1, (8, size, size, 3)).astype(np.float32)
+    momenta = [layer.momentum for layer in normalizations]
+    for layer in normalizations:
+        layer.momentum = 0.0
+    body(noise, training=True)
+    for layer, momentum in zip(normalizations, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def _weights_digest(body: Any) -> str:
+    digest = hashlib.sha256()
+    for array in body.get_weights():
+        digest.update(str(array.shape).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(os.linesep + ".")[:200]

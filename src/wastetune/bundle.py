@@ -1,0 +1,36 @@
+"""A trained model as a folder that Keras alone can load: pixels in, probabilities out."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wastetune.backbone import Backbone, Cut, build_trunk
+
+MODEL_FILE = "model.keras"
+DESCRIPTION_FILE = "bundle.json"
+
+
+def assemble_model(backbone: Backbone, cut: Cut, tail_and_head: Any) -> Any:
+    """The whole model: pixels (n, size, size, 3) in 0..255 to class probabilities (n, classes)."""
+    import keras
+
+    pixels = keras.Input((backbone.size, backbone.size, 3), name="pixels")
+    activations = build_trunk(backbone, (cut,))(pixels)
+    logits = tail_and_head(activations[0] if isinstance(activations, list) else activations)
+    return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="wastetune")
+
+
+def save_model(folder: Path, model: Any) -> None:
+    """Writes the whole model into a bundle's folder; ``keras.saving.load_model(folder / "model.keras")`` reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"new-{MODEL_FILE}"
+    model.save(temporary)
+    temporary.replace(folder / MODEL_FILE)
+
+
+def save_description(folder: Path, description: Mapping[str, Any]) -> None:
+    """Writes what the model is: classes in the order of its outputs, input size, configuration, scores."""
+    temporary = folder / f"new-{DESCRIPTION_FILE}"
+    temporary.write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(folder / DESCRIPTION_FILE)

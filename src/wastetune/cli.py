@@ -1,0 +1,286 @@
+"""The commands."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from wastetune import __version__
+from wastetune.errors import UserError
+
+STORAGE = "sqlite:///wastetune.db"
+TRACKING = "sqlite:///mlruns/mlflow.db"
+
+
+class _Commands(click.Group):
+    """Commands whose mistakes are told in a sentence."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def main() -> None:
+    """Find the best transfer-learning classifier for a folder of pictures, and an honest number for it.
+
+    \b
+    Example:
+      wastetune data sample demo/pictures
+      wastetune run --study demo
+    """
+    # TensorFlow reads these when it is imported, and would fill the screen.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+@main.command()
+@click.option("--study", required=True, metavar="NAME|PATH", help="A study's name, or the path of its .toml file.")
+@click.option(
+    "--trials", type=click.IntRange(min=1), help="Finished trials the study shall have, in all runs together."
+)
+@click.option(
+    "--storage",
+    default=STORAGE,
+    envvar="WASTETUNE_STORAGE",
+    show_default=True,
+    metavar="URL",
+    help="The study database.",
+)
+@click.option(
+    "--tracking-uri",
+    default=TRACKING,
+    envvar="MLFLOW_TRACKING_URI",
+    show_default=True,
+    metavar="URI",
+    help="The MLflow store.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="WASTETUNE_DATA",
+    metavar="FOLDER",
+    help="A folder of data sets.  [default: data]",
+)
+@click.option(
+    "--weights",
+    envvar="WASTETUNE_WEIGHTS",
+    metavar="FOLDER|FILE|none",
+    help="A folder of weights files, searched before Keras's download; a file; or none.",
+)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Where reports and models go.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Another seed than the study's, for another split and search.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Begin no trial after so many seconds.",
+)
+@click.option(
+    "--no-retrain", is_flag=True, help="Only search: do not retrain the winner and leave the test set sealed."
+)
+def run(
+    study: str,
+    trials: int | None,
+    storage: str,
+    tracking_uri: str,
+    data: Path | None,
+    weights: str | None,
+    results: Path,
+    seed: int | None,
+    timeout: float | None,
+    no_retrain: bool,
+) -> None:
+    """Run a study: search, retrain the best configuration, report on the sealed test set.
+
+    Running it again goes on where it stopped, and computes nothing twice.
+
+    \b
+    Example:
+      wastetune run --study mobilenet_small_trashnet --trials 30
+      wastetune run --study my_study.toml --data ~/pictures --weights ~/weights --timeout 3600
+    """
+    from wastetune.spec import load_study
+    from wastetune.terminal import open_terminal
+
+    spec = load_study(study)
+    changes: dict[str, object] = {"trials": trials, "seed": seed}
+    folder = Path(weights) if weights and Path(weights).is_dir() else None
+    if weights and folder is None:
+        changes["weights"] = weights
+    spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
+
+    from wastetune.report import render_report
+    from wastetune.run import Places, run_study
+
+    terminal = open_terminal()
+    places = Places(storage, tracking_uri, results, data, folder)
+    try:
+        report = run_study(spec, places, terminal, timeout=timeout, final=not no_retrain)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nstopped; what is finished is kept. Go on with:\n  {_same_command(storage, tracking_uri)}",
+            err=True,
+        )
+        sys.exit(130)
+    if report is not None:
+        terminal.say()
+        terminal.say(render_report(report))
+        terminal.say(
+            f"Written to {results / spec.name}: report.md, report.json, confusion_matrix.png, split.csv, bundle/"
+        )
+
+
+@main.command()
+def studies() -> None:
+    """List the studies that can be run by name.
+
+    \b
+    Example:
+      wastetune studies
+    """
+    from wastetune.spec import load_study, study_names
+
+    for name in study_names():
+        spec = load_study(name)
+        click.echo(f"{name:28} {spec.question}")
+
+
+@main.group()
+def data() -> None:
+    """Known data sets and folders of pictures.
+
+    \b
+    Example:
+      wastetune data check data/trashnet
+    """
+
+
+@data.command("list")
+@click.option(
+    "--data",
+    "folder",
+    type=click.Path(path_type=Path),
+    envvar="WASTETUNE_DATA",
+    default=Path("data"),
+    metavar="FOLDER",
+    help="A folder of data sets.  [default: data]",
+)
+def list_(folder: Path) -> None:
+    """List the known data sets: what they hold, where they come from, whether they are here.
+
+    \b
+    Example:
+      wastetune data list
+    """
+    from wastetune.data.sources import SOURCES
+
+    for source in SOURCES:
+        here = "here" if (folder / source.name).is_dir() else "fetch" if source.url else "by hand"
+        click.echo(
+            f"{source.name:10} {here:8} {source.total:6,} pictures, {len(source.classes)} classes  {source.title}"
+        )
+        click.echo(f"{'':19} {source.licence}  {source.page}")
+
+
+@data.command()
+@click.argument("name")
+@click.option(
+    "--data",
+    "folder",
+    type=click.Path(path_type=Path),
+    envvar="WASTETUNE_DATA",
+    default=Path("data"),
+    metavar="FOLDER",
+    help="A folder of data sets.  [default: data]",
+)
+def fetch(name: str, folder: Path) -> None:
+    """Download a known data set.
+
+    \b
+    Example:
+      wastetune data fetch trashnet
+    """
+    from wastetune.data.sources import fetch_dataset
+
+    click.echo(f"{name} is in {fetch_dataset(name, folder)}")
+
+
+@data.command()
+@click.argument("dataset")
+@click.option(
+    "--data",
+    "folder",
+    type=click.Path(path_type=Path),
+    envvar="WASTETUNE_DATA",
+    metavar="FOLDER",
+    help="A folder of data sets.  [default: data]",
+)
+def check(dataset: str, folder: Path | None) -> None:
+    """Say what is in a data set, known by name or by its folder, and what is wrong with it.
+
+    \b
+    Example:
+      wastetune data check data/trashnet
+    """
+    from wastetune.data.index import contradictions, duplicate_groups, index_folder, lookalike_groups
+    from wastetune.data.sources import find_dataset
+
+    index = index_folder(find_dataset(dataset, folder))
+    click.echo(f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes")
+    for label, name in enumerate(index.classes):
+        click.echo(f"  {sum(picture.label == label for picture in index.pictures):7,}  {name}")
+    _list_all("left out", [f"{problem.path}: {problem.what}" for problem in index.problems])
+    _list_all("the same picture twice", [_paths(group) for group in duplicate_groups(index)])
+    _list_all("nearly the same picture", [_paths(group) for group in lookalike_groups(index)])
+    _list_all("the same picture in two classes", [_paths(group) for group in contradictions(index)])
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("demo/pictures"))
+@click.option("--per-class", type=click.IntRange(min=5), default=60, show_default=True, help="Pictures of each class.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other pictures.")
+def sample(folder: Path, per_class: int, seed: int) -> None:
+    """Generate a small data set of drawn pictures, for demos and tests.
+
+    \b
+    Example:
+      wastetune data sample demo/pictures
+    """
+    from wastetune.data.sample import write_sample
+
+    click.echo(f"{write_sample(folder, per_class=per_class, seed=seed)}: a data set of drawn pictures")
+
+
+def _list_all(what: str, lines: list[str]) -> None:
+    click.echo(f"{what}: {len(lines) or 'none'}")
+    for line in lines:
+        click.echo(f"  {line}")
+
+
+def _paths(pictures: tuple) -> str:  # type: ignore[type-arg]
+    return " = ".join(picture.path for picture in pictures)
+
+
+def _same_command(*urls: str) -> str:
+    """The command line as it was given, without passwords."""
+    from wastetune.storage import hide_password
+
+    text = shlex.join(["wastetune", *sys.argv[1:]])
+    for url in urls:
+        text = text.replace(url, hide_password(url))
+    return text

@@ -1,0 +1,97 @@
+"""An archive from the network: downloaded with resume, unpacked with suspicion."""
+
+import http.client
+import shutil
+import stat
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from wastetune.errors import UserError
+
+MAX_UNPACKED = 8 * 2**30
+CHUNK = 2**18
+
+
+def download(url: str, path: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
+    """The file at an http(s) address, in ``path``: complete or absent.
+
+    What has arrived stays in ``<path>.part`` when the connection breaks; the next call goes on from there.
+    ``progress(done, total)`` counts bytes; total is 0 when the server does not say. Raises UserError.
+    """
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            if answer.status != 206:
+                have = 0  # this server does not resume
+            elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                part.unlink()
+                raise UserError(f"{url} sent another part of the file than asked for: run this again.")
+            length = answer.headers.get("Content-Length")
+            total = have + int(length) if length else 0
+            with part.open("ab" if have else "wb") as file:
+                while chunk := answer.read(CHUNK):
+                    file.write(chunk)
+                    have += len(chunk)
+                    if progress:
+                        progress(have, total)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # the part is no beginning of this file
+            part.unlink()
+            raise UserError(f"The partial download of {url} did not fit, so it was removed: run this again.") from error
+        raise UserError(f"{url} answers {error.code} {error.reason}: it may have moved.") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"Cannot download {url} ({reason}): check the network and run this again, it goes on where it stopped."
+        ) from error
+    if total and have != total:
+        raise UserError(
+            f"The download of {url} stopped after {have:,} of {total:,} bytes: run this again, it goes on from there."
+        )
+    part.replace(path)
+
+
+def unpack(archive: Path, folder: Path, inside: str) -> None:
+    """The files below ``inside`` in a zip archive, in ``folder``, which must be new.
+
+    Raises UserError when it is no zip archive, has nothing there, is too large, or has an entry that is a
+    link or would land outside the folder: then nothing is unpacked.
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            entries = [entry for entry in content.infolist() if not entry.is_dir()]
+            _check(archive, entries)
+            chosen = [(entry, name) for entry in entries if (name := _below(entry.filename, inside))]
+            if not chosen:
+                raise UserError(f"{archive} has nothing in {inside}: it is not the archive that was expected.")
+            for entry, name in chosen:
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with content.open(entry) as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file, CHUNK)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise UserError(f"{archive} is not a sound zip archive ({error}): remove it and fetch again.") from error
+
+
+def _check(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
+    # Sizes as declared bound what is written: zipfile stops reading an entry there.
+    if sum(entry.file_size for entry in entries) > MAX_UNPACKED:
+        raise UserError(f"{archive} would unpack to more than {MAX_UNPACKED // 2**30} GiB, so it was not unpacked.")
+    for entry in entries:
+        name = PurePosixPath(entry.filename)
+        outside = name.is_absolute() or ".." in name.parts or "\\" in entry.filename or ":" in name.parts[0]
+        if outside or stat.S_ISLNK(entry.external_attr >> 16):
+            raise UserError(f"{archive} has an unsafe entry {entry.filename!r}, so nothing was unpacked.")
+
+
+def _below(name: str, inside: str) -> str | None:
+    parts, prefix = PurePosixPath(name).parts, PurePosixPath(inside).parts
+    rest = parts[len(prefix) :]
+    if parts[: len(prefix)] != prefix or any(part.startswith(".") for part in rest):
+        return None
+    return "/".join(rest) or None

@@ -1,0 +1,104 @@
+"""One picture file as upright RGB pixels, whatever was in it."""
+
+import hashlib
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from wastetune.errors import UserError
+
+MAX_PIXELS = 80_000_000  # below the size at which Pillow itself warns
+MAX_BYTES = 256 * 2**20
+
+# Named, because Pillow would hand some of the others (EPS) to a program outside.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# The value of white where Pillow's own conversion to 8 bits would only clip.
+WHITE = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The upright 8-bit RGB picture in a file, transparency laid on white; of an animation, the first frame.
+
+    Raises UserError when the file is missing, broken, too large or no picture.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(TOO_MANY_BYTES)
+        return decode_picture(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UserError(f"Cannot use {path}: {error}.") from error
+
+
+TOO_MANY_BYTES = f"larger than {MAX_BYTES // 2**20} MiB"
+
+
+def decode_picture(content: bytes) -> Image.Image:
+    """The same for the bytes of a file. Raises ValueError with the reason, a phrase, when that cannot be."""
+    if not content:
+        raise ValueError("empty file")
+    try:
+        picture = Image.open(io.BytesIO(content), formats=_formats())
+    except UnidentifiedImageError:
+        raise ValueError("not a picture Pillow can read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
+    except Exception as error:  # readers of broken headers raise anything
+        raise ValueError(f"broken: {_reason(error)}") from error
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"more than {MAX_PIXELS // 10**6} million pixels")
+    try:
+        picture.load()
+        return _rgb(_upright(picture))
+    except Exception as error:  # as above
+        raise ValueError(f"broken: {_reason(error)}") from error
+
+
+def pixels_hash(picture: Image.Image) -> str:
+    """The sha256 (hex) of an RGB picture's size and pixels: equal for files that show exactly the same."""
+    return hashlib.sha256(f"{picture.width}x{picture.height}:".encode() + picture.tobytes()).hexdigest()
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        turn = UPRIGHT.get(picture.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # a broken EXIF block must not cost the picture
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in WHITE:
+        levels = np.asarray(picture, np.float32) * (255.0 / WHITE[picture.mode])
+        return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        colours = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, colours).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().rstrip(".")
+    return text.splitlines()[0] if text else type(error).__name__

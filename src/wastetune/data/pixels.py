@@ -1,0 +1,91 @@
+"""The pictures of an index, decoded and resized once: one uint8 array on disk."""
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+
+from wastetune.data.index import ImageIndex, Picture
+from wastetune.data.picture import decode_picture
+from wastetune.errors import UserError
+
+RECIPE = 1  # raised when resize_picture gives other pixels
+BATCH = 64  # pictures in memory at once
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Resized pictures: row i of ``array`` is picture i of the index."""
+
+    array: NDArray[np.uint8]  # (pictures, size, size, 3), memory-mapped, read-only
+    keys: tuple[str, ...]  # pixels_sha256 of each row's picture
+    size: int
+
+
+def open_pixels(
+    index: ImageIndex, size: int, cache: Path, *, progress: Callable[[int, int], None] | None = None
+) -> Pixels:
+    """The pictures of an index at size x size pixels, from a file in the folder ``cache``, written once.
+
+    The file is complete or absent; of several processes one writes it while the others wait.
+    ``progress(done, total)`` counts pictures and is called only while writing.
+    Raises UserError when a picture is no longer what the index says.
+    """
+    keys = tuple(picture.pixels_sha256 for picture in index.pictures)
+    name = hashlib.sha256("\n".join([f"recipe {RECIPE}, size {size}", *keys]).encode()).hexdigest()[:32]
+    path = cache / f"pixels-{name}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                _write(index, size, path, progress)
+    return Pixels(np.load(path, mmap_mode="r"), keys, size)
+
+
+def resize_picture(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """An RGB picture squashed to (size, size, 3) uint8, antialiased: so is every picture a model sees."""
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _write(index: ImageIndex, size: int, path: Path, progress: Callable[[int, int], None] | None) -> None:
+    def row(picture: Picture) -> bytes:
+        return resize_picture(_read_unchanged(index.folder, picture), size).tobytes()
+
+    total = len(index.pictures)
+    part = path.with_suffix(".part")  # one writer, the holder of the lock; a killed one's rest is overwritten
+    try:
+        # Plain writes, not a writable memory map: on a full disk they raise, a map would kill the process.
+        with part.open("wb") as file, ThreadPoolExecutor() as pool:
+            _write_header(file, (total, size, size, 3))
+            for start in range(0, total, BATCH):
+                for content in pool.map(row, index.pictures[start : start + BATCH]):
+                    file.write(content)
+                if progress:
+                    progress(min(start + BATCH, total), total)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _read_unchanged(folder: Path, picture: Picture) -> Image.Image:
+    path = folder / picture.path
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}; it was there when the folder was indexed.") from error
+    if hashlib.sha256(content).hexdigest() != picture.bytes_sha256:
+        raise UserError(f"{path} has changed since the folder was indexed: start again.")
+    return decode_picture(content)

@@ -1,0 +1,145 @@
+"""An ImageIndex as Splits: which pictures train, which validate, which test."""
+
+import csv
+import hashlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from wastetune.data.index import ImageIndex, lookalike_keys
+from wastetune.errors import UserError
+from wastetune.seeding import seed_for
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Positions in ``index.pictures``, ascending; every picture is in exactly one of the four."""
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+    left_out: tuple[int, ...] = ()  # training pictures that look like one of the data set's own test pictures
+
+
+def split_index(index: ImageIndex, *, seed: int, val_fraction: float = 0.15, test_fraction: float = 0.2) -> Splits:
+    """The split of an index: pictures that look alike stay on one side, also across classes.
+
+    The side of a group is drawn from the seed and its look alone, so it stays when other files come or go;
+    shares per class hold up to chance. Only where that leaves a class without pictures on some side is the
+    group nearest to that side moved over.
+
+    A data set with its own TEST keeps it. Validation then takes ``val_fraction / (1 - test_fraction)`` of
+    TRAIN, and TRAIN pictures that look like a TEST picture are left out.
+
+    Raises UserError when the fractions leave nothing for a side or a class has too few different pictures.
+    """
+    if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
+        raise UserError(
+            f"val_fraction {val_fraction} and test_fraction {test_fraction} must be above 0 and add up to less than 1."
+        )
+    keys = lookalike_keys(index)
+    own_test = {key for key, picture in zip(keys, index.pictures, strict=True) if picture.own_split == "test"}
+    groups: dict[str, list[int]] = {}
+    test, left_out = [], []
+    for position, (key, picture) in enumerate(zip(keys, index.pictures, strict=True)):
+        if picture.own_split == "test":
+            test.append(position)
+        elif key in own_test:
+            left_out.append(position)
+        else:
+            groups.setdefault(key, []).append(position)
+
+    if own_test:
+        _need_test_pictures(index, test)
+        shares = {"val": val_fraction / (1 - test_fraction)}
+    else:
+        shares = {"test": test_fraction, "val": val_fraction}
+    sides = _draw_sides(index, groups, seed, shares)
+    members: dict[str, list[int]] = {"train": [], "val": [], "test": test}
+    for look, positions in groups.items():
+        members[sides[look]] += positions
+    return Splits(
+        train=tuple(sorted(members["train"])),
+        val=tuple(sorted(members["val"])),
+        test=tuple(sorted(members["test"])),
+        left_out=tuple(left_out),
+    )
+
+
+def write_split_table(index: ImageIndex, splits: Splits, path: Path) -> None:
+    """Write a CSV file, complete or not at all, with a line per picture.
+
+    Columns: path, class, bytes_sha256, pixels_sha256, split.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(_table(index, splits).encode())
+    part.replace(path)
+
+
+def split_digest(index: ImageIndex, splits: Splits) -> str:
+    """The sha256 (hex) of that table: the same wherever the folder lies."""
+    return hashlib.sha256(_table(index, splits).encode()).hexdigest()
+
+
+def _draw_sides(index: ImageIndex, groups: dict[str, list[int]], seed: int, shares: dict[str, float]) -> dict[str, str]:
+    """look -> side. The sides lie one after another on [0, 1), train last; a look is a fixed point there."""
+    spans, start = {}, 0.0
+    for side, share in shares.items():
+        spans[side] = (start, start + share)
+        start += share
+    spans["train"] = (start, 1.0)
+
+    points = {look: seed_for("split", seed, look) / 2**32 for look in groups}
+    sides = {
+        look: next((side for side, (_, end) in spans.items() if point < end), "train") for look, point in points.items()
+    }
+    labels = {look: {index.pictures[i].label for i in positions} for look, positions in groups.items()}
+    for label, name in enumerate(index.classes):
+        looks = [look for look in groups if label in labels[look]]
+        if len(looks) < len(spans):
+            raise UserError(
+                f"Class {name!r} in {index.folder} has {len(looks)} different pictures to split, "
+                f"and needs at least {len(spans)}: add pictures or remove the class."
+            )
+
+    def count(label: int, side: str) -> int:
+        return sum(1 for look in groups if label in labels[look] and sides[look] == side)
+
+    for label, name in enumerate(index.classes):
+        for side, (low, high) in spans.items():
+            if count(label, side):
+                continue
+            # Only groups whose every class keeps another one where they come from.
+            movable = [
+                look
+                for look in groups
+                if label in labels[look] and all(count(other, sides[look]) > 1 for other in labels[look])
+            ]
+            if not movable:
+                raise UserError(
+                    f"Class {name!r} in {index.folder} shares too many pictures with other classes "
+                    "to be split: see `wastetune data check` and remove the contradictions."
+                )
+            nearest = min(movable, key=lambda look: (max(low - points[look], points[look] - high), look))
+            sides[nearest] = side
+    return sides
+
+
+def _need_test_pictures(index: ImageIndex, test: list[int]) -> None:
+    for label in sorted(set(range(len(index.classes))) - {index.pictures[i].label for i in test}):
+        raise UserError(
+            f"Class {index.classes[label]!r} in {index.folder} has no pictures in TEST: add some or remove the class."
+        )
+
+
+def _table(index: ImageIndex, splits: Splits) -> str:
+    side_of = {i: side for side in ("train", "val", "test", "left_out") for i in getattr(splits, side)}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "class", "bytes_sha256", "pixels_sha256", "split"])
+    for i, picture in enumerate(index.pictures):
+        name = index.classes[picture.label]
+        writer.writerow([picture.path, name, picture.bytes_sha256, picture.pixels_sha256, side_of[i]])
+    return text.getvalue()

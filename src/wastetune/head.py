@@ -1,0 +1,23 @@
+"""The classifier on top of the pooled vectors."""
+
+from typing import Any
+
+from wastetune.space import TrialConfig
+
+# Keras's 0.99 remembers several epochs of a small data set, and validation would see statistics of long ago.
+_MOMENTUM = 0.9
+
+
+def build_head(features: Any, config: TrialConfig, classes: int) -> Any:
+    """Logits (n, classes) from pooled vectors (n, c): [normalise], `head_layers` x (dropout, dense, relu), dropout, dense."""
+    import keras
+
+    layers = keras.layers
+    x = layers.BatchNormalization(momentum=_MOMENTUM, name="head_norm")(features) if config.head_norm else features
+    for number in range(config.head_layers):
+        x = layers.Dropout(config.dropout, name=f"head_dropout_{number}")(x)
+        x = layers.Dense(
+            config.head_units, activation="relu", kernel_initializer="he_normal", name=f"head_dense_{number}"
+        )(x)
+    x = layers.Dropout(config.dropout, name="head_dropout")(x)
+    return layers.Dense(classes, name="logits")(x)

@@ -1,0 +1,139 @@
+"""A trial becomes a score: the only place where search, data and training meet."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from wastetune.activations import (
+    Activations,
+    PictureSet,
+    Store,
+    activation_bytes,
+    fill_activations,
+    missing_pictures,
+    open_activations,
+)
+from wastetune.augment import snap_strength, usable_views, view_magnitude
+from wastetune.backbone import Backbone, Cut, nearest_cut, reachable_cuts
+from wastetune.metrics import confusion_counts
+from wastetune.seeding import seed_for
+from wastetune.space import SearchSpace, TrialConfig, bounds, sample
+from wastetune.spec import StudySpec
+from wastetune.training import Epoch, TrainingSet, ValidationSet, built_model, fit
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial, Trial
+
+# (what is being computed, pictures to do) -> inside `with`, a function that is told the pictures done
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class TuningData:
+    """All that tuning may see. There is no test set in it."""
+
+    train: PictureSet
+    val: PictureSet
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for every trial of a study."""
+
+    spec: StudySpec
+    space: SearchSpace
+    classes: tuple[str, ...]
+    backbone: Backbone
+    store: Store
+    data: TuningData
+
+
+def choose_config(trial: "BaseTrial", setting: Setting) -> TrialConfig:
+    """The trial's configuration as it acts: depth snapped to a cut, augmentation to a view of the bank."""
+    config = sample(setting.space, trial)
+    return config.model_copy(
+        update={
+            "frozen_depth": nearest_cut(setting.backbone, config.frozen_depth).frozen_depth,
+            "augmentation": snap_strength(config.augmentation, setting.spec.views),
+        }
+    )
+
+
+def trial_seed(setting: Setting, number: int) -> int:
+    """The seed of everything random in a trial: the head's first weights, dropout, the order of pictures."""
+    return seed_for("trial", setting.spec.seed, number)
+
+
+def run_trial(trial: "Trial", config: TrialConfig, setting: Setting, bar: Bar) -> float:
+    """Trains one configuration and gives its validation score, that of its best epoch.
+
+    Leaves with the trial what a reader may ask for: cut, seconds, best epoch, learning curve, confusion matrix.
+    Raises optuna.TrialPruned, and TrainingFailed where training came to nothing.
+    """
+    import optuna
+
+    def report(epoch: Epoch) -> None:
+        history.append(asdict(epoch))
+        trial.report(epoch.score, epoch.number)
+        if trial.should_prune():
+            trial.set_user_attr("history", history)
+            raise optuna.TrialPruned
+
+    history: list[dict[str, Any]] = []
+    cut = nearest_cut(setting.backbone, config.frozen_depth)
+    trial.set_user_attr("cut", cut.name)
+    started = time.perf_counter()
+    train, val = tuning_sets(setting, config, bar)
+    trial.set_user_attr("activation_seconds", time.perf_counter() - started)
+    seed = trial_seed(setting, trial.number)
+    trial.set_user_attr("seed", seed)
+    with built_model(setting.backbone, cut, config, len(setting.classes), seed) as model:
+        trial.set_user_attr("trainable_parameters", sum(math.prod(w.shape) for w in model.trainable_weights))
+        result = fit(model, train, val, config=config, metric=setting.spec.metric, seed=seed, on_epoch=report)
+    trial.set_user_attr("history", history)
+    trial.set_user_attr("best_epoch", result.best.number)
+    trial.set_user_attr("val_accuracy", result.best.accuracy)
+    trial.set_user_attr("confusion_matrix", confusion_counts(val.labels, result.probabilities).tolist())
+    return result.best.score
+
+
+def tuning_sets(setting: Setting, config: TrialConfig, bar: Bar) -> tuple[TrainingSet, ValidationSet]:
+    """The activations a configuration trains and is validated on, computed where they are not stored yet."""
+    return training_set(setting, setting.data.train, config, bar), plain_set(setting, setting.data.val, config, bar)
+
+
+def training_set(setting: Setting, pictures: PictureSet, config: TrialConfig, bar: Bar) -> TrainingSet:
+    """These pictures at the configuration's cut, in every view that its augmentation allows."""
+    cut = nearest_cut(setting.backbone, config.frozen_depth)
+    views = range(usable_views(config.augmentation, setting.spec.views))
+    return TrainingSet(tuple(_activations(setting, pictures, cut, view, bar) for view in views), pictures.labels)
+
+
+def plain_set(setting: Setting, pictures: PictureSet, config: TrialConfig, bar: Bar) -> ValidationSet:
+    """These pictures at the configuration's cut, as they are."""
+    cut = nearest_cut(setting.backbone, config.frozen_depth)
+    return ValidationSet(_activations(setting, pictures, cut, 0, bar), pictures.labels)
+
+
+def _activations(setting: Setting, pictures: PictureSet, cut: Cut, view: int, bar: Bar) -> Activations:
+    magnitude = view_magnitude(view, setting.spec.views)
+    where = (setting.store, setting.backbone, pictures)
+    if missing_pictures(*where, [cut], view, magnitude):
+        cuts = _worth_computing(setting, pictures, cut)
+        to_do = missing_pictures(*where, cuts, view, magnitude)
+        with bar(f"activations, {'plain' if view == 0 else f'view {view}'}", to_do) as done:
+            fill_activations(*where, cuts, view, magnitude, done)
+    return open_activations(*where, cut, view, magnitude)
+
+
+def _worth_computing(setting: Setting, pictures: PictureSet, cut: Cut) -> list[Cut]:
+    """The cuts to store while the trunk runs anyway: all that the space can reach, if they all fit into the store."""
+    low, high = bounds(setting.space, "frozen_depth")
+    cuts = {cut, *reachable_cuts(setting.backbone, low, high)}
+    everything = (len(setting.data.train) + len(setting.data.val)) * setting.spec.views
+    if sum(activation_bytes(setting.backbone, each, everything) for each in cuts) > setting.store.limit:
+        return [cut]
+    return sorted(cuts, key=lambda each: each.frozen_depth)

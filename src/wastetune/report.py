@@ -1,0 +1,281 @@
+"""A finished study's records -> what a person reads: text, Markdown, a picture. Never trains."""
+
+import json
+import math
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wastetune.plots import draw_confusion_matrix, shortened
+from wastetune.space import TrialConfig
+
+__all__ = [
+    "draw_confusion_matrix",
+    "edge_findings",
+    "read_report",
+    "render_markdown",
+    "render_report",
+    "write_report",
+]
+
+WIDTH = 100
+NEAR_BOUND = 0.02  # of the range; on a log scale where it is searched on one
+
+# The study's metric -> (how it is called in a sentence, its key in the scores).
+METRICS = {
+    "macro_f1": ("macro F1", "f1_macro"),
+    "accuracy": ("accuracy", "accuracy"),
+    "balanced_accuracy": ("balanced accuracy", "balanced_accuracy"),
+}
+COLUMNS = ("", "precision", "recall", "f1", "support")
+
+
+def render_report(report: Mapping[str, Any]) -> str:
+    """The report as plain text for a terminal, at most 100 columns wide."""
+    test, classes = report["test"], list(report["classes"])
+    short = {name: shortened(name, 30) for name in classes}
+    rows = [(short.get(row[0], row[0]), *row[1:]) for row in _class_rows(test)]
+    table = _columns([COLUMNS, *rows])
+    config = _config_rows(report)
+    parts = [
+        _wrapped([_title(report), report["question"]]),
+        _wrapped(_findings(report)),
+        [table[0], "", *table[1:-3], "", *table[-3:]],
+        [_CONFUSION, *_confusion_lines(test["confusion_matrix"], list(short.values()))],
+        [*_wrapped([_best_line(report)]), *(f"  {line}" for line in _columns(config, left=3))],
+        _wrapped(_facts(report)),
+        _wrapped(_problem_lines(report)),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if any(part)) + "\n"
+
+
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """The report as Markdown, with confusion_matrix.png beside it."""
+    test, classes = report["test"], list(report["classes"])
+    matrix = [(name, *map(str, row)) for name, row in zip(classes, test["confusion_matrix"], strict=True)]
+    parts = [
+        [f"# {_title(report)}"],
+        [report["question"]],
+        [f"- {line}" for line in _findings(report)],
+        ["## Scores on the test set"],
+        _markdown_table(COLUMNS, _class_rows(test)),
+        [f"## {_CONFUSION}"],
+        ["![Confusion matrix](confusion_matrix.png)"],
+        _markdown_table(("", *classes), matrix),
+        [f"## {_best_line(report)}"],
+        _markdown_table(("parameter", "value", ""), _config_rows(report)),
+        ["## How it was made"],
+        [f"- {line}" for line in [*_facts(report), *_problem_lines(report)]],
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if any(part)) + "\n"
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The report that was written to the folder; None where there is none that can be read."""
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) else None
+
+
+def write_report(report: Mapping[str, Any], folder: Path) -> None:
+    """Writes report.json, report.md and confusion_matrix.png into the folder, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    markdown = render_markdown(report)
+    matrix, classes = report["test"]["confusion_matrix"], report["classes"]
+    _write(folder / "report.json", lambda path: path.write_text(text, encoding="utf-8"))
+    _write(folder / "report.md", lambda path: path.write_text(markdown, encoding="utf-8"))
+    _write(folder / "confusion_matrix.png", lambda path: draw_confusion_matrix(matrix, classes, path))
+
+
+def edge_findings(
+    best_config: Mapping[str, Any], searched: Mapping[str, tuple[float, float, bool]]
+) -> list[dict[str, Any]]:
+    """The parameters of the best configuration that lie within 2 % of a bound of their range.
+
+    searched: key -> (low, high, whether on a log scale). Each finding: parameter, value, bound, and `widen`:
+    whether there are values beyond that bound (there is no frozen depth above 1).
+    """
+    findings = []
+    for key, (low, high, log) in searched.items():
+        value = best_config.get(key)
+        if value is None or not low < high:
+            continue
+        start, end, at = (math.log(x) if log else x for x in (low, high, value))
+        place = (at - start) / (end - start)
+        for bound, distance in ((low, place), (high, 1 - place)):
+            if distance <= NEAR_BOUND:
+                widen = not _is_limit(key, bound)
+                findings.append({"parameter": key, "value": value, "bound": bound, "widen": widen})
+    return findings
+
+
+_CONFUSION = "Confusion matrix (rows: true class, columns: predicted class)"
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    return f"{report['study']}: {report['backbone']} on {report['dataset']}"
+
+
+def _findings(report: Mapping[str, Any]) -> list[str]:
+    """The answer in sentences: how good, how much better than the default, where the space was too small."""
+    test, default = report["test"], report.get("default_test")
+    metric = METRICS[report["metric"]]
+    shown = dict.fromkeys([metric, METRICS["macro_f1"], METRICS["accuracy"]])
+    scores = ", ".join(f"{name} {_with_interval(test, key)}" for name, key in shown)
+    lines = [f"Test set: {scores}; 95 % intervals, {report['counts']['test']} pictures."]
+    if report["best"]["number"] == 0:
+        lines.append("Tuned against default: no trial was better than the default configuration.")
+    elif default:
+        key = metric[1]
+        low, high = test["intervals"].get(key, (1.0, 0.0))
+        gains = ", ".join(
+            f"{name} {test[key]:.3f} against {default[key]:.3f} ({test[key] - default[key]:+.3f})"
+            for name, key in dict.fromkeys([metric, METRICS["accuracy"]])
+        )
+        doubt = "; the default lies inside the interval, so chance may explain the difference"
+        lines.append(f"Tuned against default: {gains}{doubt if low <= default[key] <= high else ''}.")
+    too_small = [edge["parameter"] for edge in report.get("edges", []) if edge.get("widen", True)]
+    if too_small:
+        lines.append(f"On a bound of the search space: {', '.join(too_small)}; a wider space may do better.")
+    return lines
+
+
+def _with_interval(scores: Mapping[str, Any], key: str) -> str:
+    interval = scores["intervals"].get(key)
+    return f"{scores[key]:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+
+def _class_rows(scores: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The classification report as scikit-learn lays it out: classes, then accuracy and the two averages."""
+    total = sum(one["support"] for one in scores["per_class"].values())
+    rows = [
+        (name, *(f"{one[key]:.3f}" for key in ("precision", "recall", "f1")), str(one["support"]))
+        for name, one in scores["per_class"].items()
+    ]
+    rows.append(("accuracy", "", "", f"{scores['accuracy']:.3f}", str(total)))
+    for kind in ("macro", "weighted"):
+        means = (f"{scores[f'{key}_{kind}']:.3f}" for key in ("precision", "recall", "f1"))
+        rows.append((f"{kind} avg", *means, str(total)))
+    return rows
+
+
+def _confusion_lines(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> list[str]:
+    header = ("", "", *(str(number) for number in range(1, len(names) + 1)))
+    rows = [
+        (str(number), name, *map(str, row))
+        for number, (name, row) in enumerate(zip(names, matrix, strict=True), start=1)
+    ]
+    lines = _columns([header, *rows], left=2)
+    if max(map(len, lines)) <= WIDTH:
+        return lines
+    # Too many classes for a terminal: name the confusions that cost most.
+    pairs = [
+        (count, f"{names[i]} taken for {names[j]}: {count}")
+        for i, row in enumerate(matrix)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    worst = sorted(pairs, key=lambda pair: -pair[0])[:10]
+    return [f"{len(names)} classes, see confusion_matrix.png; the most frequent confusions:"] + [
+        shortened(f"  {text}", WIDTH) for _, text in worst
+    ]
+
+
+def _best_line(report: Mapping[str, Any]) -> str:
+    best = report["best"]
+    epochs = report.get("retrain", {}).get("epochs")
+    retrained = f"; retrained for {_count(epochs, 'epoch')}" if epochs else ""
+    score = f"validation {METRICS[report['metric']][0]} {best['score']:.3f}"
+    return f"Best configuration: trial {best['number']}, {score}{retrained}"
+
+
+def _config_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    edges = {edge["parameter"]: edge["bound"] for edge in report.get("edges", [])}
+    return [
+        (key, _value(value), f"at the bound {_value(edges[key])} of its range" if key in edges else "")
+        for key, value in report["best"]["config"].items()
+    ]
+
+
+def _facts(report: Mapping[str, Any]) -> list[str]:
+    """Counts, times and versions, each a sentence."""
+    trials, counts, seconds = report["trials"], report["counts"], report["seconds"]
+    contradictions = report.get("contradictions", 0)
+    twice = f", {contradictions} in more than one class" if contradictions else ""
+    return [
+        "Trials: " + ", ".join(f"{trials[state]} {state}" for state in ("complete", "pruned", "failed")) + ".",
+        f"Pictures: {counts['train']} train, {counts['val']} validation, {counts['test']} test; "
+        f"{_count(report.get('duplicates', 0), 'duplicate')}{twice}, "
+        f"{len(report.get('problems', []))} left out.",
+        "Time: " + ", ".join(f"{name} {_duration(spent)}" for name, spent in seconds.items()) + ".",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
+        f"Fingerprint: {report['fingerprint']}.",
+    ]
+
+
+def _problem_lines(report: Mapping[str, Any], most: int = 20) -> list[str]:
+    problems = [f"Left out: {one['path']}: {one['what']}" for one in report.get("problems", [])]
+    rest = len(problems) - most
+    return problems[:most] + ([f"... and {rest} more, see report.json"] if rest > 0 else [])
+
+
+def _columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Aligned columns, the first `left` of them to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    ruler = ["---", *("---:" for _ in header[1:])]
+    table = [header, ruler, *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+
+
+def _wrapped(lines: Iterable[str]) -> list[str]:
+    return [
+        part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_long_words=False)
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _is_limit(key: str, bound: float) -> bool:
+    """Whether no configuration may lie beyond this bound."""
+    field = TrialConfig.model_fields.get(key)
+    limits = [getattr(rule, side, None) for rule in (field.metadata if field else []) for side in ("ge", "le")]
+    return bound in limits
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

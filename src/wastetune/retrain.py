@@ -1,0 +1,90 @@
+"""The winner, trained on train and validation pictures; the only reader of the test set."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wastetune.activations import PictureSet
+from wastetune.backbone import nearest_cut
+from wastetune.bundle import assemble_model
+from wastetune.metrics import Scores, score_predictions
+from wastetune.objective import Bar, Setting, plain_set, training_set, trial_seed
+from wastetune.space import TrialConfig
+from wastetune.training import (
+    TrainingFailed,
+    TrainingSet,
+    built_model,
+    fit_final,
+    predict_probabilities,
+    steps_per_epoch,
+)
+
+# The assembled model and the stored activations (half precision) may differ by so much in a probability.
+TOLERANCE = 0.02
+_CHECKED = 32
+
+
+@dataclass(frozen=True)
+class Final:
+    """A configuration trained on all but the test set, and what it made of the test set."""
+
+    config: TrialConfig
+    epochs: int
+    scores: Scores
+    probabilities: npt.NDArray[np.float32]  # (n, classes)
+    largest_difference: float  # between assembled model and stored activations, in a probability
+    seconds: float
+
+
+def retrain(
+    setting: Setting,
+    test: PictureSet,
+    *,
+    number: int,
+    attrs: Mapping[str, Any],
+    bar: Bar,
+    keep: Callable[[Any], None] = lambda model: None,
+) -> Final:
+    """Trains a finished trial's stored configuration again and evaluates it on the test pictures.
+
+    As many passes over train + validation as the trial's best epoch had over train, along a learning-rate
+    schedule stretched to the larger data. `keep` gets the whole model, from pixels to probabilities, while it
+    has its weights. TrainingFailed where that model does not agree with the stored activations.
+    """
+    started = time.perf_counter()
+    config = TrialConfig.model_validate(attrs["config"])
+    epochs = int(attrs["best_epoch"])
+    cut = nearest_cut(setting.backbone, config.frozen_depth)
+    train = _join(*(training_set(setting, part, config, bar) for part in (setting.data.train, setting.data.val)))
+    sealed = plain_set(setting, test, config, bar)
+    seed = trial_seed(setting, number)
+    steps = steps_per_epoch(len(train.labels), config)
+    with built_model(setting.backbone, cut, config, len(setting.classes), seed) as model:
+        fit_final(model, train, config=config, steps=epochs * steps, horizon=config.epochs * steps, seed=seed)
+        probabilities = predict_probabilities(model, sealed.activations)
+        whole = assemble_model(setting.backbone, cut, model)
+        some = range(min(_CHECKED, len(test)))
+        direct = np.asarray(whole.predict_on_batch(test.read(some).astype(np.float32)))
+        difference = float(np.abs(direct - probabilities[: len(some)]).max())
+        if not difference <= TOLERANCE:
+            raise TrainingFailed(
+                f"the assembled model differs from the stored activations by {difference:.3g} in a probability"
+            )
+        keep(whole)
+    return Final(
+        config,
+        epochs,
+        score_predictions(sealed.labels, probabilities, setting.classes),
+        probabilities,
+        difference,
+        time.perf_counter() - started,
+    )
+
+
+def _join(first: TrainingSet, second: TrainingSet) -> TrainingSet:
+    views = tuple(a + b for a, b in zip(first.views, second.views, strict=True))
+    return TrainingSet(views, np.concatenate([first.labels, second.labels]))

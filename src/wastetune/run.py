@@ -1,0 +1,251 @@
+"""The whole job, from a study's file to its report."""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wastetune import storage, tracking
+from wastetune.backbone import reachable_cuts
+from wastetune.bundle import save_description, save_model
+from wastetune.data.index import contradictions, duplicate_groups
+from wastetune.data.splits import write_split_table
+from wastetune.metrics import scores_dict
+from wastetune.objective import Setting
+from wastetune.prepare import Prepared, prepare_study
+from wastetune.report import edge_findings, read_report, write_report
+from wastetune.retrain import Final, retrain
+from wastetune.space import bounds, default_params, searched_ranges
+from wastetune.spec import StudySpec
+from wastetune.terminal import Terminal
+from wastetune.worker import run_worker
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+# What the line of a trial shows of its configuration.
+_SHOWN = ("frozen_depth", "augmentation", "head_layers", "head_units", "learning_rate", "batch_size")
+_LISTED = 20  # of the files that were left out
+_PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run finds and leaves things."""
+
+    storage: str
+    tracking_uri: str
+    results: Path
+    data: Path | None  # a folder of data sets
+    weights: Path | None  # a folder of weights files
+
+
+def run_study(
+    spec: StudySpec, places: Places, terminal: Terminal, *, timeout: float | None = None, final: bool = True
+) -> dict[str, Any] | None:
+    """Runs a study up to its number of trials, retrains the winner and gives the report.
+
+    Whatever was finished before is not done again. None where nothing was retrained: `final` is false, or no
+    trial is complete yet. On Ctrl-C what was finished is kept and the KeyboardInterrupt goes on.
+    """
+    begun = time.perf_counter()
+    prepared = prepare_study(spec, data=places.data, weights=places.weights, terminal=terminal)
+    setting = prepared.setting
+    _say_what_was_found(prepared, terminal)
+    database = storage.open_storage(places.storage)
+    study = storage.open_study(database, spec.name, prepared.fingerprint, default_params(setting.space))
+    mirror = tracking.open_mirror(
+        places.tracking_uri,
+        study=spec.name,
+        study_id=study.user_attrs["id"],
+        data=_data_source(prepared),
+        tags={"backbone": spec.backbone, "dataset": prepared.index.folder.name, **prepared.fingerprint},
+    )
+    for number in storage.fail_lost(study):
+        terminal.say(f"trial {number} was in the hands of a process that is gone: failed")
+    folder = places.results / spec.name
+    write_split_table(prepared.index, prepared.splits, folder / "split.csv")
+    preparing = time.perf_counter() - begun
+
+    copy = _patient(lambda: tracking.mirror_trials(mirror, study.get_trials(deepcopy=False)), terminal)
+
+    def on_trial(trial: "FrozenTrial") -> None:
+        terminal.say(_trial_line(trial, study))
+        copy()
+
+    terminal.say(f"{len(storage.finished_trials(study))} of {spec.trials} trials are finished")
+    copy()
+    try:
+        run_worker(study, setting, trials=spec.trials, timeout=timeout, bar=terminal.bar, on_trial=on_trial)
+    finally:
+        copy()
+    if not final:
+        return None
+    if storage.best_trial(study) is None or storage.default_trial(study) is None:
+        terminal.say("no trial with a score yet, so there is nothing to retrain")
+        return None
+    report = _finish(study, prepared, folder, terminal, preparing)
+    _patient(lambda: tracking.mirror_final(mirror, report, folder), terminal)()
+    return report
+
+
+def _finish(
+    study: "optuna.Study", prepared: Prepared, folder: Path, terminal: Terminal, preparing: float
+) -> dict[str, Any]:
+    """The report, written to its folder; the winner is retrained unless that was done."""
+    best, default = storage.best_trial(study), storage.default_trial(study)
+    assert best is not None
+    assert default is not None
+    fingerprint = hashlib.sha256(json.dumps(prepared.fingerprint).encode()).hexdigest()[:16]
+    before = read_report(folder)
+    if before and (before["fingerprint"], before["best"]["number"]) == (fingerprint, best.number):
+        measured = {key: before[key] for key in ("test", "default_test", "retrain")}
+        retrain_seconds = before["seconds"]["retrain"]
+    else:
+        terminal.say("retraining the default configuration and the winner on train + validation")
+        opened = [*study.user_attrs.get("test_opened_for", ()), best.number]
+        study.set_user_attr("test_opened_for", opened)
+        setting, test = prepared.setting, prepared.test
+
+        def train_again(trial: "FrozenTrial", keep: Callable[[Any], None]) -> Final:
+            return retrain(setting, test, number=trial.number, attrs=trial.user_attrs, bar=terminal.bar, keep=keep)
+
+        winner = train_again(best, lambda model: save_model(folder / "bundle", model))
+        beside = winner if best.number == default.number else train_again(default, lambda model: None)
+        measured = {
+            "test": scores_dict(winner.scores),
+            "default_test": scores_dict(beside.scores),
+            "retrain": {"epochs": winner.epochs, "largest_difference": winner.largest_difference},
+        }
+        retrain_seconds = winner.seconds + (0.0 if beside is winner else beside.seconds)
+    report = {
+        **_describe(study, prepared, best),
+        **measured,
+        "seconds": _seconds(study, preparing, retrain_seconds),
+        "fingerprint": fingerprint,
+    }
+    if before and {**before, "seconds": None} == json.loads(json.dumps({**report, "seconds": None})):
+        return before  # nothing is new, so not even the time it took to find that out
+    write_report(report, folder)
+    save_description(
+        folder / "bundle",
+        {key: report[key] for key in ("study", "backbone", "dataset", "classes", "fingerprint", "versions", "test")}
+        | {"input_size": prepared.setting.backbone.size, "config": report["best"]["config"]},
+    )
+    return report
+
+
+def _describe(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial") -> dict[str, Any]:
+    setting, splits, index = prepared.setting, prepared.splits, prepared.index
+    states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+    config = best.user_attrs["config"]
+    return {
+        "study": setting.spec.name,
+        "question": setting.spec.question,
+        "backbone": setting.spec.backbone,
+        "dataset": index.folder.name,
+        "classes": list(setting.classes),
+        "metric": setting.spec.metric,
+        "counts": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+        "trials": {
+            "complete": states.count("COMPLETE"),
+            "pruned": states.count("PRUNED"),
+            "failed": states.count("FAIL"),
+        },
+        "best": {"number": best.number, "score": best.value, "config": config},
+        "edges": edge_findings(config, _reachable_ranges(setting)),
+        "test_opened_for": study.user_attrs["test_opened_for"],
+        "problems": [{"path": problem.path, "what": problem.what} for problem in index.problems],
+        "duplicates": sum(len(group) - 1 for group in duplicate_groups(index)),
+        "contradictions": len(contradictions(index)),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _reachable_ranges(setting: Setting) -> dict[str, tuple[float, float, bool]]:
+    """The ranges that were searched, the depth's as it acts: from the lowest cut to the highest."""
+    ranges = searched_ranges(setting.space)
+    if "frozen_depth" in ranges:
+        cuts = reachable_cuts(setting.backbone, *bounds(setting.space, "frozen_depth"))
+        ranges["frozen_depth"] = (cuts[0].frozen_depth, cuts[-1].frozen_depth, False)
+    return ranges
+
+
+def _seconds(study: "optuna.Study", preparing: float, retraining: float) -> dict[str, float]:
+    trials = study.get_trials(deepcopy=False)
+    activations = sum(trial.user_attrs.get("activation_seconds", 0.0) for trial in trials)
+    spent = sum(trial.duration.total_seconds() for trial in trials if trial.duration)
+    parts = {
+        "preparing": preparing,
+        "activations": activations,
+        "trials": spent - activations,
+        "retrain": retraining,
+    }
+    return {name: round(value, 2) for name, value in {**parts, "total": sum(parts.values())}.items()}
+
+
+def _data_source(prepared: Prepared) -> tracking.DataSource:
+    splits, index = prepared.splits, prepared.index
+    return tracking.DataSource(
+        name=index.folder.name,
+        folder=str(index.folder.resolve()),
+        digest=prepared.fingerprint["data and split"],
+        classes=index.classes,
+        counts={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+    )
+
+
+def _patient(copy: Callable[[], object], terminal: Terminal) -> Callable[[], None]:
+    """The same, but a mirror that is away costs no trial: it is said once, and the study goes on."""
+    said = False
+
+    def attempt() -> None:
+        nonlocal said
+        try:
+            copy()
+        except Exception as error:  # whatever a server or a network may raise
+            if not said:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                terminal.say(
+                    f"MLflow does not answer ({reason}); the study goes on, run it again later to copy it there"
+                )
+            said = True
+
+    return attempt
+
+
+def _say_what_was_found(prepared: Prepared, terminal: Terminal) -> None:
+    index, splits, backbone = prepared.index, prepared.splits, prepared.setting.backbone
+    terminal.say(
+        f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes, "
+        f"{len(splits.train):,} to train, {len(splits.val):,} to validate, {len(splits.test):,} sealed for the test"
+    )
+    for problem in index.problems[:_LISTED]:
+        terminal.say(f"  left out: {problem.path}: {problem.what}")
+    if len(index.problems) > _LISTED:
+        terminal.say(f"  left out: {len(index.problems) - _LISTED} more, see wastetune data check")
+    for group in contradictions(index):
+        terminal.say(f"  the same picture in two classes: {', '.join(picture.path for picture in group)}")
+    terminal.say(f"{backbone.name} at {backbone.size} px, weights {backbone.digest[:8]}, {len(backbone.cuts)} cuts")
+
+
+def _trial_line(trial: "FrozenTrial", study: "optuna.Study") -> str:
+    state, config = trial.state.name, trial.user_attrs.get("config", {})
+    if state == "FAIL":
+        return f"trial {trial.number:3d}  failed    {trial.user_attrs['failure']}"
+    best = storage.best_trial(study)
+    score = f"{trial.value:.4f}" if state == "COMPLETE" else "pruned"
+    so_far = f"best {best.value:.4f} (trial {best.number})" if best else ""
+    shown = "  ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key in _SHOWN
+        if (value := config.get(key)) is not None
+    )
+    seconds = trial.duration.total_seconds() if trial.duration else 0.0
+    return f"trial {trial.number:3d}  {score:8}  {seconds:5.0f} s  {so_far}  {shown}"

@@ -1,0 +1,59 @@
+"""What a person sees while a study runs: lines, and bars where the output is a terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Where lines and progress bars go."""
+
+    console: "Console"
+
+    def say(self, line: str = "") -> None:
+        """One plain line."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar with rate and time left; not on a terminal: one line at the end. The value is told what was done."""
+        import time
+
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        done = 0
+        started = time.perf_counter()
+
+        def rate() -> float:
+            return done / max(time.perf_counter() - started, 1e-9)
+
+        columns: list[Any] = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f} images/s"),
+            TimeRemainingColumn(),
+        ]
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+            task = progress.add_task(what, total=total, rate=0.0)
+
+            def advance(pictures: int) -> None:
+                nonlocal done
+                done += pictures
+                progress.update(task, completed=done, rate=rate())
+
+            yield advance
+        if done:
+            self.say(f"{what}: {done:,} images, {rate():.0f} images/s")
+
+
+def open_terminal() -> Terminal:
+    """The standard output."""
+    from rich.console import Console
+
+    return Terminal(Console())

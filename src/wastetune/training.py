@@ -1,0 +1,207 @@
+"""Fits tail and head on stored activations."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wastetune.activations import Activations
+from wastetune.backbone import Backbone, Cut, split
+from wastetune.head import build_head
+from wastetune.metrics import metric_value
+from wastetune.space import TrialConfig
+
+FloatArray = npt.NDArray[np.float32]
+LabelArray = npt.NDArray[np.int64]
+
+_WARMUP = 0.05  # of all steps: a fresh head's first gradients would spoil a trained tail
+_PREDICT_BATCH = 128
+
+
+class TrainingFailed(Exception):
+    """Training came to nothing by itself, with the reason."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The activations of n pictures in each of the views that are trained on, and their labels (n,)."""
+
+    views: tuple[Activations, ...]
+    labels: LabelArray
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """The activations of n pictures, as they are, and their labels (n,)."""
+
+    activations: Activations
+    labels: LabelArray
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training pictures gave. Numbers count from 1."""
+
+    number: int
+    loss: float
+    score: float
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished fit: its best epoch by validation score, and the way there."""
+
+    best: Epoch
+    history: tuple[Epoch, ...]
+    probabilities: FloatArray  # (n, classes) of the validation pictures after the best epoch
+
+
+@contextmanager
+def built_model(backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, seed: int) -> Iterator[Any]:
+    """Tail and head as one model from activations at the cut to logits (n, classes).
+
+    The seed decides the head's first weights and the dropout. The tail's layers are the backbone's own, so they get their weights back at the end.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    _, tail = split(backbone, cut)
+    before = tail.get_weights()
+    inputs = keras.Input(tail.inputs[0].shape[1:], name="activations")
+    try:
+        yield keras.Model(inputs, build_head(tail(inputs), config, classes))
+    finally:
+        tail.set_weights(before)
+
+
+def fit(
+    model: Any,
+    train: TrainingSet,
+    validation: ValidationSet,
+    *,
+    config: TrialConfig,
+    metric: str,
+    seed: int,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> FitResult:
+    """Trains until `config.epochs`, or until `config.patience` epochs brought nothing better.
+
+    `on_epoch` hears each epoch and may raise to stop (a pruned trial). TrainingFailed for a loss that is not finite.
+    """
+    steps = steps_per_epoch(len(train.labels), config)
+    _compile(model, config, horizon=config.epochs * steps)
+    draw = np.random.default_rng(seed)
+    history: list[Epoch] = []
+    best: Epoch | None = None
+    best_probabilities = np.empty((0, 0), np.float32)
+    for number in range(1, config.epochs + 1):
+        started = time.perf_counter()
+        loss = _train_epoch(model, train, config, steps, draw)
+        probabilities = predict_probabilities(model, validation.activations)
+        epoch = Epoch(
+            number,
+            loss,
+            metric_value(metric, validation.labels, probabilities),
+            metric_value("accuracy", validation.labels, probabilities),
+            time.perf_counter() - started,
+        )
+        history.append(epoch)
+        if best is None or epoch.score > best.score:
+            best, best_probabilities = epoch, probabilities
+        on_epoch(epoch)
+        if number - best.number >= config.patience:
+            break
+    if best is None:
+        raise TrainingFailed("no epoch was trained: epochs is 0")
+    return FitResult(best, tuple(history), best_probabilities)
+
+
+def fit_final(model: Any, train: TrainingSet, *, config: TrialConfig, steps: int, horizon: int, seed: int) -> None:
+    """Trains for so many steps with nothing held back; `horizon` is the length of the learning-rate schedule in steps."""
+    _compile(model, config, horizon=horizon)
+    draw = np.random.default_rng(seed)
+    per_epoch = steps_per_epoch(len(train.labels), config)
+    while steps > 0:
+        _train_epoch(model, train, config, min(steps, per_epoch), draw)
+        steps -= per_epoch
+
+
+def predict_probabilities(model: Any, activations: Activations) -> FloatArray:
+    """Class probabilities (n, classes) of stored activations."""
+    batches = []
+    for start in range(0, len(activations), _PREDICT_BATCH):
+        rows = np.arange(start, min(start + _PREDICT_BATCH, len(activations)))
+        padded = np.resize(rows, _PREDICT_BATCH)  # one shape, compiled once
+        logits = np.asarray(model.predict_on_batch(activations.take(padded)), np.float64)[: len(rows)]
+        exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
+        batches.append(exponent / exponent.sum(axis=1, keepdims=True))
+    return np.concatenate(batches).astype(np.float32)
+
+
+def steps_per_epoch(pictures: int, config: TrialConfig) -> int:
+    """Whole batches in one pass; at least one."""
+    return max(1, pictures // config.batch_size)
+
+
+def _train_epoch(model: Any, train: TrainingSet, config: TrialConfig, steps: int, draw: np.random.Generator) -> float:
+    losses = [
+        float(model.train_on_batch(inputs, targets, sample_weight=weights))
+        for inputs, targets, weights in _batches(train, config, steps, draw)
+    ]
+    loss = float(np.mean(losses))
+    if not math.isfinite(loss):
+        raise TrainingFailed(f"the loss became {loss}; a learning rate of {config.learning_rate:g} may be too high")
+    return loss
+
+
+def _batches(
+    train: TrainingSet, config: TrialConfig, steps: int, draw: np.random.Generator
+) -> Iterator[tuple[FloatArray, FloatArray, FloatArray]]:
+    """Batches of one size, each picture in one view drawn anew; what does not fill a batch waits for another epoch."""
+    count, classes = len(train.labels), int(train.labels.max()) + 1
+    order = draw.permutation(count)
+    view_of = draw.integers(0, len(train.views), count)
+    importance = _class_weights(train.labels, config)
+    for rows in np.array_split(order[: steps * config.batch_size], steps):
+        rows = np.sort(rows)  # reading in the order of the disk
+        inputs = np.empty((len(rows), *train.views[0].shape), np.float32)
+        for view, activations in enumerate(train.views):
+            chosen = view_of[rows] == view
+            if chosen.any():
+                inputs[chosen] = activations.take(rows[chosen])
+        targets = np.eye(classes, dtype=np.float32)[train.labels[rows]]
+        yield inputs, targets, importance[train.labels[rows]]
+
+
+def _class_weights(labels: LabelArray, config: TrialConfig) -> FloatArray:
+    counts = np.bincount(labels).astype(np.float32)
+    if config.class_weighting == "none":
+        return np.ones_like(counts)
+    return np.asarray(len(labels) / (len(counts) * np.maximum(counts, 1)), np.float32)
+
+
+def _compile(model: Any, config: TrialConfig, *, horizon: int) -> None:
+    import keras
+
+    warmup = max(1, round(horizon * _WARMUP))
+    rate = keras.optimizers.schedules.CosineDecay(
+        config.learning_rate * 0.01,
+        decay_steps=max(1, horizon - warmup),
+        warmup_target=config.learning_rate,
+        warmup_steps=warmup,
+    )
+    optimizers = {
+        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=config.weight_decay),
+        "adam": lambda: keras.optimizers.Adam(rate),
+        "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+    }
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
+    # XLA takes longer to compile a trial's model than the trial gains from it on a CPU.
+    model.compile(optimizer=optimizers[config.optimizer](), loss=loss, jit_compile=False)

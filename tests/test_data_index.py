@@ -1,0 +1,274 @@
+"""What index_folder makes of real files, odd ones above all."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import wastetune.data.index
+from wastetune.data.index import (
+    contradictions,
+    duplicate_groups,
+    index_folder,
+    lookalike_groups,
+    read_picture,
+)
+from wastetune.errors import UserError
+
+
+def paint(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A smooth random picture: another seed looks quite different."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def save(picture: Image.Image, path: Path, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    for number in range(3):
+        save(paint(number), root / "paper and card" / f"{number}.png")
+        save(paint(10 + number), root / "glass" / "deep" / f"{number}.jpg")
+    return root
+
+
+def what(folder: Path) -> dict[str, str]:
+    return {problem.path: problem.what for problem in index_folder(folder).problems}
+
+
+def test_an_index_lists_classes_and_pictures_sorted(folder: Path) -> None:
+    index = index_folder(folder)
+    assert index.classes == ("glass", "paper and card")
+    assert [p.path for p in index.pictures] == [f"glass/deep/{n}.jpg" for n in range(3)] + [
+        f"paper and card/{n}.png" for n in range(3)
+    ]
+    assert [p.label for p in index.pictures] == [0, 0, 0, 1, 1, 1]
+    assert {(p.width, p.height, p.own_split) for p in index.pictures} == {(40, 30, None)}
+    assert index.problems == ()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_data_set_with_its_own_test_folder_keeps_its_sides(tmp_path: Path, wrapped: bool) -> None:
+    root = tmp_path / "DATASET" if wrapped else tmp_path
+    for number, side in enumerate(("TRAIN", "Test")):
+        for name in ("O", "R"):
+            save(paint(number * 2 + ord(name)), root / side / name / "x.png")
+    save(paint(9), root / "extra" / "x.png")
+    index = index_folder(tmp_path)
+    assert index.classes == ("O", "R")
+    assert sorted((p.own_split, p.label) for p in index.pictures) == [
+        ("test", 0),
+        ("test", 1),
+        ("train", 0),
+        ("train", 1),
+    ]
+    assert [problem.what for problem in index.problems] == ["neither in TRAIN nor in TEST"]
+
+
+def test_broken_and_foreign_files_are_problems_with_a_reason(folder: Path) -> None:
+    whole = save(paint(50, (300, 200)), folder / "glass" / "whole.jpg").read_bytes()
+    (folder / "glass" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "glass" / "empty.jpg").touch()
+    (folder / "glass" / "notes.txt").write_text("no picture")
+    (folder / "README.md").write_text("about")
+    (folder / "nothing here").mkdir()
+    (folder / "only text").mkdir()
+    (folder / "only text" / "a.txt").write_text("no picture")
+    (folder / ".hidden").mkdir()
+    (folder / "glass" / ".DS_Store").write_text("x")
+    save(paint(51), folder / "__MACOSX" / "x.png")
+    os.mkfifo(folder / "glass" / "pipe")
+    shutil.copy(folder / "glass" / "whole.jpg", os.fsencode(folder / "glass") + b"/\xff.jpg")
+    (folder / "glass" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "glass" / "loop").symlink_to(folder)
+    problems = what(folder)
+    assert problems.pop("glass/cut.jpg").startswith("broken: image file is truncated")
+    assert problems == {
+        "glass/empty.jpg": "empty file",
+        "glass/notes.txt": "not a picture Pillow can read",
+        "glass/pipe": "not a file",
+        "glass/\\udcff.jpg": "its name is not valid text",
+        "glass/gone.jpg": "cannot be read: No such file or directory",
+        "glass/loop": "a link to a folder inside a class is not followed",
+        "README.md": "outside every class folder",
+        "nothing here": "an empty folder: not a class",
+        "only text": "a class folder without a usable picture: not a class",
+        "only text/a.txt": "not a picture Pillow can read",
+    }
+    assert index_folder(folder).classes == ("glass", "paper and card")
+
+
+def test_a_decompression_bomb_is_refused_by_its_header_alone(folder: Path) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    for name, width in (("large", 9000), ("bomb", 60000)):
+        Image.new("1", (width, 9000)).save(folder / "glass" / f"{name}.png")
+    problems = what(folder)
+    assert problems == dict.fromkeys(("glass/large.png", "glass/bomb.png"), "more than 80 million pixels")
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_other_colour_modes_become_the_rgb_they_show(tmp_path: Path) -> None:
+    grey = save(Image.new("L", (8, 8), 100), tmp_path / "grey.jpg")
+    deep = save(Image.fromarray(np.full((8, 8), 100 * 257, np.uint16)), tmp_path / "deep.png")
+    cmyk = save(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), tmp_path / "cmyk.jpg")
+    clear = save(Image.new("RGBA", (8, 8), (255, 0, 0, 0)), tmp_path / "clear.png")
+    palette = save(Image.new("RGB", (8, 8), (10, 200, 30)).quantize(4), tmp_path / "palette.png")
+    named_wrong = save(Image.new("RGB", (8, 8), (1, 2, 3)), tmp_path / "png.jpg", format="PNG")
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("blue", "red")]
+    moving = save(frames[0], tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    shown = {path.name: read_picture(path).getpixel((4, 4)) for path in (grey, deep, clear, palette)}
+    assert shown == {
+        "grey.jpg": (100, 100, 100),
+        "deep.png": (100, 100, 100),
+        "clear.png": (255, 255, 255),
+        "palette.png": (10, 200, 30),
+    }
+    red, green, blue = read_picture(cmyk).getpixel((4, 4))  # type: ignore[misc]
+    assert (red > 230, green < 30, blue < 30) == (True, True, True)
+    assert read_picture(named_wrong).getpixel((0, 0)) == (1, 2, 3)
+    assert read_picture(moving).getpixel((4, 4)) == (0, 0, 255)
+    assert read_picture(moving).mode == "RGB"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+def test_a_rotated_picture_is_set_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+    upright = Image.new("RGB", (32, 16), "black")
+    upright.paste((255, 255, 255), (0, 0, 16, 8))  # white top left, so all eight ways to turn it differ
+    undo = {
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }
+    stored = upright
+    for turn in undo[orientation]:
+        stored = stored.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    read = read_picture(save(stored, tmp_path / f"turned.{suffix}", exif=exif))
+    assert read.size == (32, 16)
+    difference = np.abs(np.asarray(read, int) - np.asarray(upright, int))
+    assert difference.mean() < 3
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_broken_exif_block_does_not_cost_the_picture(tmp_path: Path) -> None:
+    path = save(paint(1), tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff garbage")
+    assert read_picture(path).size == (40, 30)
+
+
+def test_read_picture_says_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("no picture")
+    with pytest.raises(UserError, match=r"a\.jpg: not a picture"):
+        read_picture(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"Cannot read .*b\.jpg: No such file"):
+        read_picture(tmp_path / "b.jpg")
+
+
+def test_a_second_run_reads_nothing_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "glass" / "notes.txt").write_text("no picture")
+    cache = tmp_path / "cache"
+    first = index_folder(folder, cache=cache)
+    decoded: list[int] = []
+    decode = wastetune.data.index.decode_picture
+    monkeypatch.setattr(
+        wastetune.data.index,
+        "decode_picture",
+        lambda content: decoded.append(len(content)) or decode(content),
+    )
+    assert index_folder(folder, cache=cache) == first
+    assert decoded == []
+
+    changed = save(paint(77), folder / "paper and card" / "1.png")
+    second = index_folder(folder, cache=cache)
+    assert decoded == [changed.stat().st_size]
+    assert second.pictures[4].pixels_sha256 != first.pictures[4].pixels_sha256
+
+    (memory,) = cache.iterdir()
+    memory.write_text('{"recipe": 1, "fil')
+    assert index_folder(folder, cache=cache) == second
+    assert len(decoded) == 8
+
+
+def test_progress_counts_every_file(folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    index_folder(folder, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, 6) for number in range(1, 7)]
+
+
+def test_duplicates_and_contradictions_are_found(folder: Path) -> None:
+    same = folder / "paper and card" / "0.png"
+    shutil.copy(same, folder / "paper and card" / "copy.png")
+    save(paint(1), folder / "glass" / "other file same pixels.bmp")
+    index = index_folder(folder)
+    assert {tuple(p.path for p in group) for group in duplicate_groups(index)} == {
+        ("paper and card/0.png", "paper and card/copy.png"),
+        ("glass/other file same pixels.bmp", "paper and card/1.png"),
+    }
+    (group,) = contradictions(index)
+    assert {p.path for p in group} == {"glass/other file same pixels.bmp", "paper and card/1.png"}
+
+
+def test_another_size_and_compression_is_a_lookalike(folder: Path) -> None:
+    save(paint(0).resize((90, 70), Image.Resampling.BICUBIC), folder / "glass" / "again.jpg", quality=60)
+    index = index_folder(folder)
+    assert duplicate_groups(index) == ()
+    assert [[p.path for p in group] for group in lookalike_groups(index)] == [
+        ["glass/again.jpg", "paper and card/0.png"]
+    ]
+
+
+def test_flat_pictures_are_not_all_alike(tmp_path: Path) -> None:
+    for name, level in (("a", 20), ("a", 120), ("b", 121), ("b", 250)):
+        save(Image.new("L", (50, 50), level), tmp_path / name / f"{level}.png")
+    assert lookalike_groups(index_folder(tmp_path)) == ()
+
+
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        index_folder(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is not a folder"):
+        index_folder(tmp_path / "file")
+    with pytest.raises(UserError, match="no class folder"):
+        index_folder(tmp_path)
+    save(paint(1), tmp_path / "alone" / "x.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"only one class with pictures \(alone\)"):
+        index_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "pictures", "identical", "alike"), [("trashnet", 2527, 3, 9), ("wid", 5076, 28, 84)])
+def test_the_real_photos_hold_the_duplicates_that_are_known(
+    name: str, pictures: int, identical: int, alike: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = Path(os.environ.get("WASTETUNE_DATA") or Path(__file__).parents[2] / "shared" / "data") / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; set WASTETUNE_DATA to a folder of data sets")
+    index = index_folder(folder)
+    if len(index.pictures) != pictures:
+        pytest.skip(f"{folder} is another copy of {name}, with {len(index.pictures)} pictures")
+    assert index.problems == ()
+    assert len(duplicate_groups(index)) == identical
+    # Near-duplicates depend a little on the JPEG decoder.
+    assert abs(len(lookalike_groups(index)) - alike) <= 2
+    assert max(map(len, lookalike_groups(index))) <= 4
+    twins = {frozenset(Path(p.path).stem for p in group) for group in contradictions(index)}
+    assert twins == {
+        frozenset({"glass115", "metal91"}),
+        frozenset({"glass176", "plastic152"}),
+        frozenset({"glass389", "plastic332"}),
+    }

@@ -1,0 +1,155 @@
+"""The report in words and pictures, compared with committed texts; `UPDATE_GOLDEN=1 pytest` rewrites them."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wastetune.metrics import score_predictions, scores_dict
+from wastetune.report import (
+    draw_confusion_matrix,
+    edge_findings,
+    render_markdown,
+    render_report,
+    write_report,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+# The nine classes of WID: long names, unequal sizes.
+CLASSES = [
+    "Cardboard",
+    "Food Organics",
+    "Glass",
+    "Metal",
+    "Miscellaneous Trash",
+    "Paper",
+    "Plastic",
+    "Textile Trash",
+    "Vegetation",
+]
+
+
+def scores(skill, classes=CLASSES, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(classes)), rng.integers(40, 190, len(classes)))
+    probabilities = rng.random((len(labels), len(classes))) + skill * np.eye(len(classes))[labels]
+    return scores_dict(score_predictions(labels, probabilities, classes))
+
+
+def a_report(**changes):
+    return {
+        "study": "resnet50_wid",
+        "question": "Does training the last blocks of ResNet50 beat its frozen features on WID?",
+        "backbone": "resnet50",
+        "dataset": "wid",
+        "metric": "macro_f1",
+        "classes": CLASSES,
+        "counts": {"train": 3090, "val": 874, "test": 789},
+        "trials": {"complete": 14, "pruned": 6, "failed": 1},
+        "best": {
+            "number": 17,
+            "score": 0.95123,
+            "config": {
+                "head_layers": 0,
+                "head_units": None,
+                "learning_rate": 0.00298,
+                "frozen_depth": 0.8125,
+            },
+        },
+        "retrain": {"epochs": 5},
+        "test": scores(0.75),
+        "default_test": scores(0.6),
+        "edges": [
+            {"parameter": "learning_rate", "value": 0.00298, "bound": 0.003, "widen": True},
+            {"parameter": "head_layers", "value": 0, "bound": 0, "widen": False},
+        ],
+        "problems": [{"path": "Glass/broken | 1.jpg", "what": "the file ends too early"}],
+        "duplicates": 12,
+        "contradictions": 1,
+        "seconds": {"activations": 311.4, "trials": 3725.0, "retrain": 95.2, "total": 4133.0},
+        "versions": {"wastetune": "0.1.0", "keras": "3.12.0"},
+        "fingerprint": "3f1c0a9b",
+    } | changes
+
+
+@pytest.mark.parametrize(("render", "name"), [(render_report, "report.txt"), (render_markdown, "report.md")])
+def test_a_report_reads_as_the_committed_one(render, name):
+    text = render(a_report())
+    if os.environ.get("UPDATE_GOLDEN"):
+        (GOLDEN / name).write_text(text, encoding="utf-8")
+    assert text == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("count", [2, 9, 60])
+def test_the_terminal_report_fits_100_columns(count):
+    classes = [f"a class with quite a long name, number {i}" for i in range(count)]
+    text = render_report(a_report(classes=classes, test=scores(0.5, classes), question="why? " * 60))
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_default_within_the_interval_is_not_sold_as_a_gain():
+    close = a_report(default_test=scores(0.745))
+    assert "chance may explain" in render_report(close)
+    assert "chance may explain" not in render_report(a_report(default_test=scores(0.3)))
+
+
+def test_each_metric_is_named_once_in_the_headline():
+    for metric, times in (("accuracy", 2), ("balanced_accuracy", 4), ("macro_f1", 2)):
+        headline = render_report(a_report(metric=metric)).split("\n\n")[1]
+        assert headline.count("accuracy") == times
+
+
+def test_a_winning_default_is_said_to_win():
+    best = a_report()["best"] | {"number": 0}
+    assert "no trial was better than the default" in render_report(a_report(best=best))
+
+
+def test_write_report_leaves_three_whole_files(tmp_path):
+    write_report(a_report(), tmp_path / "results")
+    write_report(a_report(study="again"), tmp_path / "results")
+    names = {path.name for path in (tmp_path / "results").iterdir()}
+    assert names == {"report.json", "report.md", "confusion_matrix.png"}
+    assert json.loads((tmp_path / "results/report.json").read_text()) == a_report(study="again")
+
+
+def test_a_failed_write_keeps_the_old_report(tmp_path):
+    write_report(a_report(), tmp_path)
+    with pytest.raises(TypeError):
+        write_report(a_report(versions={"keras": object()}), tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text()) == a_report()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_matrix_is_shaded_by_the_share_of_the_true_class(tmp_path):
+    def dark_pixels(matrix):
+        draw_confusion_matrix(matrix, ["a", "b"], tmp_path / "matrix.png")
+        return (np.asarray(Image.open(tmp_path / "matrix.png").convert("L")) < 100).sum()
+
+    # A class of 10 pictures, all found, is as dark as one of 90.
+    assert dark_pixels([[90, 0], [0, 10]]) == pytest.approx(dark_pixels([[90, 0], [0, 90]]), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"learning_rate": 0.0098}, [("learning_rate", 1e-2, True)]),
+        ({"learning_rate": 0.008}, []),
+        ({"learning_rate": 1.05e-4}, [("learning_rate", 1e-4, True)]),
+        ({"frozen_depth": 1.0, "dropout": 0.595}, [("frozen_depth", 1.0, False), ("dropout", 0.6, True)]),
+        ({"head_layers": 1, "head_units": None}, []),
+        ({"head_layers": 2, "head_units": 64}, [("head_layers", 2, True), ("head_units", 64, True)]),
+    ],
+)
+def test_edges_are_measured_on_the_scale_of_the_search(config, found):
+    searched = {
+        "learning_rate": (1e-4, 1e-2, True),
+        "frozen_depth": (0.5, 1.0, False),
+        "dropout": (0.0, 0.6, False),
+        "head_layers": (0, 2, False),
+        "head_units": (64, 1024, True),
+    }
+    findings = edge_findings(config, {key: searched[key] for key in config})
+    assert [(one["parameter"], one["bound"], one["widen"]) for one in findings] == found
