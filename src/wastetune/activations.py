@@ -223,8 +223,8 @@ def _make_room(store: Store, needed: int) -> None:
     """Deletes the parts that were used longest ago until so many more bytes fit."""
     if needed > store.limit:
         raise UserError(
-            f"the activations need {needed / 1e9:.1f} GB and the store in {store.folder} may hold {store.limit / 1e9:.1f} GB; "
-            "free some disk space, raise WASTETUNE_CACHE_GB, or search a narrower range of frozen_depth"
+            f"the activations need {needed / 1e9:.1f} GB and the store in {store.folder} may hold "
+            f"{store.limit / 1e9:.1f} GB; free some disk space, raise WASTETUNE_CACHE_GB, or search a narrower range of frozen_depth"
         )
     parts = sorted(_stored(store.folder))
     excess = sum(size for _, size, _ in parts) + needed - store.limit

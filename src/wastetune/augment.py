@@ -37,7 +37,7 @@ def view_magnitude(view: int, views: int) -> float:
 
 def usable_views(strength: float, views: int) -> int:
     """How many of a bank's views a trial with this augmentation strength trains on: up to the nearest magnitude."""
-    return 1 + round(strength * (views - 1))
+    return 1 + int(strength * (views - 1) + 0.5)
 
 
 def snap_strength(strength: float, views: int) -> float:

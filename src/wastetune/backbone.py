@@ -3,7 +3,9 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +34,7 @@ class Architecture:
     block: str
     top_block: bool = False
     block_ends_after: bool = False  # the block's end is the operation that follows the named layer
+    xla: bool = False  # whether XLA trains its tails faster on a CPU: plain convolutions, not depthwise ones
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -45,9 +48,9 @@ def _mobilenet(builder: str, **options: Any) -> Architecture:
 
 BACKBONES: Mapping[str, Architecture] = MappingProxyType(
     {
-        "inception_v3": Architecture("InceptionV3", 299, "signed", r"^(mixed\d+)$"),
-        "resnet152": Architecture("ResNet152", 224, "caffe", _RESNET_BLOCK),
-        "resnet50": Architecture("ResNet50", 224, "caffe", _RESNET_BLOCK),
+        "inception_v3": Architecture("InceptionV3", 299, "signed", r"^(mixed\d+)$", xla=True),
+        "resnet152": Architecture("ResNet152", 224, "caffe", _RESNET_BLOCK, xla=True),
+        "resnet50": Architecture("ResNet50", 224, "caffe", _RESNET_BLOCK, xla=True),
         "mobilenet_v3_large": _mobilenet("MobileNetV3Large"),
         "mobilenet_v3_large_075": _mobilenet("MobileNetV3Large", alpha=0.75),
         "mobilenet_v3_large_minimalistic": _mobilenet("MobileNetV3Large", minimalistic=True),
@@ -133,7 +136,8 @@ def load_backbone(
     they would otherwise learn the statistics of small batches (and Keras forgets `training=False` in `fit`).
     UserError for an unknown name and for weights that cannot be found, fetched or fitted.
     """
-    import keras
+    with _held_back_stderr():
+        import keras
 
     row = find_architecture(name)
     source = find_weights(name, weights, folder)
@@ -155,8 +159,8 @@ def load_backbone(
     except Exception as error:  # Keras raises a bare Exception when a download fails
         place = folder or Path("weights")
         raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded ({_first_line(error)}); without a network, put a file "
-            f"named {weights_file_name(name)} into {place} and pass --weights {place}, or pass --weights none"
+            f"the ImageNet weights of {name} could not be downloaded ({_first_line(error)}); without a network, "
+            f"put a file named {weights_file_name(name)} into {place} and pass --weights {place}, or --weights none"
         ) from error
     normalizations = [layer for layer in body.layers if isinstance(layer, keras.layers.BatchNormalization)]
     if source is None:
@@ -209,9 +213,31 @@ def split(backbone: Backbone, cut: Cut) -> tuple[Any, Any]:
     return trunk, keras.Model(_tensor_at(backbone, cut), backbone.body.output, name="tail")
 
 
+def gains_from_xla(backbone: Backbone, cut: Cut) -> bool:
+    """Whether XLA is worth compiling what lies above the cut for, on a CPU (figures in docs/log.md)."""
+    return BACKBONES[backbone.name].xla and cut != TOP
+
+
 def activation_shape(backbone: Backbone, cut: Cut) -> tuple[int, ...]:
     """The shape of one picture's activations at a cut: (h, w, c), or (c,) at the top."""
     return tuple(int(n) for n in _tensor_at(backbone, cut).shape[1:])
+
+
+@contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    """Keeps what TensorFlow's C++ prints on being imported off the terminal, unless the import fails."""
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(screen, held.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
 
 
 def _tensor_at(backbone: Backbone, cut: Cut) -> Any:

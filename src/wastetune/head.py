@@ -9,7 +9,10 @@ _MOMENTUM = 0.9
 
 
 def build_head(features: Any, config: TrialConfig, classes: int) -> Any:
-    """Logits (n, classes) from pooled vectors (n, c): [normalise], `head_layers` x (dropout, dense, relu), dropout, dense."""
+    """Logits (n, classes) from pooled vectors (n, c).
+
+    Normalisation where asked for, `head_layers` times dropout and a dense layer with ReLU, dropout, a dense layer.
+    """
     import keras
 
     layers = keras.layers

@@ -17,7 +17,7 @@ from wastetune.activations import (
     open_activations,
 )
 from wastetune.augment import snap_strength, usable_views, view_magnitude
-from wastetune.backbone import Backbone, Cut, nearest_cut, reachable_cuts
+from wastetune.backbone import Backbone, Cut, gains_from_xla, nearest_cut, reachable_cuts
 from wastetune.metrics import confusion_counts
 from wastetune.seeding import seed_for
 from wastetune.space import SearchSpace, TrialConfig, bounds, sample
@@ -92,7 +92,16 @@ def run_trial(trial: "Trial", config: TrialConfig, setting: Setting, bar: Bar) -
     trial.set_user_attr("seed", seed)
     with built_model(setting.backbone, cut, config, len(setting.classes), seed) as model:
         trial.set_user_attr("trainable_parameters", sum(math.prod(w.shape) for w in model.trainable_weights))
-        result = fit(model, train, val, config=config, metric=setting.spec.metric, seed=seed, on_epoch=report)
+        result = fit(
+            model,
+            train,
+            val,
+            config=config,
+            metric=setting.spec.metric,
+            seed=seed,
+            xla=gains_from_xla(setting.backbone, cut),
+            on_epoch=report,
+        )
     trial.set_user_attr("history", history)
     trial.set_user_attr("best_epoch", result.best.number)
     trial.set_user_attr("val_accuracy", result.best.accuracy)

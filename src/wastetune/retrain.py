@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wastetune.activations import PictureSet
-from wastetune.backbone import nearest_cut
+from wastetune.backbone import gains_from_xla, nearest_cut
 from wastetune.bundle import assemble_model
 from wastetune.metrics import Scores, score_predictions
 from wastetune.objective import Bar, Setting, plain_set, training_set, trial_seed
@@ -64,7 +64,15 @@ def retrain(
     seed = trial_seed(setting, number)
     steps = steps_per_epoch(len(train.labels), config)
     with built_model(setting.backbone, cut, config, len(setting.classes), seed) as model:
-        fit_final(model, train, config=config, steps=epochs * steps, horizon=config.epochs * steps, seed=seed)
+        fit_final(
+            model,
+            train,
+            config=config,
+            steps=epochs * steps,
+            horizon=config.epochs * steps,
+            seed=seed,
+            xla=gains_from_xla(setting.backbone, cut),
+        )
         probabilities = predict_probabilities(model, sealed.activations)
         whole = assemble_model(setting.backbone, cut, model)
         some = range(min(_CHECKED, len(test)))

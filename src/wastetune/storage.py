@@ -44,8 +44,10 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
 
     UserError for a URL that is none, a missing driver and a database that does not answer.
     """
+    import optuna
     from optuna.storages import RDBStorage
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # wastetune says itself what happens
     try:
         parsed = make_url(url)
     except ArgumentError:

@@ -7,6 +7,7 @@ twice; what MLflow lacks, because it was away, the next mirroring brings.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # not every table it creates
     own = uri == DEFAULT_TRACKING
     if own:
         ARTIFACTS.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,8 @@ class FitResult:
 def built_model(backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, seed: int) -> Iterator[Any]:
     """Tail and head as one model from activations at the cut to logits (n, classes).
 
-    The seed decides the head's first weights and the dropout. The tail's layers are the backbone's own, so they get their weights back at the end.
+    The seed decides the head's first weights and the dropout. The tail's layers are the backbone's own,
+    so they get their weights back at the end.
     """
     import keras
 
@@ -89,6 +90,7 @@ def fit(
     config: TrialConfig,
     metric: str,
     seed: int,
+    xla: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> FitResult:
     """Trains until `config.epochs`, or until `config.patience` epochs brought nothing better.
@@ -96,7 +98,7 @@ def fit(
     `on_epoch` hears each epoch and may raise to stop (a pruned trial). TrainingFailed for a loss that is not finite.
     """
     steps = steps_per_epoch(len(train.labels), config)
-    _compile(model, config, horizon=config.epochs * steps)
+    _compile(model, config, horizon=config.epochs * steps, xla=xla)
     draw = np.random.default_rng(seed)
     history: list[Epoch] = []
     best: Epoch | None = None
@@ -124,8 +126,8 @@ def fit(
 
 
 def fit_final(model: Any, train: TrainingSet, *, config: TrialConfig, steps: int, horizon: int, seed: int) -> None:
-    """Trains for so many steps with nothing held back; `horizon` is the length of the learning-rate schedule in steps."""
-    _compile(model, config, horizon=horizon)
+    """Trains for so many steps with nothing held back; `horizon` is the schedule's length in steps."""
+    _compile(model, config, horizon=horizon, xla=xla)
     draw = np.random.default_rng(seed)
     per_epoch = steps_per_epoch(len(train.labels), config)
     while steps > 0:
@@ -187,7 +189,7 @@ def _class_weights(labels: LabelArray, config: TrialConfig) -> FloatArray:
     return np.asarray(len(labels) / (len(counts) * np.maximum(counts, 1)), np.float32)
 
 
-def _compile(model: Any, config: TrialConfig, *, horizon: int) -> None:
+def _compile(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -> None:
     import keras
 
     warmup = max(1, round(horizon * _WARMUP))
@@ -203,5 +205,6 @@ def _compile(model: Any, config: TrialConfig, *, horizon: int) -> None:
         "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
     }
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
-    # XLA takes longer to compile a trial's model than the trial gains from it on a CPU.
-    model.compile(optimizer=optimizers[config.optimizer](), loss=loss, jit_compile=False)
+    # Only TensorFlow trains well without XLA; the other backends know best themselves.
+    jit = xla if keras.backend.backend() == "tensorflow" else "auto"
+    model.compile(optimizer=optimizers[config.optimizer](), loss=loss, jit_compile=jit)

@@ -1,6 +1,7 @@
 """A worker: ask, run, tell, until the study's budget is spent."""
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from wastetune import storage
 from wastetune.errors import UserError
 from wastetune.objective import Bar, Setting, choose_config, run_trial
 from wastetune.seeding import seed_for
-from wastetune.space import default_params
+from wastetune.space import bounds, default_params
 
 if TYPE_CHECKING:
     import optuna
@@ -44,7 +45,7 @@ def run_worker(
             return
         storage.queue_default(study, default_params(setting.space))
         study.sampler = _build_sampler(study, setting, at_random=repeats > 0)
-        study.pruner = _build_pruner()
+        study.pruner = _build_pruner(setting)
         ended = _run_one(study, setting, bar)
         repeats = repeats + 1 if ended is None else 0
         if repeats == _MAX_REPEATS:
@@ -98,6 +99,7 @@ def _reason(error: Exception) -> str:
 
 def _build_sampler(study: "optuna.Study", setting: Setting, *, at_random: bool) -> "BaseSampler":
     """A sampler for the next trial, seeded by what came before: going on does not repeat the first points."""
+    from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import RandomSampler, TPESampler
 
     seed = seed_for("sampler", setting.spec.seed, len(study.get_trials(deepcopy=False)))
@@ -106,7 +108,9 @@ def _build_sampler(study: "optuna.Study", setting: Setting, *, at_random: bool) 
     return TPESampler(n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
-def _build_pruner() -> "optuna.pruners.BasePruner":
+def _build_pruner(setting: Setting) -> "optuna.pruners.BasePruner":
     from optuna.pruners import MedianPruner
 
-    return MedianPruner(n_startup_trials=5, n_warmup_steps=4)
+    # A deep tail starts slower than a head alone, and is worth waiting for.
+    epochs = int(bounds(setting.space, "epochs")[1])
+    return MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 3)
