@@ -224,7 +224,8 @@ def _make_room(store: Store, needed: int) -> None:
     if needed > store.limit:
         raise UserError(
             f"the activations need {needed / 1e9:.1f} GB and the store in {store.folder} may hold "
-            f"{store.limit / 1e9:.1f} GB; free some disk space, raise WASTETUNE_CACHE_GB, or search a narrower range of frozen_depth"
+            f"{store.limit / 1e9:.1f} GB; free some disk space, raise "
+            "WASTETUNE_CACHE_GB, or search a narrower range of frozen_depth"
         )
     parts = sorted(_stored(store.folder))
     excess = sum(size for _, size, _ in parts) + needed - store.limit

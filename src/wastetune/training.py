@@ -125,7 +125,9 @@ def fit(
     return FitResult(best, tuple(history), best_probabilities)
 
 
-def fit_final(model: Any, train: TrainingSet, *, config: TrialConfig, steps: int, horizon: int, seed: int) -> None:
+def fit_final(
+    model: Any, train: TrainingSet, *, config: TrialConfig, steps: int, horizon: int, seed: int, xla: bool = False
+) -> None:
     """Trains for so many steps with nothing held back; `horizon` is the schedule's length in steps."""
     _compile(model, config, horizon=horizon, xla=xla)
     draw = np.random.default_rng(seed)

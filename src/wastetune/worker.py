@@ -105,7 +105,11 @@ def _build_sampler(study: "optuna.Study", setting: Setting, *, at_random: bool) 
     seed = seed_for("sampler", setting.spec.seed, len(study.get_trials(deepcopy=False)))
     if at_random:
         return RandomSampler(seed=seed)
-    return TPESampler(n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, for years
+        return TPESampler(
+            n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed
+        )
 
 
 def _build_pruner(setting: Setting) -> "optuna.pruners.BasePruner":
