@@ -253,11 +253,11 @@ def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "pictures", "identical", "alike"), [("trashnet", 2527, 3, 9), ("wid", 5076, 28, 84)])
 def test_the_real_photos_hold_the_duplicates_that_are_known(
-    name: str, pictures: int, identical: int, alike: int, tmp_path_factory: pytest.TempPathFactory
+    name: str, pictures: int, identical: int, alike: int, real_data: Path
 ) -> None:
-    folder = Path(os.environ.get("WASTETUNE_DATA") or Path(__file__).parents[2] / "shared" / "data") / name
+    folder = real_data / name
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not there; set WASTETUNE_DATA to a folder of data sets")
+        pytest.skip(f"{folder} is not there")
     index = index_folder(folder)
     if len(index.pictures) != pictures:
         pytest.skip(f"{folder} is another copy of {name}, with {len(index.pictures)} pictures")

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import numpy as np
-
 from wastetune.errors import UserError
 from wastetune.seeding import seed_for
 
@@ -120,7 +118,8 @@ def find_weights(name: str, wanted: str, folder: Path | None) -> Path | Literal[
         if path.is_dir():
             path = path / weights_file_name(name)
         if not path.is_file():
-            raise UserError(f"there is no weights file {path}; give a file, or a folder that holds {path.name}")
+            wanted_name = weights_file_name(name)
+            raise UserError(f"there is no weights file {path}; give a file, or a folder that holds {wanted_name}")
         return path
     if folder is not None and (folder / weights_file_name(name)).is_file():
         return folder / weights_file_name(name)
@@ -157,16 +156,16 @@ def load_backbone(
             raise UserError(f"the weights in {source} do not fit {name}: {_first_line(error)}") from error
         raise UserError(f"{name} cannot be built for pictures of {side} px: {_first_line(error)}") from error
     except Exception as error:  # Keras raises a bare Exception when a download fails
+        if isinstance(source, Path):
+            raise UserError(f"the weights in {source} cannot be read: {_first_line(error)}") from error
         place = folder or Path("weights")
         raise UserError(
             f"the ImageNet weights of {name} could not be downloaded ({_first_line(error)}); without a network, "
             f"put a file named {weights_file_name(name)} into {place} and pass --weights {place}, or --weights none"
         ) from error
-    normalizations = [layer for layer in body.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    if source is None:
-        _calibrate(body, normalizations, side)
-    for layer in normalizations:
-        layer.trainable = False
+    for layer in body.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
     return Backbone(
         name=name,
         size=side,
@@ -273,17 +272,6 @@ def _build_preprocessing(kind: Preprocessing, size: int) -> Any:
         bgr = keras.ops.flip(pixels, axis=-1)
         return keras.Model(pixels, keras.layers.Normalization(mean=mean, variance=one)(bgr), name="preprocess")
     return keras.Model(pixels, keras.layers.Identity()(pixels), name="preprocess")
-
-
-def _calibrate(body: Any, normalizations: list[Any], size: int) -> None:
-    """Gives random weights the statistics of noise: untouched, they let a deep network's output vanish."""
-    noise = np.random.default_rng(0).uniform(-1, 1, (8, size, size, 3)).astype(np.float32)
-    momenta = [layer.momentum for layer in normalizations]
-    for layer in normalizations:
-        layer.momentum = 0.0
-    body(noise, training=True)
-    for layer, momentum in zip(normalizations, momenta, strict=True):
-        layer.momentum = momentum
 
 
 def _weights_digest(body: Any) -> str:

@@ -48,7 +48,7 @@ def cache_limit() -> int | None:
         return None
     try:
         return int(float(text) * 1e9)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UserError(f"WASTETUNE_CACHE_GB is {text!r}, but must be a number of gigabytes, such as 20") from None
 
 

@@ -51,8 +51,8 @@ def retrain(
 ) -> Final:
     """Trains a finished trial's stored configuration again and evaluates it on the test pictures.
 
-    As many passes over train + validation as the trial's best epoch had over train, along a learning-rate
-    schedule stretched to the larger data. `keep` gets the whole model, from pixels to probabilities, while it
+    As many passes over train + validation as the trial's best epoch had over train, with the learning-rate
+    schedule rescaled to end there: a model that is kept should have come to rest. `keep` gets the whole model, from pixels to probabilities, while it
     has its weights. TrainingFailed where that model does not agree with the stored activations.
     """
     started = time.perf_counter()
@@ -62,14 +62,13 @@ def retrain(
     train = _join(*(training_set(setting, part, config, bar) for part in (setting.data.train, setting.data.val)))
     sealed = plain_set(setting, test, config, bar)
     seed = trial_seed(setting, number)
-    steps = steps_per_epoch(len(train.labels), config)
+    steps = epochs * steps_per_epoch(len(train.labels), config)
     with built_model(setting.backbone, cut, config, len(setting.classes), seed) as model:
         fit_final(
             model,
             train,
             config=config,
-            steps=epochs * steps,
-            horizon=config.epochs * steps,
+            steps=steps,
             seed=seed,
             xla=gains_from_xla(setting.backbone, cut),
         )

@@ -50,7 +50,7 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # wastetune says itself what happens
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         raise UserError(
             f"{hide_password(url)} is not a database URL; write sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
         ) from None
@@ -84,7 +84,7 @@ def hide_password(url: str) -> str:
     """A database or tracking URL that may be shown."""
     try:
         return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
         scheme, at, rest = url.rpartition("@")
         return f"***@{rest}" if at and scheme else url
 

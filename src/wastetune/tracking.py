@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune.errors import UserError
+from wastetune.storage import hide_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,6 +63,7 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
     from filelock import FileLock
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # not every table it creates
     own = uri == DEFAULT_TRACKING
@@ -87,8 +89,8 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
                 experiment, run_name=study, tags={**tags, _STUDY: study_id, _TRIAL: "study", "study": study}
             ).info.run_id
             _log_data(client, parent, data)
-    except (MlflowException, OSError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].replace(uri, hide_password(uri))
         raise UserError(
             f"the MLflow store cannot be opened ({reason}); check --tracking-uri or MLFLOW_TRACKING_URI"
         ) from error

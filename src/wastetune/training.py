@@ -125,11 +125,9 @@ def fit(
     return FitResult(best, tuple(history), best_probabilities)
 
 
-def fit_final(
-    model: Any, train: TrainingSet, *, config: TrialConfig, steps: int, horizon: int, seed: int, xla: bool = False
-) -> None:
-    """Trains for so many steps with nothing held back; `horizon` is the schedule's length in steps."""
-    _compile(model, config, horizon=horizon, xla=xla)
+def fit_final(model: Any, train: TrainingSet, *, config: TrialConfig, steps: int, seed: int, xla: bool = False) -> None:
+    """Trains for so many steps, which are the whole schedule, with nothing held back."""
+    _compile(model, config, horizon=steps, xla=xla)
     draw = np.random.default_rng(seed)
     per_epoch = steps_per_epoch(len(train.labels), config)
     while steps > 0:

@@ -28,8 +28,9 @@ def write_sample(
 ) -> Path:
     """The folder, filled with ``per_class`` JPEG pictures of size x size pixels for each class.
 
-    Only shape tells the classes apart: colour, place, size, turn and background are drawn alike for all. With
-    ``odd_files`` there are also an exact duplicate in another class, a PNG named .jpg and a broken file.
+    Shape tells the classes apart, and as with real waste so does colour, mostly: nine bodies in ten have the
+    colour of their material. Place, size, turn and background are drawn alike for all. With ``odd_files``
+    there are also an exact duplicate in another class, a PNG named .jpg and a broken file.
     The same arguments draw the same pictures. Raises UserError for a class it cannot draw or a folder in use.
     """
     unknown = [name for name in classes if name not in _OUTLINES]
@@ -61,7 +62,8 @@ def _draw(name: str, size: int, seed: int) -> Image.Image:
     picture = _background(chance, size * scale)
     for _ in range(chance.randint(1, 3)):
         _clutter(chance, picture)
-    _thing(chance, picture, _OUTLINES[name](chance))
+    material = _MATERIALS[name] if chance.random() < _TYPICAL else None
+    _thing(chance, picture, _OUTLINES[name](chance), material)
     picture = picture.resize((size, size), Image.Resampling.BOX)
     if chance.random() < 0.3:
         picture = picture.filter(ImageFilter.GaussianBlur(chance.uniform(0.4, 1.0) * size / 128))
@@ -70,11 +72,11 @@ def _draw(name: str, size: int, seed: int) -> Image.Image:
 
 
 def _background(chance: random.Random, size: int) -> Image.Image:
-    """A gradient between two pale colours, in any direction."""
+    """A gradient between two pale greys, in any direction."""
     across, down = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size))
     turn = chance.uniform(0, 2 * np.pi)
     share = (0.5 + 0.35 * (across * np.cos(turn) + down * np.sin(turn)))[..., None]
-    first, second = (np.array(_colour(chance)) * 0.5 + 100 for _ in range(2))
+    first, second = (np.array(_pale(chance)) for _ in range(2))
     return Image.fromarray(np.clip(first * share + second * (1 - share), 0, 255).astype(np.uint8))
 
 
@@ -84,17 +86,17 @@ def _clutter(chance: random.Random, picture: Image.Image) -> None:
     reach = size * chance.uniform(0.05, 0.2)
     match chance.randrange(3):
         case 0:
-            pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=_colour(chance))
+            pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=_pale(chance))
         case 1:
             corners = [(x + chance.uniform(-1, 1) * reach, y + chance.uniform(-1, 1) * reach) for _ in range(3)]
-            pen.polygon(corners, fill=_colour(chance))
+            pen.polygon(corners, fill=_pale(chance))
         case _:
             end = (chance.uniform(0, size), chance.uniform(0, size))
-            pen.line(((x, y), end), fill=_colour(chance), width=chance.randint(2, max(3, size // 40)))
+            pen.line(((x, y), end), fill=_pale(chance), width=chance.randint(2, max(3, size // 40)))
 
 
-def _thing(chance: random.Random, picture: Image.Image, parts: list[Points]) -> None:
-    """The parts of a thing, each an outline in [-1, 1]^2, turned, stretched, placed; the first lowest."""
+def _thing(chance: random.Random, picture: Image.Image, parts: list[Points], material: Colour | None) -> None:
+    """The parts of a thing, each an outline in [-1, 1]^2, turned, stretched, placed; the first, the body, lowest."""
     pen, size = ImageDraw.Draw(picture), picture.width
     turn, reach = chance.uniform(-0.4, 0.4), size * chance.uniform(0.28, 0.42)
     if chance.random() < 0.15:
@@ -103,7 +105,8 @@ def _thing(chance: random.Random, picture: Image.Image, parts: list[Points]) -> 
     squeeze = chance.uniform(0.8, 1.2)
     cos, sin = float(np.cos(turn)), float(np.sin(turn))
     edge = _colour(chance)
-    for part in parts:
+    for number, part in enumerate(parts):
+        fill = _near(material, chance, 40) if material and number == 0 else _colour(chance)
         outline = [
             (
                 middle_x + reach * (x * squeeze * cos - y * sin),
@@ -111,7 +114,7 @@ def _thing(chance: random.Random, picture: Image.Image, parts: list[Points]) -> 
             )
             for x, y in part
         ]
-        pen.polygon(outline, fill=_colour(chance), outline=edge, width=max(1, size // 100))
+        pen.polygon(outline, fill=fill, outline=edge, width=max(1, size // 100))
 
 
 def _bottle(chance: random.Random) -> list[Points]:
@@ -160,6 +163,16 @@ _OUTLINES: dict[str, Callable[[random.Random], list[Points]]] = {
 }
 
 
+# What a body is mostly made of: green glass, brown cardboard, blue tin, a red leaf of autumn.
+_MATERIALS: dict[str, Colour] = {
+    "bottle": (30, 150, 70),
+    "box": (200, 160, 95),
+    "can": (60, 90, 200),
+    "leaf": (215, 60, 40),
+}
+_TYPICAL = 0.9
+
+
 def _rectangle(left: float, top: float, right: float, bottom: float) -> Points:
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
@@ -167,6 +180,17 @@ def _rectangle(left: float, top: float, right: float, bottom: float) -> Points:
 def _arc(x: float, y: float, wide: float, tall: float, start: float, end: float) -> Points:
     turns = np.linspace(start, end, 24)
     return [(float(x + wide * np.cos(turn)), float(y + tall * np.sin(turn))) for turn in turns]
+
+
+def _near(colour: Colour, chance: random.Random, reach: int) -> Colour:
+    red, green, blue = (min(255, max(0, part + chance.randint(-reach, reach))) for part in colour)
+    return red, green, blue
+
+
+def _pale(chance: random.Random) -> Colour:
+    """What tables, walls and scraps of paper are made of."""
+    grey = chance.randint(130, 225)
+    return _near((grey, grey, grey), chance, 18)
 
 
 def _colour(chance: random.Random) -> Colour:

@@ -1,0 +1,33 @@
+# `make demo` and `make test` make their own virtual environment; nothing but Python 3.11 to 3.13 and make is needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/ready
+
+.PHONY: demo test lint docs clean
+
+demo: $(READY) demo/pictures  ## a small study on generated pictures, about two minutes
+	$(BIN)/wastetune run --study demo
+
+demo/pictures: | $(READY)
+	$(BIN)/wastetune data sample demo/pictures
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+
+docs: $(READY)  ## docs/commands.md from the command line's own help
+	$(BIN)/python docs/write_commands.py
+
+clean:
+	rm -rf $(VENV) demo
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

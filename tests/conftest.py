@@ -1,0 +1,149 @@
+"""What many tests need: drawn pictures, a study small enough to train in a second, the command line."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from wastetune.data.sample import write_sample
+from wastetune.prepare import prepare_study
+from wastetune.spec import load_study
+from wastetune.terminal import open_terminal
+
+REPOSITORY = Path(__file__).parents[1]
+OURS = ("WASTETUNE_DATA", "WASTETUNE_WEIGHTS", "WASTETUNE_STORAGE", "WASTETUNE_CACHE_GB", "MLFLOW_TRACKING_URI")
+
+SPACE = """\
+head_layers = { int = [0, 1], default = 0 }
+head_units = { int = [4, 8], default = 8, when = "head_layers > 0" }
+dropout = 0.1
+learning_rate = { float = [1e-3, 1e-1], log = true, default = 1e-2 }
+batch_size = 16
+frozen_depth = { float = [0.9, 1.0], default = 1.0 }
+augmentation = { choice = [0.0, 1.0], default = 0.0 }
+epochs = 2
+"""
+STUDY = """\
+# Does the whole path work?
+# wastetune run --study tiny.toml
+dataset = "{pictures}"
+backbone = "mobilenet_v3_small_minimalistic"
+space = "{space}"
+trials = 3
+weights = "none"
+image_size = 32
+views = 2
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def before(tmp_path_factory):
+    """The environment before the tests took a developer's settings out of it and named a cache of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        environment = dict(os.environ)
+        for name in OURS:
+            patch.delenv(name, raising=False)
+        patch.setenv("WASTETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("KERAS_BACKEND", environment.get("KERAS_BACKEND", "tensorflow"))
+        patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def real_data(before):
+    """A folder of real data sets, such as `trashnet`."""
+    return _folder(before, "WASTETUNE_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def real_weights(before):
+    """A folder of ImageNet weights files."""
+    return _folder(before, "WASTETUNE_WEIGHTS", "weights")
+
+
+def _folder(before, variable, name):
+    folder = Path(before.get(variable) or REPOSITORY.parent / "shared" / name)
+    if not folder.is_dir():
+        pytest.skip(f"there are no real {name}: set {variable} to a folder that holds them")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of 42 drawn pictures in two classes, among them one in both classes, one broken."""
+    return write_sample(tmp_path_factory.mktemp("drawn") / "pictures", classes=("box", "leaf"), per_class=20, size=48)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, pictures):
+    """The path of a study file whose trials take about a second; its space lies beside it."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "tiny_space.toml").write_text(SPACE)
+    study = folder / "tiny.toml"
+    study.write_text(STUDY.format(pictures=pictures, space=folder / "tiny_space.toml"))
+    return study
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny):
+    """That study, ready to run."""
+    return prepare_study(load_study(str(tiny)), data=None, weights=None, terminal=open_terminal())
+
+
+@pytest.fixture(scope="session")
+def setting(prepared):
+    """What is the same for every trial of that study."""
+    return prepared.setting
+
+
+@pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory):
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()  # creating the tables takes seconds, so once for all
+    return file
+
+
+@pytest.fixture
+def mlflow_store(_empty_store, tmp_path):
+    """The URI of an empty MLflow store, at the place in the working folder `tmp_path` where wastetune looks for it."""
+    file = tmp_path / "mlruns" / "mlflow.db"
+    file.parent.mkdir()
+    shutil.copyfile(_empty_store, file)
+    return f"sqlite:///{file}"
+
+
+@pytest.fixture(scope="session")
+def start_in():
+    """Starts `wastetune` in a folder with these arguments; gives the process."""
+
+    def start(folder, *arguments, **environment):
+        command = [Path(sysconfig.get_path("scripts")) / "wastetune", *map(str, arguments)]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=folder, text=True, env={**os.environ, **environment}, **pipes)
+
+    return start
+
+
+@pytest.fixture
+def start_cli(start_in, tmp_path):
+    """The same in the folder `tmp_path`."""
+    return partial(start_in, tmp_path)
+
+
+@pytest.fixture
+def run_cli(start_cli):
+    """Runs `wastetune` with these arguments in the folder `tmp_path`; gives returncode, stdout and stderr."""
+
+    def run(*arguments, **environment):
+        process = start_cli(*arguments, **environment)
+        stdout, stderr = process.communicate(timeout=280)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    return run

@@ -1,0 +1,145 @@
+"""Every backbone can be cut anywhere, and trunk and tail together are the whole."""
+
+import numpy as np
+import pytest
+
+from wastetune.backbone import (
+    BACKBONES,
+    TOP,
+    Cut,
+    activation_shape,
+    build_trunk,
+    find_weights,
+    load_backbone,
+    nearest_cut,
+    reachable_cuts,
+    split,
+    weights_file_name,
+)
+from wastetune.errors import UserError
+
+SIZE = {"inception_v3": 75}  # the smallest it takes
+BLOCKS = {
+    "inception_v3": 11,
+    "resnet152": 50,
+    "resnet50": 16,
+    "mobilenet_v3_large": 16,
+    "mobilenet_v3_small": 12,
+    "efficientnet_v2_b0": 22,
+    "convnext_tiny": 18,
+}
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def backbone(request):
+    return load_backbone(request.param, "none", size=SIZE.get(request.param, 32))
+
+
+def test_tail_of_trunk_is_the_whole_backbone_at_every_cut(backbone):
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, backbone.size, backbone.size, 3)).astype(np.float32)
+    whole = np.asarray(backbone.body(backbone.preprocess(pixels)))
+    assert np.ptp(whole) > 0
+    lower = backbone.cuts[:-1]
+    for cut, activations in zip(lower, build_trunk(backbone, lower)(pixels), strict=True):
+        _, tail = split(backbone, cut)
+        assert activations.shape[1:] == activation_shape(backbone, cut)
+        np.testing.assert_allclose(tail(activations), whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())
+    trunk, tail = split(backbone, TOP)
+    np.testing.assert_allclose(tail(trunk(pixels)[0]), whole, rtol=1e-5, atol=1e-6 * np.abs(whole).max())
+
+
+def test_cuts_go_from_the_lowest_block_to_the_top(backbone):
+    depths = [cut.frozen_depth for cut in backbone.cuts]
+    assert depths == sorted(set(depths))
+    assert backbone.cuts[-1] == TOP
+    if backbone.name in BLOCKS:
+        assert len(backbone.cuts) == BLOCKS[backbone.name]
+
+
+def test_no_normalisation_layer_learns(backbone):
+    import keras
+
+    frozen = [layer for layer in backbone.body.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert not any(layer.trainable for layer in frozen)
+    assert frozen or backbone.name == "convnext_tiny"
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return load_backbone("resnet50", "none", size=32)
+
+
+def test_frozen_depth_snaps_to_the_nearest_cut(resnet):
+    assert nearest_cut(resnet, 0.8) == Cut("conv4_block6", 0.8125)
+    assert nearest_cut(resnet, 0.99) == TOP
+    assert nearest_cut(resnet, 0.01).name == "conv2_block1"
+    assert [cut.name for cut in reachable_cuts(resnet, 0.8, 1.0)] == [
+        "conv4_block6",
+        "conv5_block1",
+        "conv5_block2",
+        "top",
+    ]
+
+
+def test_random_weights_are_the_same_every_time(resnet):
+    assert load_backbone("resnet50", "none", size=32).digest == resnet.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("resnet50", "resnet"), ("inception_v3", "inception_v3"), ("mobilenet_v3_small", "mobilenet_v3")],
+)
+def test_preprocessing_is_that_of_keras(name, module):
+    import keras
+
+    size = SIZE.get(name, 32)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
+    expected = getattr(keras.applications, module).preprocess_input(pixels.copy())
+    ours = load_backbone(name, "none", size=size).preprocess(pixels)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_weights_are_looked_for_in_a_folder_first(tmp_path):
+    file = tmp_path / weights_file_name("resnet50")
+    file.touch()
+    assert find_weights("resnet50", "imagenet", tmp_path) == file
+    assert find_weights("resnet50", str(tmp_path), None) == file
+    assert find_weights("resnet50", str(file), None) == file
+    assert find_weights("resnet152", "imagenet", tmp_path) == "imagenet"
+    assert find_weights("resnet50", "none", tmp_path) is None
+    with pytest.raises(UserError, match="resnet152_notop"):
+        find_weights("resnet152", str(tmp_path), None)
+
+
+def test_weights_of_another_backbone_are_refused_in_a_sentence(tmp_path):
+    import keras
+
+    keras.applications.MobileNetV3Small(weights=None, include_top=False, minimalistic=True).save_weights(
+        tmp_path / "wrong.weights.h5"
+    )
+    with pytest.raises(UserError, match=r"wrong\.weights\.h5 do not fit resnet50"):
+        load_backbone("resnet50", str(tmp_path / "wrong.weights.h5"), size=32)
+
+
+def test_without_a_network_the_file_to_get_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"resnet50_notop\.weights\.h5 into weights and pass --weights"):
+        load_backbone("resnet50", size=32)
+
+
+def test_real_weights_see_what_is_in_a_picture(real_data, real_weights):
+    """ImageNet features tell glass from paper; random ones or wrong preprocessing would not."""
+    from sklearn.linear_model import LogisticRegression
+
+    from wastetune.data.picture import read_picture
+    from wastetune.data.pixels import resize_picture
+
+    backbone = load_backbone("mobilenet_v3_small_075", folder=real_weights, size=96)
+    files = [path for name in ("glass", "paper") for path in sorted((real_data / "trashnet" / name).iterdir())[:80]]
+    pixels = np.stack([resize_picture(read_picture(path), 96) for path in files]).astype(np.float32)
+    trunk, _ = split(backbone, TOP)
+    features = np.asarray(trunk(pixels)[0])
+    labels = np.repeat([0, 1], 80)
+    model = LogisticRegression(max_iter=1000).fit(features[::2], labels[::2])
+    assert model.score(features[1::2], labels[1::2]) > 0.9

@@ -1,0 +1,265 @@
+"""The whole job as a person runs it: one study from the command line, again, stopped in between, and its model."""
+
+import csv
+import json
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+
+import optuna
+import pytest
+
+from wastetune import storage
+from wastetune.objective import TuningData
+from wastetune.prepare import prepare_study
+from wastetune.run import Places, run_study
+from wastetune.spec import load_study
+from wastetune.terminal import open_terminal
+
+NOISE = re.compile(r"INFO|WARNING|Warning|I0000|E0000|W0000|oneDNN|Traceback|\x1b|\r")
+
+
+def trials_of(folder, name="tiny"):
+    study = optuna.load_study(study_name=name, storage=storage.open_storage(f"sqlite:///{folder / 'wastetune.db'}"))
+    return [(trial.state.name, trial.user_attrs.get("failure")) for trial in study.trials]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, tiny, _empty_store, start_in):
+    """A finished study of three trials: the folder it ran in, its cache, and what it printed."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "mlruns").mkdir()
+    shutil.copyfile(_empty_store, folder / "mlruns" / "mlflow.db")
+    process = start_in(folder, "run", "--study", tiny)
+    stdout, stderr = process.communicate(timeout=280)
+    assert process.returncode == 0, stdout + stderr
+    return folder, stdout, stderr
+
+
+@pytest.fixture
+def finished(first, tmp_path):
+    """A copy of that folder, to go on with."""
+    return shutil.copytree(first[0], tmp_path, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def report(first):
+    return json.loads((first[0] / "results" / "tiny" / "report.json").read_text())
+
+
+def test_what_is_printed_ends_with_the_classification_report_and_no_library_speaks(first, report):
+    _, stdout, stderr = first
+    assert stderr == ""
+    assert not NOISE.search(stdout)
+    lines = stdout.splitlines()
+    assert any("42 pictures in 2 classes" in line and "sealed for the test" in line for line in lines)
+    assert any(line.startswith("  left out: leaf/broken.jpg: ") for line in lines)
+    assert "  the same picture in two classes: box/box000.jpg, leaf/also_elsewhere.jpg" in lines
+    assert any(re.match(r"activations, plain: \d+ images, \d+ images/s", line) for line in lines)
+    assert "0 of 3 trials are finished" in lines
+    told = [line for line in lines if re.match(r"trial +\d+ ", line)]
+    assert [int(line.split()[1]) for line in told] == [0, 1, 2]
+    assert f"best {report['best']['score']:.4f} (trial {report['best']['number']})" in told[-1]
+    for name, one in report["test"]["per_class"].items():
+        numbers = [f"{one[key]:.3f}" for key in ("precision", "recall", "f1")]
+        assert [name, *numbers, str(one["support"])] in [line.split() for line in lines]
+    for row in ("accuracy", "macro avg", "weighted avg"):
+        assert any(line.startswith(row) for line in lines)
+    assert lines[-1].startswith("Written to results/tiny: report.md")
+
+
+def test_the_report_has_every_key_and_its_numbers_agree_with_each_other(report):
+    assert set(report) >= {
+        *("study", "question", "backbone", "dataset", "classes", "metric", "counts", "trials", "best", "test"),
+        *("default_test", "seconds", "versions", "fingerprint", "retrain", "edges", "problems", "test_opened_for"),
+    }
+    assert (report["study"], report["backbone"]) == ("tiny", "mobilenet_v3_small_minimalistic")
+    assert (report["dataset"], report["classes"]) == ("pictures", ["box", "leaf"])
+    assert report["question"] == "Does the whole path work?"
+    assert sum(report["counts"][side] for side in ("train", "val", "test")) == 42
+    assert report["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
+    assert set(report["best"]) == {"number", "score", "config"}
+    assert report["test_opened_for"] == [report["best"]["number"]]
+    assert report["duplicates"] == report["contradictions"] == 1
+    for part in ("test", "default_test"):
+        scores = report[part]
+        for kind in ("macro", "weighted"):
+            assert {f"precision_{kind}", f"recall_{kind}", f"f1_{kind}"} <= set(scores)
+        matrix = scores["confusion_matrix"]
+        assert [sum(row) for row in matrix] == [one["support"] for one in scores["per_class"].values()]
+        assert sum(map(sum, matrix)) == report["counts"]["test"]
+        assert scores["accuracy"] == pytest.approx((matrix[0][0] + matrix[1][1]) / report["counts"]["test"])
+        recalls = [one["recall"] for one in scores["per_class"].values()]
+        assert scores["balanced_accuracy"] == pytest.approx(sum(recalls) / 2)
+    seconds = report["seconds"]
+    assert set(seconds) == {"preparing", "activations", "trials", "retrain", "total"}
+    assert seconds["total"] == pytest.approx(sum(seconds.values()) - seconds["total"], abs=0.05)
+    assert min(seconds.values()) > 0
+    assert set(report["versions"]) >= {"python", "wastetune", "keras", "optuna", "mlflow"}
+    assert report["retrain"]["largest_difference"] < 0.02
+
+
+def test_what_was_retrained_is_what_the_trial_had_stored(first, report):
+    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{first[0] / 'wastetune.db'}")
+    best = study.trials[report["best"]["number"]]
+    assert report["best"] == {"number": best.number, "score": best.value, "config": best.user_attrs["config"]}
+    assert report["retrain"]["epochs"] == best.user_attrs["best_epoch"]
+    assert best.value == max(trial.value for trial in study.trials)
+    assert study.user_attrs["test_opened_for"] == [best.number]
+
+
+def test_all_files_are_there_and_whole(first, report):
+    folder = first[0] / "results" / "tiny"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    wanted = {
+        "report.json",
+        "report.md",
+        "confusion_matrix.png",
+        "split.csv",
+        "bundle/model.keras",
+        "bundle/bundle.json",
+    }
+    assert files == wanted
+    assert (folder / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "report.md").read_text().startswith("# tiny: mobilenet_v3_small_minimalistic on pictures")
+    bundle = json.loads((folder / "bundle" / "bundle.json").read_text())
+    assert (bundle["classes"], bundle["input_size"], bundle["config"]) == (
+        ["box", "leaf"],
+        32,
+        report["best"]["config"],
+    )
+    assert (bundle["test"], bundle["fingerprint"]) == (report["test"], report["fingerprint"])
+    with (folder / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for side in ("train", "val", "test"):
+        assert sum(row["split"] == side for row in rows) == report["counts"][side]
+
+
+def test_mlflow_has_the_study_its_trials_and_the_final_model(first, report):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{first[0] / 'mlruns' / 'mlflow.db'}")
+    (experiment,) = (found for found in client.search_experiments() if found.name == "pictures")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"tiny", "trial 0", "trial 1", "trial 2", "tiny final"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    best = runs[f"trial {report['best']['number']}"]
+    assert best.data.metrics["best_score"] == report["best"]["score"]
+    assert runs["tiny final"].data.metrics["test_f1_macro"] == report["test"]["f1_macro"]
+    artifacts = first[0] / "mlruns" / "artifacts" / runs["tiny final"].info.run_id / "artifacts"
+    assert (artifacts / "bundle" / "model.keras").is_file()
+
+
+CLEAN = """
+import csv, json, sys
+import numpy as np
+import keras
+assert "wastetune" not in sys.modules
+bundle, pictures = sys.argv[1:]
+model = keras.saving.load_model(f"{bundle}/model.keras")
+assert "wastetune" not in sys.modules
+from PIL import Image
+from wastetune.data.pixels import resize_picture
+description = json.load(open(f"{bundle}/bundle.json"))
+rows = [row for row in csv.DictReader(open(f"{bundle}/../split.csv")) if row["split"] == "test"]
+size = description["input_size"]
+pixels = [resize_picture(Image.open(f"{pictures}/{row['path']}").convert("RGB"), size) for row in rows]
+made = np.asarray(model.predict(np.stack(pixels).astype("float32"), verbose=0))
+right = [description["classes"][p] == row["class"] for p, row in zip(made.argmax(1), rows)]
+print(json.dumps({"shape": made.shape, "sums": made.sum(1).tolist(), "right": right}))
+"""
+
+
+def test_the_bundle_loads_with_keras_alone_and_scores_as_reported(first, report, pictures):
+    bundle = first[0] / "results" / "tiny" / "bundle"
+    command = [sys.executable, "-c", CLEAN, bundle, pictures]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    made = json.loads(done.stdout.splitlines()[-1])
+    assert made["shape"] == [report["counts"]["test"], 2]
+    assert made["sums"] == pytest.approx([1.0] * made["shape"][0], abs=1e-5)
+    assert sum(made["right"]) / len(made["right"]) == pytest.approx(report["test"]["accuracy"])
+
+
+def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, run_cli, tiny):
+    folder = finished / "results" / "tiny"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    again = run_cli("run", "--study", tiny)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "3 of 3 trials are finished" in again.stdout
+    assert not re.search(r"activations,|decoding|retraining|^trial", again.stdout, re.MULTILINE)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert len(trials_of(finished)) == 3
+
+    more = run_cli("run", "--study", tiny, "--trials", 4)
+    assert (more.returncode, more.stderr) == (0, "")
+    assert re.findall(r"^trial +(\d+) ", more.stdout, re.MULTILINE) == ["3"]
+    assert trials_of(finished) == [("COMPLETE", None)] * 4
+    report = json.loads((folder / "report.json").read_text())
+    assert report["trials"]["complete"] == 4
+    assert ("retraining" in more.stdout) == (report["best"]["number"] == 3)
+
+
+def test_a_study_that_changed_is_refused(finished, run_cli, tiny):
+    changed = run_cli("run", "--study", tiny, "--seed", 1)
+    assert changed.returncode == 2
+    assert "study 'tiny' was begun with another study, data and split" in changed.stderr
+    assert trials_of(finished) == [("COMPLETE", None)] * 3
+
+
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(start_cli, run_cli, tmp_path, tiny, mlflow_store):
+    # Many epochs, so that the second trial is in hand when the signal comes.
+    space = tmp_path / "long.toml"
+    space.write_text((tiny.parent / "tiny_space.toml").read_text().replace("epochs = 2", "epochs = 60\npatience = 60"))
+    study = tmp_path / "long_study.toml"
+    study.write_text(tiny.read_text().replace(str(tiny.parent / "tiny_space.toml"), str(space)))
+    command = ("run", "--study", study, "--trials", 2, "--no-retrain")
+    process = start_cli(*command, PYTHONUNBUFFERED="1")
+    for line in process.stdout:
+        if line.startswith("trial   0"):
+            break
+    wait_for_trial(tmp_path / "wastetune.db", 1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert stderr == f"\nstopped; what is finished is kept. Go on with:\n  wastetune {' '.join(map(str, command))}\n"
+    assert trials_of(tmp_path, "long_study") == [("COMPLETE", None), ("FAIL", "interrupted")]
+
+    on = run_cli(*command)
+    assert (on.returncode, on.stderr) == (0, "")
+    assert "1 of 2 trials are finished" in on.stdout
+    states = [state for state, _ in trials_of(tmp_path, "long_study")]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert not (tmp_path / "results" / "long_study" / "report.json").exists()
+
+
+def wait_for_trial(database, number):
+    """Returns when a trial of that number has been given its configuration."""
+    query = "SELECT 1 FROM trials t JOIN trial_user_attributes a USING (trial_id) WHERE t.number = ? AND a.key = 'cut'"
+    connection = sqlite3.connect(database)
+    while not connection.execute(query, (number,)).fetchone():
+        time.sleep(0.02)
+    connection.close()
+
+
+def test_searching_never_touches_a_test_picture(tiny, tmp_path, mlflow_store, monkeypatch):
+    def sealed(positions):
+        raise AssertionError("a test picture was read")
+
+    def prepare_sealed(*arguments, **options):
+        prepared = prepare_study(*arguments, **options)
+        return replace(prepared, test=replace(prepared.test, read=sealed))
+
+    monkeypatch.setattr("wastetune.run.prepare_study", prepare_sealed)
+    monkeypatch.setenv("WASTETUNE_CACHE", str(tmp_path / "cache"))  # no activations of test pictures are there
+    spec = load_study(str(tiny)).model_copy(update={"trials": 2})
+    places = Places(f"sqlite:///{tmp_path / 'wastetune.db'}", mlflow_store, tmp_path / "results", None, None)
+    assert run_study(spec, places, open_terminal(), final=False) is None
+    assert trials_of(tmp_path) == [("COMPLETE", None)] * 2
+    with pytest.raises(AssertionError, match="a test picture was read"):
+        run_study(spec, places, open_terminal())
+    assert {field.name for field in fields(TuningData)} == {"train", "val"}

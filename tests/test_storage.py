@@ -1,0 +1,249 @@
+"""The study database, on real SQLite files: who may join, what counts, and what several processes do to it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from wastetune import storage
+from wastetune.errors import UserError
+from wastetune.space import TrialConfig
+
+FINGERPRINT = {"space": "s1", "weights": "w1"}
+DEFAULT = {"dropout": 0.5}
+CONFIG = TrialConfig(head_layers=0, dropout=0.5, learning_rate=0.01, batch_size=8, epochs=1)
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture
+def study(url):
+    return open_study(url)
+
+
+def open_study(url, fingerprint=FINGERPRINT, name="mine"):
+    return storage.open_study(storage.open_storage(url), name, fingerprint, DEFAULT)
+
+
+def add(study, state=TrialState.COMPLETE, value=None, **attrs):
+    study.add_trial(create_trial(state=state, value=value, user_attrs=attrs))
+    return len(study.trials) - 1
+
+
+def test_a_study_is_created_once_and_found_again_with_the_default_first_in_line(url, study):
+    again = open_study(url)
+    assert again.user_attrs == study.user_attrs
+    (waiting,) = again.trials
+    assert (waiting.state, waiting.user_attrs) == (TrialState.WAITING, {"default": True})
+    trial = again.ask()
+    assert trial.suggest_float("dropout", 0, 1) == 0.5
+    assert again.direction.name == "MAXIMIZE"
+
+
+def test_a_study_that_was_deleted_and_begun_again_is_another_one(url, study):
+    first = study.user_attrs["id"]
+    optuna.delete_study(study_name="mine", storage=url)
+    assert open_study(url).user_attrs["id"] != first
+
+
+def test_who_comes_with_another_fingerprint_is_told_what_differs(url, study):
+    with pytest.raises(UserError) as error:
+        open_study(url, {"space": "s2", "weights": "w1"})
+    assert "study 'mine' was begun with another space (space: then s1, now s2)" in str(error.value)
+    assert "weights" not in str(error.value)
+    assert open_study(url, {"space": "s2", "weights": "w1"}, "another").trials
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("wastetune.db", "wastetune.db is not a database URL; write sqlite:///FILE"),
+        ("sqlite:///nowhere/x.db", "the folder of the study database nowhere/x.db does not exist; create nowhere"),
+        ("sqlite:////dev/null/x.db", "does not exist"),
+        ("foo://h/x", "Can't load plugin: sqlalchemy.dialects:foo"),
+        ("mysql+aiomysql://h/x", "the driver for mysql+aiomysql://h/x is not installed"),
+        ("postgresql+psycopg://h:port/x", "is not a database URL"),
+    ],
+)
+def test_a_wrong_url_is_told_in_a_sentence(wrong, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        storage.open_storage(wrong)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path):
+    file = tmp_path / "notes.db"
+    file.write_text("not a database " * 100)
+    with pytest.raises(UserError, match=r"notes\.db cannot be opened: file is not a database"):
+        storage.open_storage(f"sqlite:///{file}")
+    assert file.read_text() == "not a database " * 100
+
+
+@pytest.mark.parametrize("password", ["geheim", "ge{heim", "{geheim}", "{0}geheim", "geheim%25", "ge%40heim"])
+@pytest.mark.parametrize("place", ["mysql+aiomysql://me:{}@h/x", "foo://me:{}@h/x", "postgresql+psycopg://me:{}@h:p/x"])
+def test_a_password_is_never_shown(place, password):
+    wrong = place.replace("{}", password)
+    with pytest.raises(UserError) as error:
+        storage.open_storage(wrong)
+    assert "heim" not in str(error.value)
+    assert "***@h" in str(error.value)
+    assert "heim" not in storage.hide_password(wrong)
+
+
+def test_braces_in_a_url_are_taken_as_they_are(tmp_path):
+    open_study(f"sqlite:///{tmp_path / '{0}{name}.db'}")
+    assert (tmp_path / "{0}{name}.db").is_file()
+
+
+def test_the_budget_counts_complete_and_pruned_trials_alone(study):
+    complete = add(study, value=0.5)
+    pruned = add(study, TrialState.PRUNED)
+    for state in (TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING):
+        add(study, state)
+    assert [trial.number for trial in storage.finished_trials(study)] == [complete, pruned]
+
+
+def test_a_twin_has_run_or_is_running_and_is_the_same_in_everything(study):
+    assert storage.find_twin(study, CONFIG) is None
+    add(study, TrialState.FAIL, config=CONFIG.model_dump())
+    add(study, TrialState.WAITING, config=CONFIG.model_dump())
+    add(study, value=0.1, config=CONFIG.model_dump() | {"dropout": 0.50001})
+    assert storage.find_twin(study, CONFIG) is None
+    running = add(study, TrialState.RUNNING, config=CONFIG.model_dump())
+    assert storage.find_twin(study, CONFIG) == running
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
+def test_a_finished_trial_is_a_twin(study, state):
+    number = add(study, state, 0.5, config=CONFIG.model_dump())
+    assert storage.find_twin(study, CONFIG) == number
+
+
+def test_the_best_of_equals_is_the_earliest(study):
+    assert storage.best_trial(study) is None
+    add(study, TrialState.PRUNED, 0.9)
+    add(study, value=0.2)
+    first = add(study, value=0.7)
+    add(study, value=0.7)
+    assert storage.best_trial(study).number == first
+    assert storage.default_trial(study) is None
+    default = add(study, value=0.1, default=True)
+    assert storage.default_trial(study).number == default
+
+
+def test_a_trial_that_failed_keeps_its_reason_and_has_no_value(study):
+    trial = study.ask()
+    storage.fail(study, trial.number, "out of cheese")
+    told = study.trials[trial.number]
+    assert (told.state, told.value, told.user_attrs["failure"]) == (TrialState.FAIL, None, "out of cheese")
+
+
+@pytest.mark.parametrize(
+    ("state", "queued"),
+    [
+        (TrialState.FAIL, 1),
+        (TrialState.RUNNING, 0),
+        (TrialState.WAITING, 0),
+        (TrialState.COMPLETE, 0),
+    ],
+)
+def test_the_default_is_queued_again_only_where_it_failed(url, state, queued):
+    study = optuna.create_study(storage=storage.open_storage(url), direction="maximize")
+    add(study, state, 0.5 if state is TrialState.COMPLETE else None, default=True)
+    storage.queue_default(study, DEFAULT)
+    storage.queue_default(study, DEFAULT)
+    assert len(study.trials) == 1 + queued
+    if queued:
+        assert (study.trials[1].state, study.trials[1].user_attrs) == (TrialState.WAITING, {"default": True})
+
+
+PROLOGUE = """
+import sys, time
+from wastetune import storage
+url = sys.argv[1]
+def join():
+    return storage.open_study(storage.open_storage(url), "mine", {"space": "s1", "weights": "w1"}, {"dropout": 0.5})
+def say(line):
+    print(line, flush=True)
+def wait():
+    say("ready")
+    sys.stdin.readline()
+"""
+
+
+def start(url, code):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", PROLOGUE + code, url], **pipes)
+
+
+def run_together(url, code, count):
+    """What each of so many processes said after all of them had got as far as `wait()`."""
+    processes = [start(url, code) for _ in range(count)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=120)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0] * count
+    return said
+
+
+def test_a_trial_is_lost_when_its_process_was_killed_and_not_before(url, study):
+    process = start(url, "trial = join().ask(); storage.claim(trial); say(trial.number); time.sleep(600)")
+    try:
+        number = int(process.stdout.readline())
+        mine = study.ask()
+        storage.claim(mine)
+        assert storage.fail_lost(study) == []
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    assert storage.fail_lost(study) == [number]
+    lost = study.trials[number]
+    assert (lost.state, lost.user_attrs["failure"]) == (TrialState.FAIL, "worker lost")
+    assert study.trials[mine.number].state is TrialState.RUNNING
+    assert storage.fail_lost(study) == []
+
+
+def test_a_process_number_given_again_is_another_process_and_other_machines_are_left_alone(study):
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0}
+    reused = add(study, TrialState.RUNNING, owner=here)
+    add(study, TrialState.RUNNING, owner=here | {"host": "elsewhere.invalid"})
+    add(study, TrialState.RUNNING)
+    assert storage.fail_lost(study) == [reused]
+
+
+def test_six_processes_may_open_a_new_database_at_once(url):
+    said = run_together(url, "import optuna; wait(); say(join().user_attrs['id'])", 6)
+    study = open_study(url)
+    assert said == [[study.user_attrs["id"]]] * 6
+    assert [trial.user_attrs for trial in study.trials] == [{"default": True}]
+
+
+def test_trials_in_line_are_claimed_once_each_by_processes_that_drain_them_together(url, study):
+    for number in range(1, 40):
+        study.enqueue_trial({"dropout": number / 41})
+    code = """
+study = join(); wait()
+for _ in range(10):
+    trial = study.ask()
+    trial.report(trial.suggest_float("dropout", 0, 1), 1)
+    say(trial.number)
+    study.tell(trial, 0.5)
+"""
+    said = run_together(url, code, 4)
+    assert sorted(int(number) for numbers in said for number in numbers) == list(range(40))
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    assert len({trial.params["dropout"] for trial in study.trials}) == 40

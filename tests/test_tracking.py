@@ -1,0 +1,245 @@
+"""The MLflow mirror, in real SQLite stores: what a reader of MLflow finds, how often one mirrors, what breaks."""
+
+import io
+import json
+import sqlite3
+from datetime import datetime, timedelta
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+
+from wastetune import storage
+from wastetune.errors import UserError
+from wastetune.run import Places, run_study
+from wastetune.spec import load_study
+from wastetune.terminal import Terminal
+from wastetune.tracking import DataSource, mirror_final, mirror_trials, open_mirror
+
+DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
+CONFIG = {"dropout": 0.25, "head_layers": 0, "head_units": None}
+HISTORY = [
+    {"number": 1, "loss": 0.9, "score": 0.4, "accuracy": 0.5, "seconds": 0.1},
+    {"number": 2, "loss": 0.7, "score": 0.6, "accuracy": 0.6, "seconds": 0.1},
+]
+SCORES = {"accuracy": 0.75, "f1_macro": 0.5, "per_class": {}, "confusion_matrix": [[3, 1], [1, 3]]}
+REPORT = {
+    "study": "mine",
+    "best": {"number": 0, "score": 0.6, "config": CONFIG},
+    "test": SCORES,
+    "default_test": SCORES | {"accuracy": 0.25},
+}
+
+
+def open_again(uri, study_id="abc"):
+    return open_mirror(uri, study="mine", study_id=study_id, data=DATA, tags={"backbone": "tiny_net"})
+
+
+@pytest.fixture
+def mirror(mlflow_store):
+    return open_again(mlflow_store)
+
+
+@pytest.fixture
+def study():
+    """What a worker leaves behind: a complete trial, a pruned one, one that failed, one that repeated, one in hand."""
+    study = optuna.create_study(direction="maximize")
+    record = {"config": CONFIG, "cut": "top", "seed": 7, "history": HISTORY}
+    for state, value, attrs in (
+        (TrialState.COMPLETE, 0.6, {**record, "best_epoch": 2, "trainable_parameters": 12, "default": True}),
+        (TrialState.PRUNED, None, {**record, "history": HISTORY[:1]}),
+        (TrialState.FAIL, None, {"config": CONFIG, "failure": "OSError: the disk is gone"}),
+        (TrialState.FAIL, None, {"failure": "the same configuration as trial 0"}),
+        (TrialState.RUNNING, None, record),
+    ):
+        study.add_trial(create_trial(state=state, value=value, user_attrs=attrs))
+    return study
+
+
+def runs_of(mirror):
+    """name -> run, of what has not been deleted."""
+    runs = mirror.client.search_runs([mirror.experiment])
+    assert len({run.info.run_name for run in runs}) == len(runs)
+    return {run.info.run_name: run for run in runs}
+
+
+def curve(mirror, run, key):
+    return [(metric.step, metric.value) for metric in mirror.client.get_metric_history(run.info.run_id, key)]
+
+
+def test_a_study_has_one_parent_run_however_often_it_is_opened(mirror, mlflow_store):
+    again = open_again(mlflow_store)
+    assert (again.experiment, again.parent) == (mirror.experiment, mirror.parent)
+    (parent,) = runs_of(mirror).values()
+    assert parent.info.run_name == "mine"
+    assert parent.data.tags["backbone"] == "tiny_net"
+    assert mirror.client.get_experiment(mirror.experiment).name == "litter"
+    other = open_again(mlflow_store, study_id="def")  # begun again under the same name
+    assert (other.experiment == mirror.experiment, other.parent == mirror.parent) == (True, False)
+
+
+def test_each_ended_trial_is_a_child_run_in_the_state_it_ended_in(mirror, study):
+    assert mirror_trials(mirror, study.get_trials()) == 3
+    runs = runs_of(mirror)
+    assert set(runs) == {"mine", "trial 0", "trial 1", "trial 2"}
+    found = [(runs[f"trial {n}"].info.status, runs[f"trial {n}"].data.tags["state"]) for n in range(3)]
+    assert found == [("FINISHED", "complete"), ("KILLED", "pruned"), ("FAILED", "failed")]
+    assert runs["trial 2"].data.tags["failure"] == "OSError: the disk is gone"
+    assert "failure" not in runs["trial 0"].data.tags
+    for number in range(3):
+        run = runs[f"trial {number}"]
+        assert run.data.tags["mlflow.parentRunId"] == mirror.parent
+        assert run.data.params == {"dropout": "0.25", "head_layers": "0", "head_units": "None"}
+
+
+def test_a_child_run_has_its_curves_its_single_numbers_its_seed_and_its_times(mirror, study):
+    begun = datetime(2026, 5, 4, 12, 0).astimezone().replace(tzinfo=None)
+    trial = study.trials[0]
+    trial.datetime_start, trial.datetime_complete = begun, begun + timedelta(seconds=90)
+    mirror_trials(mirror, [trial, study.trials[1]])
+    complete, pruned = (runs_of(mirror)[f"trial {n}"] for n in range(2))
+    assert curve(mirror, complete, "score") == [(1, 0.4), (2, 0.6)]
+    assert curve(mirror, complete, "loss") == [(1, 0.9), (2, 0.7)]
+    assert curve(mirror, complete, "accuracy") == [(1, 0.5), (2, 0.6)]
+    assert curve(mirror, pruned, "score") == [(1, 0.4)]
+    assert "best_score" not in pruned.data.metrics
+    single = {"best_score": 0.6, "best_epoch": 2, "trainable_parameters": 12, "duration_seconds": 90}
+    assert {key: complete.data.metrics[key] for key in single} == single
+    assert {key: complete.data.tags.get(key) for key in ("seed", "cut", "default")} == {
+        "seed": "7",
+        "cut": "top",
+        "default": "true",
+    }
+    assert "default" not in pruned.data.tags
+    assert complete.info.start_time == begun.timestamp() * 1000
+    assert complete.info.end_time - complete.info.start_time == 90_000
+
+
+def test_more_epochs_than_mlflow_takes_at_once_all_arrive(mirror, study):
+    trial = study.trials[0]
+    trial.set_user_attr("history", [HISTORY[0] | {"number": n} for n in range(1, 601)])
+    mirror_trials(mirror, [trial])
+    assert len(curve(mirror, runs_of(mirror)["trial 0"], "seconds")) == 600
+
+
+def test_the_data_set_is_an_input_of_every_run(mirror, study):
+    mirror_trials(mirror, study.get_trials())
+    for run in runs_of(mirror).values():
+        ((data),) = (entry.dataset for entry in run.inputs.dataset_inputs)
+        assert (data.name, data.digest) == ("litter", "d" * 36)
+        assert json.loads(data.source) == {"uri": "/data/litter"}
+        assert json.loads(data.profile) == {"classes": ["box", "leaf"], "train": 28, "val": 7, "test": 7}
+
+
+def test_mirroring_again_adds_what_is_new_and_nothing_else(mirror, study, mlflow_store):
+    mirror_trials(mirror, study.get_trials())
+    before = {name: run.info.run_id for name, run in runs_of(mirror).items()}
+    assert mirror_trials(open_again(mlflow_store), study.get_trials()) == 0
+    study.tell(4, 0.8)
+    assert mirror_trials(mirror, study.get_trials()) == 1
+    after = runs_of(mirror)
+    assert {name: run.info.run_id for name, run in after.items() if name != "trial 4"} == before
+    assert after["trial 4"].data.metrics["best_score"] == 0.8
+
+
+def test_a_copy_that_was_interrupted_is_made_again(mirror, study):
+    mirror_trials(mirror, study.get_trials())
+    half = runs_of(mirror)["trial 1"].info.run_id
+    mirror.client.update_run(half, status="RUNNING")
+    assert mirror_trials(mirror, study.get_trials()) == 1
+    whole = runs_of(mirror)["trial 1"]
+    assert whole.info.run_id != half
+    assert (whole.info.status, curve(mirror, whole, "score")) == ("KILLED", [(1, 0.4)])
+
+
+def test_the_report_is_a_run_with_scores_and_files_and_is_copied_once(mirror, study, tmp_path):
+    folder = tmp_path / "results"
+    (folder / "bundle").mkdir(parents=True)
+    (folder / "report.md").write_text("# mine")
+    (folder / "bundle" / "model.keras").write_bytes(b"model")
+    mirror_trials(mirror, study.get_trials())
+    mirror_final(mirror, REPORT, folder)
+    runs = runs_of(mirror)
+    final = runs["mine final"]
+    assert final.info.status == "FINISHED"
+    assert final.data.params["dropout"] == "0.25"
+    assert final.data.tags["mlflow.parentRunId"] == mirror.parent
+    assert final.data.metrics == {
+        "test_accuracy": 0.75,
+        "test_f1_macro": 0.5,
+        "default_test_accuracy": 0.25,
+        "default_test_f1_macro": 0.5,
+    }
+    files = [entry.path for entry in mirror.client.list_artifacts(final.info.run_id)]
+    assert sorted(files) == ["bundle", "report.md"]
+    assert [entry.path for entry in mirror.client.list_artifacts(final.info.run_id, "bundle")] == ["bundle/model.keras"]
+    parent = runs["mine"]
+    assert (parent.info.status, parent.data.metrics) == (
+        "FINISHED",
+        {"best_score": 0.6, "test_accuracy": 0.75, "test_f1_macro": 0.5},
+    )
+    mirror_final(mirror, REPORT, folder)
+    assert runs_of(mirror)["mine final"].info.run_id == final.info.run_id
+    mirror_final(mirror, REPORT | {"test": SCORES | {"accuracy": 1.0}}, folder)
+    newer = runs_of(mirror)["mine final"]
+    assert newer.info.run_id != final.info.run_id
+    assert newer.data.metrics["test_accuracy"] == 1.0
+    assert mirror_trials(mirror, study.get_trials()) == 0
+
+
+def test_what_is_no_store_is_told_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.db").write_text("not a database " * 100)
+    for uri in ("foo://me:geheim@h/x", "postgresql://me:geheim@h:p/x", "file:./mlruns", "sqlite:///notes.db"):
+        with pytest.raises(UserError, match=r"the MLflow store cannot be opened .*; check --tracking-uri") as error:
+            open_again(uri)
+        assert "\n" not in str(error.value)
+        assert "geheim" not in str(error.value)
+
+
+class Screen(Terminal):
+    """Keeps what was said, and does something when it hears certain words."""
+
+    def say(self, line=""):
+        super().say(line)
+        for words, act in self.hooks.items():
+            if words in line:
+                act()
+
+    @classmethod
+    def listening(cls, **hooks):
+        screen = cls(Console(file=io.StringIO(), width=200))
+        object.__setattr__(screen, "hooks", {words.replace("_", " "): act for words, act in hooks.items()})
+        return screen
+
+    @property
+    def text(self):
+        return self.console.file.getvalue()
+
+
+def test_a_store_that_breaks_in_mid_study_costs_no_trial_and_gets_all_later(tiny, mlflow_store, tmp_path):
+    def rename(old, new):
+        with sqlite3.connect(mlflow_store.removeprefix("sqlite:///")) as connection:
+            connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
+        connection.close()
+
+    spec = load_study(str(tiny)).model_copy(update={"trials": 2})
+    places = Places(f"sqlite:///{tmp_path / 'study.db'}", mlflow_store, tmp_path / "results", None, None)
+    breaking = Screen.listening(trials_are_finished=lambda: rename("runs", "gone"))
+    assert run_study(spec, places, breaking, final=False) is None
+    assert breaking.text.count("MLflow does not answer") == 1
+    assert "the study goes on" in breaking.text
+    study = optuna.load_study(study_name="tiny", storage=storage.open_storage(places.storage))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+
+    rename("gone", "runs")
+    mending = Screen.listening()
+    run_study(spec, places, mending, final=False)
+    assert "MLflow" not in mending.text
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_store)
+    (experiment,) = (found for found in client.search_experiments() if found.name == "pictures")
+    names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    assert names == {"tiny", "trial 0", "trial 1"}

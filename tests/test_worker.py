@@ -1,0 +1,217 @@
+"""The worker on a study small enough to train for real: the budget, what fails, what is interrupted, what repeats."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+
+from wastetune import storage
+from wastetune.activations import open_store
+from wastetune.errors import UserError
+from wastetune.objective import TuningData
+from wastetune.space import default_params, load_space
+from wastetune.terminal import open_terminal
+from wastetune.worker import run_worker
+
+FIXED = "dropout = 0.1\nlearning_rate = 1e-2\nbatch_size = 16\nepochs = 2\n"
+
+
+@pytest.fixture
+def begin(tmp_path, setting):
+    """A new study in a file of its own."""
+
+    def begin_study(setting=setting, name="mine"):
+        database = storage.open_storage(f"sqlite:///{tmp_path / name}.db")
+        return storage.open_study(database, name, {"data": "d1"}, default_params(setting.space))
+
+    return begin_study
+
+
+@pytest.fixture
+def with_space(setting, tmp_path):
+    def build(text):
+        path = tmp_path / "space.toml"
+        path.write_text(text)
+        return replace(setting, space=load_space(str(path)))
+
+    return build
+
+
+@pytest.fixture
+def interrupted_by(setting, tmp_path):
+    """The setting with an empty store, and training pictures that cannot be read the first so many times."""
+
+    def build(error, times=1):
+        def read(positions):
+            nonlocal times
+            times -= 1
+            if times >= 0:
+                raise error
+            return setting.data.train.read(positions)
+
+        train = replace(setting.data.train, read=read)
+        return replace(setting, store=open_store(tmp_path), data=TuningData(train, setting.data.val))
+
+    return build
+
+
+def run(study, setting, trials, timeout=None, on_trial=lambda trial: None):
+    run_worker(study, setting, trials=trials, timeout=timeout, bar=open_terminal().bar, on_trial=on_trial)
+
+
+def states(study):
+    return [trial.state.name for trial in study.trials]
+
+
+def test_so_many_trials_are_finished_and_running_again_adds_the_difference(begin, setting):
+    study, told = begin(), []
+    run(study, setting, 2, on_trial=told.append)
+    assert states(study) == ["COMPLETE"] * 2
+    assert [trial.number for trial in told] == [0, 1]
+    run(study, setting, 2, on_trial=told.append)
+    assert len(told) == 2
+    run(study, setting, 3, on_trial=told.append)
+    assert states(study) == ["COMPLETE"] * 3
+    assert [(trial.number, trial.value) for trial in told] == [(n, study.trials[n].value) for n in range(3)]
+
+
+def test_trial_0_is_the_default_configuration_and_each_trial_leaves_its_record(begin, setting):
+    study = begin()
+    run(study, setting, 2)
+    default, other = study.trials
+    assert default.user_attrs["default"] is True
+    assert default.params == default_params(setting.space)
+    assert "default" not in other.user_attrs
+    for trial in study.trials:
+        record = trial.user_attrs
+        assert {key: record["config"][key] for key in ("epochs", "batch_size")} == {"epochs": 2, "batch_size": 16}
+        assert record["cut"] == ("top" if record["config"]["frozen_depth"] == 1 else "expanded_conv_10")
+        scores = [epoch["score"] for epoch in record["history"]]
+        assert (trial.value, record["best_epoch"]) == (max(scores), 1 + scores.index(max(scores)))
+        assert trial.intermediate_values == {1: scores[0], 2: scores[1]}
+        assert np.sum(record["confusion_matrix"]) == len(setting.data.val)
+        right = np.trace(record["confusion_matrix"]) / len(setting.data.val)
+        assert record["val_accuracy"] == pytest.approx(right)
+        assert record["activation_seconds"] >= 0
+    assert default.user_attrs["trainable_parameters"] == 2 * 576 + (576 + 1) * 2  # normalisation, logits
+    assert default.user_attrs["seed"] != other.user_attrs["seed"]
+
+
+def test_no_configuration_runs_twice_and_an_exhausted_space_is_told(begin, with_space):
+    setting = with_space('head_layers = 0\noptimizer = { choice = ["adam", "sgd"], default = "adam" }\n' + FIXED)
+    study, told = begin(setting), []
+    with pytest.raises(UserError, match=r"space\.toml has no configuration left that was not tried in 2 trials"):
+        run(study, setting, 3, on_trial=told.append)
+    assert [trial.user_attrs["config"]["optimizer"] for trial in told] == ["adam", "sgd"]
+    repeats = [trial for trial in study.trials if trial.state is TrialState.FAIL]
+    assert len(study.trials) == 2 + len(repeats)
+    for trial in repeats:
+        twin = ["adam", "sgd"].index(trial.params["optimizer"])
+        assert trial.user_attrs["failure"] == f"the same configuration as trial {told[twin].number}"
+
+
+def test_depths_and_strengths_that_act_alike_are_the_same_configuration(begin, with_space):
+    space = "head_layers = 0\nfrozen_depth = { float = [0.97, 1.0], default = 1.0 }\n"
+    space += "augmentation = { float = [0.0, 0.4], default = 0.0 }\n"  # of two views, that is always the plain one
+    setting = with_space(space + FIXED)
+    study = begin(setting)
+    with pytest.raises(UserError, match="not tried in 1 trials"):
+        run(study, setting, 2)
+
+
+def test_a_failed_trial_has_a_reason_and_no_value_and_the_default_gets_its_turn_again(begin, interrupted_by):
+    setting = interrupted_by(OSError("the disk is gone\nat sector 7"))
+    study, told = begin(), []
+    run(study, setting, 2, on_trial=told.append)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+    failed, default, other = study.trials
+    assert (failed.value, failed.user_attrs["failure"]) == (None, "OSError: the disk is gone")
+    assert default.user_attrs["config"] == failed.user_attrs["config"]
+    assert [trial.user_attrs.get("default") for trial in (failed, default, other)] == [True, True, None]
+    assert storage.default_trial(study).number == 1
+    assert [trial.number for trial in told] == [0, 1, 2]
+
+
+def test_five_failures_in_a_row_stop_with_a_sentence(begin, interrupted_by):
+    setting = interrupted_by(OSError("the disk is gone"), times=5)
+    study = begin()
+    with pytest.raises(UserError, match="5 trials in a row failed, the last one with: OSError: the disk is gone; mend"):
+        run(study, setting, 1)
+    assert states(study) == ["FAIL"] * 5
+    run(study, setting, 1)
+    assert states(study) == ["FAIL"] * 5 + ["COMPLETE"]
+
+
+def test_four_failures_in_a_row_do_not(begin, interrupted_by):
+    study = begin()
+    run(study, interrupted_by(OSError("the disk is gone"), times=4), 1)
+    assert states(study) == ["FAIL"] * 4 + ["COMPLETE"]
+
+
+def test_a_mistake_of_the_user_stops_at_once(begin, interrupted_by):
+    study = begin()
+    with pytest.raises(UserError, match="a picture has changed"):
+        run(study, interrupted_by(UserError("a picture has changed")), 1)
+    assert states(study) == ["FAIL"]
+    assert "mistake" in study.trials[0].user_attrs["failure"]
+
+
+def test_what_is_interrupted_has_failed_and_the_next_run_goes_on(begin, interrupted_by):
+    setting = interrupted_by(KeyboardInterrupt())
+    study, told = begin(), []
+    with pytest.raises(KeyboardInterrupt):
+        run(study, setting, 1, on_trial=told.append)
+    assert (states(study), study.trials[0].user_attrs["failure"], told) == (["FAIL"], "interrupted", [])
+    run(study, setting, 1, on_trial=told.append)
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert study.trials[1].user_attrs["default"] is True
+
+
+def test_after_the_timeout_no_trial_begins(begin, setting):
+    study = begin()
+    run(study, setting, 5, timeout=2, on_trial=lambda trial: time.sleep(2))
+    assert states(study) == ["COMPLETE"]
+
+
+def test_a_trial_far_below_the_others_is_pruned_and_counts(begin, setting):
+    study = begin()
+    for _ in range(5):  # better than any score can be
+        trial = create_trial(value=2.0, intermediate_values={1: 2.0, 2: 2.0}, user_attrs={"default": True})
+        study.add_trial(trial)
+    run(study, setting, 6)
+    assert len(storage.finished_trials(study)) == 6
+    (pruned,) = study.get_trials(states=[TrialState.PRUNED])
+    assert pruned.user_attrs["history"]
+    assert len(pruned.user_attrs["history"]) == len(pruned.intermediate_values)
+
+
+def test_one_seed_gives_one_study_also_when_it_was_stopped_in_between(begin, setting, monkeypatch):
+    def outcome(study):
+        return [(trial.value, trial.params, trial.user_attrs["history"][0]["loss"]) for trial in study.trials]
+
+    whole, halves = begin(name="whole"), begin(name="halves")
+    monkeypatch.setattr("wastetune.worker._STARTUP_TRIALS", 2)  # so that the last two are the sampler's own choice
+    run(whole, setting, 4)
+    for trials in (1, 3, 4):
+        run(halves, setting, trials)
+    assert outcome(whole) == outcome(halves)
+    other = replace(setting, spec=setting.spec.model_copy(update={"seed": 1}))
+    study = begin(name="other")
+    run(study, other, 2)
+    assert outcome(study)[0] != outcome(whole)[0]
+    assert study.trials[0].params == whole.trials[0].params
+    assert study.trials[1].params != whole.trials[1].params
+
+
+def test_the_objective_runs_on_a_trial_without_a_study(setting):
+    from wastetune.objective import choose_config, run_trial
+
+    trial = optuna.trial.FixedTrial(default_params(setting.space))
+    config = choose_config(trial, setting)
+    score = run_trial(trial, config, setting, open_terminal().bar)
+    assert 0 <= score <= 1
+    assert trial.user_attrs["cut"] == "top"
+    assert not hasattr(setting.data, "test")
