@@ -16,8 +16,8 @@ test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## ruff and mypy
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 docs: $(READY)  ## docs/commands.md from the command line's own help

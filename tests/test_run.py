@@ -21,6 +21,7 @@ from wastetune.run import Places, run_study
 from wastetune.spec import load_study
 from wastetune.terminal import open_terminal
 
+CACHE = {"WASTETUNE_CACHE": "cache"}  # in the folder that the command runs in
 NOISE = re.compile(r"INFO|WARNING|Warning|I0000|E0000|W0000|oneDNN|Traceback|\x1b|\r")
 
 
@@ -31,11 +32,11 @@ def trials_of(folder, name="tiny"):
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory, tiny, _empty_store, start_in):
-    """A finished study of three trials: the folder it ran in, its cache, and what it printed."""
+    """A finished study of three trials: the folder it ran in, with a cache of its own, and what it printed."""
     folder = tmp_path_factory.mktemp("first")
     (folder / "mlruns").mkdir()
     shutil.copyfile(_empty_store, folder / "mlruns" / "mlflow.db")
-    process = start_in(folder, "run", "--study", tiny)
+    process = start_in(folder, "run", "--study", tiny, **CACHE)
     stdout, stderr = process.communicate(timeout=280)
     assert process.returncode == 0, stdout + stderr
     return folder, stdout, stderr
@@ -188,14 +189,14 @@ def test_the_bundle_loads_with_keras_alone_and_scores_as_reported(first, report,
 def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, run_cli, tiny):
     folder = finished / "results" / "tiny"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    again = run_cli("run", "--study", tiny)
+    again = run_cli("run", "--study", tiny, **CACHE)
     assert (again.returncode, again.stderr) == (0, "")
     assert "3 of 3 trials are finished" in again.stdout
     assert not re.search(r"activations,|decoding|retraining|^trial", again.stdout, re.MULTILINE)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert len(trials_of(finished)) == 3
 
-    more = run_cli("run", "--study", tiny, "--trials", 4)
+    more = run_cli("run", "--study", tiny, "--trials", 4, **CACHE)
     assert (more.returncode, more.stderr) == (0, "")
     assert re.findall(r"^trial +(\d+) ", more.stdout, re.MULTILINE) == ["3"]
     assert trials_of(finished) == [("COMPLETE", None)] * 4
@@ -205,7 +206,7 @@ def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, ru
 
 
 def test_a_study_that_changed_is_refused(finished, run_cli, tiny):
-    changed = run_cli("run", "--study", tiny, "--seed", 1)
+    changed = run_cli("run", "--study", tiny, "--seed", 1, **CACHE)
     assert changed.returncode == 2
     assert "study 'tiny' was begun with another study, data and split" in changed.stderr
     assert trials_of(finished) == [("COMPLETE", None)] * 3

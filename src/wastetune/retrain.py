@@ -52,8 +52,9 @@ def retrain(
     """Trains a finished trial's stored configuration again and evaluates it on the test pictures.
 
     As many passes over train + validation as the trial's best epoch had over train, with the learning-rate
-    schedule rescaled to end there: a model that is kept should have come to rest. `keep` gets the whole model, from pixels to probabilities, while it
-    has its weights. TrainingFailed where that model does not agree with the stored activations.
+    schedule rescaled to end there: a model that is kept should have come to rest. `keep` gets the whole model,
+    from pixels to probabilities, while it has its weights.
+    TrainingFailed where that model does not agree with the stored activations.
     """
     started = time.perf_counter()
     config = TrialConfig.model_validate(attrs["config"])

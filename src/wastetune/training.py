@@ -98,7 +98,7 @@ def fit(
     `on_epoch` hears each epoch and may raise to stop (a pruned trial). TrainingFailed for a loss that is not finite.
     """
     steps = steps_per_epoch(len(train.labels), config)
-    _compile(model, config, horizon=config.epochs * steps, xla=xla)
+    compile_model(model, config, horizon=config.epochs * steps, xla=xla)
     draw = np.random.default_rng(seed)
     history: list[Epoch] = []
     best: Epoch | None = None
@@ -127,7 +127,7 @@ def fit(
 
 def fit_final(model: Any, train: TrainingSet, *, config: TrialConfig, steps: int, seed: int, xla: bool = False) -> None:
     """Trains for so many steps, which are the whole schedule, with nothing held back."""
-    _compile(model, config, horizon=steps, xla=xla)
+    compile_model(model, config, horizon=steps, xla=xla)
     draw = np.random.default_rng(seed)
     per_epoch = steps_per_epoch(len(train.labels), config)
     while steps > 0:
@@ -189,7 +189,8 @@ def _class_weights(labels: LabelArray, config: TrialConfig) -> FloatArray:
     return np.asarray(len(labels) / (len(counts) * np.maximum(counts, 1)), np.float32)
 
 
-def _compile(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -> None:
+def compile_model(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -> None:
+    """Gives a model the configuration's optimiser, its schedule over `horizon` steps, and the loss."""
     import keras
 
     warmup = max(1, round(horizon * _WARMUP))
