@@ -45,7 +45,7 @@ def test_tail_of_trunk_is_the_whole_backbone_at_every_cut(backbone):
         assert activations.shape[1:] == activation_shape(backbone, cut)
         np.testing.assert_allclose(tail(activations), whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())
     trunk, tail = split(backbone, TOP)
-    np.testing.assert_allclose(tail(trunk(pixels)[0]), whole, rtol=1e-5, atol=1e-6 * np.abs(whole).max())
+    np.testing.assert_allclose(tail(trunk(pixels)), whole, rtol=1e-5, atol=1e-6 * np.abs(whole).max())
 
 
 def test_cuts_go_from_the_lowest_block_to_the_top(backbone):
@@ -139,7 +139,7 @@ def test_real_weights_see_what_is_in_a_picture(real_data, real_weights):
     files = [path for name in ("glass", "paper") for path in sorted((real_data / "trashnet" / name).iterdir())[:80]]
     pixels = np.stack([resize_picture(read_picture(path), 96) for path in files]).astype(np.float32)
     trunk, _ = split(backbone, TOP)
-    features = np.asarray(trunk(pixels)[0])
+    features = np.asarray(trunk(pixels))
     labels = np.repeat([0, 1], 80)
     model = LogisticRegression(max_iter=1000).fit(features[::2], labels[::2])
     assert model.score(features[1::2], labels[1::2]) > 0.9

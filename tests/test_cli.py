@@ -107,7 +107,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(complaint, tmp_path, argu
         ({"trials": '"many"'}, 'mine.toml: trials = "many", but it must be a whole number'),
         ({"trails": "3"}, "mine.toml: unknown key 'trails'; did you mean trials?"),
         ({"trials": ""}, "mine.toml is not valid TOML: "),
-        ({"backbone": '"mobilenet_v4"'}, "mine.toml: backbone 'mobilenet_v4' is not known; the known ones are"),
+        ({"backbone": '"mobilenet_v4"'}, "backbone 'mobilenet_v4' is not known; the known ones are"),
         ({"space": '"nowhere"'}, "There is no search space named 'nowhere'"),
         ({"dataset": '"nowhere"'}, "'nowhere' is neither a data set in data, nor a folder"),
         ({"weights": '"nowhere.h5"'}, "there is no weights file nowhere.h5"),

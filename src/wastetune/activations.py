@@ -1,8 +1,8 @@
 """The activation store: what the frozen trunk makes of each view of each picture, computed once and kept on disk.
 
 A *part* is the activations of up to 256 pictures at one cut in one view, a `.npy` file named by the hash of
-everything that went into it: the pictures' pixels, the size, the weights, the cut and the view's recipe. So a
-part is shared by every trial, worker and study to which it is the same, and never has to be invalidated.
+everything that went into it: the pictures' pixels, the size, the weights and the view's recipe. So a part is
+shared by every trial, worker and study to which it is the same, and never has to be invalidated.
 
 A part is written to a temporary file and renamed: it is complete or absent, also after a kill. One process
 computes a part, under a file lock that dies with it, while others compute other parts.
@@ -104,9 +104,9 @@ def missing_pictures(
 ) -> int:
     """How many of the pictures `fill_activations` would have to push through the trunk."""
     return sum(
-        len(rows)
-        for rows in _chunks(len(pictures))
-        if not all(_part_path(store, backbone, cut, pictures, rows, view, magnitude).exists() for cut in cuts)
+        len(part.rows)
+        for part in _parts(store, backbone, pictures, view, magnitude)
+        if not all(part.at(cut).exists() for cut in cuts)
     )
 
 
@@ -126,65 +126,82 @@ def fill_activations(
     """
     from filelock import FileLock, Timeout
 
-    chunks = [
-        rows
-        for rows in _chunks(len(pictures))
-        if not all(_part_path(store, backbone, cut, pictures, rows, view, magnitude).exists() for cut in cuts)
-    ]
-    if not chunks:
+    def is_missing(part: _Part) -> bool:
+        return not all(part.at(cut).exists() for cut in cuts)
+
+    missing = [part for part in _parts(store, backbone, pictures, view, magnitude) if is_missing(part)]
+    if not missing:
         return
-    needed = sum(activation_bytes(backbone, cut, sum(map(len, chunks))) for cut in cuts)
-    _make_room(store, needed)
+    count = sum(len(part.rows) for part in missing)
+    _make_room(store, sum(activation_bytes(backbone, cut, count) for cut in cuts))
     trunk = build_trunk(backbone, tuple(cuts))
     for patience in (0, -1):  # first what nobody else has in hand, then wait for the rest
-        for rows in chunks:
-            paths = [_part_path(store, backbone, cut, pictures, rows, view, magnitude) for cut in cuts]
-            if all(path.exists() for path in paths):
-                continue
-            lock = store.folder / f"{hashlib.sha256(''.join(map(str, paths)).encode()).hexdigest()[:32]}.lock"
+        for part in filter(is_missing, missing):
             try:
-                with FileLock(lock, timeout=patience):
-                    if not all(path.exists() for path in paths):
-                        _compute_part(trunk, pictures, rows, view, magnitude, cuts, paths)
-                lock.unlink(missing_ok=True)
+                with FileLock(part.lock, timeout=patience):
+                    if is_missing(part):
+                        _compute_part(trunk, pictures, part, view, magnitude, cuts)
+                part.lock.unlink(missing_ok=True)
             except Timeout:
                 continue
-            progress(len(rows))
+            progress(len(part.rows))
 
 
 def open_activations(
     store: Store, backbone: Backbone, pictures: PictureSet, cut: Cut, view: int, magnitude: float
 ) -> Activations:
     """Stored activations, memory-mapped for reading. FileNotFoundError where a part has not been computed."""
-    parts = []
-    for rows in _chunks(len(pictures)):
-        path = _part_path(store, backbone, cut, pictures, rows, view, magnitude)
-        parts.append(np.load(path, mmap_mode="r"))
-        os.utime(path)  # the store forgets by time of last use
-    return Activations(tuple(parts))
+    arrays = []
+    for part in _parts(store, backbone, pictures, view, magnitude):
+        arrays.append(np.load(part.at(cut), mmap_mode="r"))
+        os.utime(part.at(cut))  # the store forgets by time of last use
+    return Activations(tuple(arrays))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some pictures in one view, and where their activations lie."""
+
+    rows: range
+    folder: Path
+    key: str
+
+    def at(self, cut: Cut) -> Path:
+        return self.folder / cut.name / f"{self.key}.npy"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / f"{self.key}.lock"
+
+
+def _parts(store: Store, backbone: Backbone, pictures: PictureSet, view: int, magnitude: float) -> Iterator[_Part]:
+    folder = store.folder / f"{backbone.name}-{backbone.digest[:8]}"
+    recipe = "plain" if magnitude == 0.0 else f"{augment.RECIPE} {view} {magnitude:.9f}"
+    for start in range(0, len(pictures), PART):
+        rows = range(start, min(start + PART, len(pictures)))
+        digest = hashlib.sha256(f"{backbone.digest} {backbone.size} {recipe}".encode())
+        for row in rows:
+            digest.update(pictures.keys[row].encode())
+        yield _Part(rows, folder, digest.hexdigest()[:40])
 
 
 def _compute_part(
-    trunk: Any,
-    pictures: PictureSet,
-    rows: range,
-    view: int,
-    magnitude: float,
-    cuts: Sequence[Cut],
-    paths: Sequence[Path],
+    trunk: Any, pictures: PictureSet, part: _Part, view: int, magnitude: float, cuts: Sequence[Cut]
 ) -> None:
     outputs: list[list[npt.NDArray[Any]]] = [[] for _ in cuts]
-    for start in range(rows.start, rows.stop, BATCH):
-        batch = range(start, min(start + BATCH, rows.stop))
+    for start in range(part.rows.start, part.rows.stop, BATCH):
+        batch = range(start, min(start + BATCH, part.rows.stop))
         keys = [pictures.keys[row] for row in batch]
         pixels = augment.build_views(pictures.read(batch), keys, view, magnitude)
-        for kept, made in zip(outputs, _as_list(trunk.predict_on_batch(_padded(pixels))), strict=True):
+        activations = trunk.predict_on_batch(_padded(pixels))
+        for kept, made in zip(outputs, activations if len(cuts) > 1 else [activations], strict=True):
             kept.append(np.asarray(made)[: len(batch)])
-    for cut, path, batches in zip(cuts, paths, outputs, strict=True):
+    for cut, batches in zip(cuts, outputs, strict=True):
+        path = part.at(cut)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+        temporary = path.with_suffix(".tmp")  # one writer, the holder of the lock; a killed one's is overwritten
+        limit = np.finfo(_storage_type(cut))
         with temporary.open("wb") as file:
-            limit = np.finfo(_storage_type(cut))
             np.save(file, np.concatenate(batches).clip(limit.min, limit.max).astype(_storage_type(cut)))
         temporary.replace(path)
 
@@ -196,27 +213,9 @@ def _padded(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return batch
 
 
-def _as_list(outputs: Any) -> list[Any]:
-    return outputs if isinstance(outputs, list) else [outputs]
-
-
 def _storage_type(cut: Cut) -> np.dtype[Any]:
     # Feature maps are large and keep their sense in half precision; pooled vectors are small.
     return np.dtype(np.float32 if cut == TOP else np.float16)
-
-
-def _chunks(pictures: int) -> Iterator[range]:
-    return (range(start, min(start + PART, pictures)) for start in range(0, pictures, PART))
-
-
-def _part_path(
-    store: Store, backbone: Backbone, cut: Cut, pictures: PictureSet, rows: range, view: int, magnitude: float
-) -> Path:
-    recipe = "plain" if magnitude == 0.0 else f"{augment.RECIPE} {view} {magnitude:.9f}"
-    digest = hashlib.sha256(f"{backbone.digest} {backbone.size} {cut.name} {recipe}".encode())
-    for row in rows:
-        digest.update(pictures.keys[row].encode())
-    return store.folder / f"{backbone.name}-{backbone.digest[:8]}" / cut.name / f"{digest.hexdigest()[:40]}.npy"
 
 
 def _make_room(store: Store, needed: int) -> None:

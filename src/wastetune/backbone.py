@@ -188,7 +188,10 @@ def reachable_cuts(backbone: Backbone, low: float, high: float) -> tuple[Cut, ..
 
 
 def build_trunk(backbone: Backbone, cuts: tuple[Cut, ...]) -> Any:
-    """The model from pixels (n, size, size, 3) in 0..255 to the activations at each of the cuts, as a list."""
+    """The model from pixels (n, size, size, 3) in 0..255 to the activations at each of the cuts.
+
+    Several cuts give a list; Keras makes of a single one the bare tensor.
+    """
     import keras
 
     inputs = keras.Input((backbone.size, backbone.size, 3), name="pixels")

@@ -16,8 +16,7 @@ def assemble_model(backbone: Backbone, cut: Cut, tail_and_head: Any) -> Any:
     import keras
 
     pixels = keras.Input((backbone.size, backbone.size, 3), name="pixels")
-    activations = build_trunk(backbone, (cut,))(pixels)
-    logits = tail_and_head(activations[0] if isinstance(activations, list) else activations)
+    logits = tail_and_head(build_trunk(backbone, (cut,))(pixels))
     return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="wastetune")
 
 

@@ -219,7 +219,14 @@ def fetch(name: str, folder: Path) -> None:
     """
     from wastetune.data.sources import fetch_dataset
 
-    click.echo(f"{name} is in {fetch_dataset(name, folder)}")
+    with click.progressbar(length=0, label=name) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        place = fetch_dataset(name, folder, progress=progress)
+    click.echo(f"{name} is in {place}")
 
 
 @data.command()

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +59,12 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, t
     `data` is a folder of data sets, `weights` a folder of weights files; both are searched first.
     UserError for whatever in the study's file, the folders or the weights does not fit.
     """
-    try:
+    with _key_of(spec, "backbone"):
         architecture = find_architecture(spec.backbone)
-    except UserError as error:
-        raise UserError(f"{spec.source}: {error}") from None
-    space = load_space(spec.space)
-    folder = find_dataset(spec.dataset, data)
+    with _key_of(spec, "space"):
+        space = load_space(spec.space)
+    with _key_of(spec, "dataset"):
+        folder = find_dataset(spec.dataset, data)
     cache = cache_folder()
     with terminal.bar("reading pictures", 0) as done:
         index = index_folder(folder, cache=cache, progress=_steps(done))
@@ -87,6 +88,15 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, t
             "weights": backbone.digest[:16],
         },
     )
+
+
+@contextmanager
+def _key_of(spec: StudySpec, key: str) -> Iterator[None]:
+    """Says which key of which file a mistake is in."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{spec.source}: {key} = {getattr(spec, key)!r}: {error}") from None
 
 
 def _select(index: ImageIndex, pixels: Pixels, rows: tuple[int, ...]) -> PictureSet:

@@ -15,6 +15,7 @@ from wastetune.backbone import reachable_cuts
 from wastetune.bundle import save_description, save_model
 from wastetune.data.index import contradictions, duplicate_groups
 from wastetune.data.splits import write_split_table
+from wastetune.errors import UserError
 from wastetune.metrics import scores_dict
 from wastetune.objective import Setting
 from wastetune.prepare import Prepared, prepare_study
@@ -23,6 +24,7 @@ from wastetune.retrain import Final, retrain
 from wastetune.space import bounds, default_params, searched_ranges
 from wastetune.spec import StudySpec
 from wastetune.terminal import Terminal
+from wastetune.training import TrainingFailed
 from wastetune.worker import run_worker
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def run_study(
         study=spec.name,
         study_id=study.user_attrs["id"],
         data=_data_source(prepared),
-        tags={"backbone": spec.backbone, "dataset": prepared.index.folder.name, **prepared.fingerprint},
+        tags={"backbone": spec.backbone, "dataset": prepared.index.folder.name, **_versions()},
     )
     for number in storage.fail_lost(study):
         terminal.say(f"trial {number} was in the hands of a process that is gone: failed")
@@ -104,8 +106,9 @@ def _finish(
     assert default is not None
     fingerprint = hashlib.sha256(json.dumps(prepared.fingerprint).encode()).hexdigest()[:16]
     before = read_report(folder)
-    if before and (before["fingerprint"], before["best"]["number"]) == (fingerprint, best.number):
-        measured = {key: before[key] for key in ("test", "default_test", "retrain")}
+    answered = (fingerprint, best.number, best.user_attrs["config"])
+    if before and (before["fingerprint"], before["best"]["number"], before["best"]["config"]) == answered:
+        measured = {key: before[key] for key in ("test", "default_test", "retrain", "test_opened_for")}
         retrain_seconds = before["seconds"]["retrain"]
     else:
         terminal.say("retraining the default configuration and the winner on train + validation")
@@ -114,7 +117,11 @@ def _finish(
         setting, test = prepared.setting, prepared.test
 
         def train_again(trial: "FrozenTrial", keep: Callable[[Any], None]) -> Final:
-            return retrain(setting, test, number=trial.number, attrs=trial.user_attrs, bar=terminal.bar, keep=keep)
+            number, attrs = trial.number, trial.user_attrs
+            try:
+                return retrain(setting, test, number=number, attrs=attrs, bar=terminal.bar, keep=keep)
+            except TrainingFailed as error:
+                raise UserError(f"retraining trial {number} came to nothing: {error}; the trials are kept") from error
 
         winner = train_again(best, lambda model: save_model(folder / "bundle", model))
         beside = winner if best.number == default.number else train_again(default, lambda model: None)
@@ -122,6 +129,7 @@ def _finish(
             "test": scores_dict(winner.scores),
             "default_test": scores_dict(beside.scores),
             "retrain": {"epochs": winner.epochs, "largest_difference": winner.largest_difference},
+            "test_opened_for": opened,
         }
         retrain_seconds = winner.seconds + (0.0 if beside is winner else beside.seconds)
     report = {
@@ -160,12 +168,15 @@ def _describe(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial") ->
         },
         "best": {"number": best.number, "score": best.value, "config": config},
         "edges": edge_findings(config, _reachable_ranges(setting)),
-        "test_opened_for": study.user_attrs["test_opened_for"],
         "problems": [{"path": problem.path, "what": problem.what} for problem in index.problems],
         "duplicates": sum(len(group) - 1 for group in duplicate_groups(index)),
         "contradictions": len(contradictions(index)),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
 def _reachable_ranges(setting: Setting) -> dict[str, tuple[float, float, bool]]:

@@ -52,6 +52,7 @@ class Mirror:
     study_id: str
     parent: str
     data: DataSource
+    tags: Mapping[str, str]  # what all of the study's runs have: backbone, data set, versions
 
 
 def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: Mapping[str, str]) -> Mirror:
@@ -94,7 +95,7 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
         raise UserError(
             f"the MLflow store cannot be opened ({reason}); check --tracking-uri or MLFLOW_TRACKING_URI"
         ) from error
-    return Mirror(client, experiment, study_id, parent, data)
+    return Mirror(client, experiment, study_id, parent, data, tags)
 
 
 def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]") -> int:
@@ -125,6 +126,7 @@ def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> Non
     for old in there:
         client.delete_run(old.info.run_id)
     tags = {
+        **mirror.tags,
         _STUDY: mirror.study_id,
         _TRIAL: "final",
         _REPORT: digest,
@@ -152,6 +154,7 @@ def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
     client, attrs = mirror.client, trial.user_attrs
     begun, ended = trial.datetime_start, trial.datetime_complete
     tags = {
+        **mirror.tags,
         _STUDY: mirror.study_id,
         _TRIAL: str(trial.number),
         _PARENT: mirror.parent,
