@@ -133,14 +133,8 @@ NO_NETWORK = {"https_proxy": "http://127.0.0.1:1", "KERAS_HOME": "keras"}
         ([], {"WASTETUNE_CACHE_GB": "nan"}, "WASTETUNE_CACHE_GB is 'nan'"),
         ([], {"WASTETUNE_CACHE_GB": "inf"}, "WASTETUNE_CACHE_GB is 'inf'"),
         ([], {"WASTETUNE_CACHE_GB": "0.00001"}, "raise WASTETUNE_CACHE_GB"),
-        pytest.param(
-            *([], {"WASTETUNE_CACHE": "notes.h5"}, "WASTETUNE_CACHE"),
-            marks=pytest.mark.xfail(reason="a cache that is no folder is a FileExistsError"),
-        ),
-        pytest.param(
-            *(["--results", "notes.h5"], {}, "notes.h5"),
-            marks=pytest.mark.xfail(reason="a results folder that is no folder is a NotADirectoryError"),
-        ),
+        ([], {"WASTETUNE_CACHE": "notes.h5"}, "WASTETUNE_CACHE"),
+        (["--results", "notes.h5"], {}, "notes.h5"),
     ],
 )
 def test_a_mistake_in_the_surroundings_is_one_sentence(

@@ -153,3 +153,8 @@ def test_edges_are_measured_on_the_scale_of_the_search(config, found):
     }
     findings = edge_findings(config, {key: searched[key] for key in config})
     assert [(one["parameter"], one["bound"], one["widen"]) for one in findings] == found
+
+
+def test_a_test_set_that_was_opened_again_is_said_to_be():
+    assert "opened 2 times, for trials 3, 17" in render_report(a_report(test_opened_for=[3, 17]))
+    assert "opened" not in render_report(a_report(test_opened_for=[17]))

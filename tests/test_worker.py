@@ -188,7 +188,6 @@ def test_a_trial_far_below_the_others_is_pruned_and_counts(begin, setting):
     assert len(pruned.user_attrs["history"]) == len(pruned.intermediate_values)
 
 
-@pytest.mark.xfail(reason="a pruned default is queued again until the space is taken to be exhausted")
 def test_a_default_that_had_to_wait_does_not_stop_the_study(begin, setting):
     study = begin()
     for _ in range(5):  # of other workers, before the default's turn came again

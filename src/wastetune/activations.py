@@ -11,6 +11,7 @@ computes a part, under a file lock that dies with it, while others compute other
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from wastetune.errors import UserError
 
 PART = 256
 BATCH = 32
+_ABANDONED = 24 * 3600.0  # seconds; no part takes so long
 
 Progress = Callable[[int], None]
 
@@ -199,7 +201,7 @@ def _compute_part(
     for cut, batches in zip(cuts, outputs, strict=True):
         path = part.at(cut)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")  # one writer, the holder of the lock; a killed one's is overwritten
+        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
         limit = np.finfo(_storage_type(cut))
         with temporary.open("wb") as file:
             np.save(file, np.concatenate(batches).clip(limit.min, limit.max).astype(_storage_type(cut)))
@@ -219,7 +221,10 @@ def _storage_type(cut: Cut) -> np.dtype[Any]:
 
 
 def _make_room(store: Store, needed: int) -> None:
-    """Deletes the parts that were used longest ago until so many more bytes fit."""
+    """Deletes the parts that were used longest ago until so many more bytes fit, and what kills left unfinished."""
+    for temporary in store.folder.glob("*/*/*.tmp"):
+        if temporary.stat().st_mtime < time.time() - _ABANDONED:
+            temporary.unlink(missing_ok=True)
     if needed > store.limit:
         raise UserError(
             f"the activations need {needed / 1e9:.1f} GB and the store in {store.folder} may hold "

@@ -126,6 +126,9 @@ def run(
         changes["weights"] = weights
     spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
+    if results.exists() and not results.is_dir():
+        raise UserError(f"--results {results} is no folder; name a folder, or one to be made")
+
     from wastetune.report import render_report
     from wastetune.run import Places, run_study
 
@@ -289,7 +292,7 @@ def _same_command(*urls: str) -> str:
     """The command line as it was given, without passwords."""
     from wastetune.storage import hide_password
 
-    text = shlex.join(["wastetune", *sys.argv[1:]])
+    words = ["wastetune", *sys.argv[1:]]
     for url in urls:
-        text = text.replace(url, hide_password(url))
-    return text
+        words = [word.replace(url, hide_password(url)) for word in words]
+    return shlex.join(words)

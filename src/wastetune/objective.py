@@ -78,7 +78,7 @@ def run_trial(trial: "Trial", config: TrialConfig, setting: Setting, bar: Bar) -
     def report(epoch: Epoch) -> None:
         history.append(asdict(epoch))
         trial.report(epoch.score, epoch.number)
-        if trial.should_prune():
+        if trial.should_prune() and not trial.user_attrs.get("default"):  # it is what the winner is compared with
             trial.set_user_attr("history", history)
             raise optuna.TrialPruned
 

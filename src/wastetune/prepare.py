@@ -39,7 +39,10 @@ def cache_folder() -> Path:
     """Where pixels and activations are kept: WASTETUNE_CACHE, or the user's cache folder."""
     from platformdirs import user_cache_path
 
-    return Path(os.environ.get("WASTETUNE_CACHE") or user_cache_path("wastetune")).expanduser()
+    folder = Path(os.environ.get("WASTETUNE_CACHE") or user_cache_path("wastetune")).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"WASTETUNE_CACHE is {folder}, which is no folder; name a folder, or one to be made")
+    return folder
 
 
 def cache_limit() -> int | None:
@@ -48,9 +51,12 @@ def cache_limit() -> int | None:
     if not text:
         return None
     try:
-        return int(float(text) * 1e9)
+        limit = int(float(text) * 1e9)
     except (ValueError, OverflowError):
-        raise UserError(f"WASTETUNE_CACHE_GB is {text!r}, but must be a number of gigabytes, such as 20") from None
+        limit = 0
+    if limit <= 0:
+        raise UserError(f"WASTETUNE_CACHE_GB is {text!r}, but must be a number of gigabytes, such as 20")
+    return limit
 
 
 def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, terminal: Terminal) -> Prepared:

@@ -29,6 +29,8 @@ METRICS = {
     "accuracy": ("accuracy", "accuracy"),
     "balanced_accuracy": ("balanced accuracy", "balanced_accuracy"),
 }
+# What a report must have to be gone on with.
+_KEYS = {"fingerprint", "best", "test", "default_test", "retrain", "test_opened_for", "seconds"}
 COLUMNS = ("", "precision", "recall", "f1", "support")
 
 
@@ -78,7 +80,7 @@ def read_report(folder: Path) -> dict[str, Any] | None:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return report if isinstance(report, dict) else None
+    return report if isinstance(report, dict) and report.keys() >= _KEYS else None
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
@@ -215,7 +217,16 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
         "Time: " + ", ".join(f"{name} {_duration(spent)}" for name, spent in seconds.items()) + ".",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
         f"Fingerprint: {report['fingerprint']}.",
+        *_openings(report.get("test_opened_for", [])),
     ]
+
+
+def _openings(winners: Sequence[int]) -> list[str]:
+    """A word of warning where the test set was looked at for more than one winner."""
+    if len(winners) < 2:
+        return []
+    trials = ", ".join(map(str, winners))
+    return [f"The test set was opened {len(winners)} times, for trials {trials}: trust it a little less each time."]
 
 
 def _problem_lines(report: Mapping[str, Any], most: int = 20) -> list[str]:

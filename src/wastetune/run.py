@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune import storage, tracking
 from wastetune.backbone import reachable_cuts
-from wastetune.bundle import save_description, save_model
+from wastetune.bundle import MODEL_FILE, save_description, save_model
 from wastetune.data.index import contradictions, duplicate_groups
 from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
@@ -105,7 +105,7 @@ def _finish(
     assert best is not None
     assert default is not None
     fingerprint = hashlib.sha256(json.dumps(prepared.fingerprint).encode()).hexdigest()[:16]
-    before = read_report(folder)
+    before = read_report(folder) if (folder / "bundle" / MODEL_FILE).exists() else None
     answered = (fingerprint, best.number, best.user_attrs["config"])
     if before and (before["fingerprint"], before["best"]["number"], before["best"]["config"]) == answered:
         measured = {key: before[key] for key in ("test", "default_test", "retrain", "test_opened_for")}
@@ -151,7 +151,8 @@ def _finish(
 
 def _describe(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial") -> dict[str, Any]:
     setting, splits, index = prepared.setting, prepared.splits, prepared.index
-    states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+    trials = study.get_trials(deepcopy=False)
+    states = [trial.state.name for trial in trials if "repeats" not in trial.user_attrs]  # those were never run
     config = best.user_attrs["config"]
     return {
         "study": setting.spec.name,

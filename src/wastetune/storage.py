@@ -17,9 +17,11 @@ The contract, on SQLite and on every other database that Optuna speaks:
 
 import contextlib
 import os
+import re
 import secrets
 import socket
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-DEFAULT_STORAGE = "sqlite:///wastetune.db"
+_CLAIMED_WITHIN = timedelta(minutes=1)
 
 
 def open_storage(url: str) -> "optuna.storages.RDBStorage":
@@ -54,7 +56,7 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
         raise UserError(
             f"{hide_password(url)} is not a database URL; write sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
         ) from None
-    shown = parsed.render_as_string(hide_password=True)
+    shown = hide_password(url)
     sqlite = parsed.get_backend_name() == "sqlite"
     first_use: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if sqlite and parsed.database and parsed.database != ":memory:":
@@ -83,10 +85,10 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
 def hide_password(url: str) -> str:
     """A database or tracking URL that may be shown."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        shown = make_url(url).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):  # ValueError: a port that is no number
-        scheme, at, rest = url.rpartition("@")
-        return f"***@{rest}" if at and scheme else url
+        shown = re.sub(r"(://[^/:@]*:).*@", r"\1***@", url)
+    return re.sub(r"(password=)[^&]*", r"\1***", shown)
 
 
 def open_study(
@@ -165,7 +167,11 @@ def fail_lost(study: "optuna.Study") -> list[int]:
     lost = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         owner = trial.user_attrs.get("owner")
-        if owner and owner["host"] == socket.gethostname() and _started(owner["pid"]) != owner["started"]:
+        if owner is None:  # lost in the instant between being asked for and being claimed
+            lost_now = trial.datetime_start is not None and datetime.now() - trial.datetime_start > _CLAIMED_WITHIN
+        else:
+            lost_now = owner["host"] == socket.gethostname() and _started(owner["pid"]) != owner["started"]
+        if lost_now:
             fail(study, trial.number, "worker lost")
             lost.append(trial.number)
     return lost
@@ -193,7 +199,8 @@ def _started(pid: int) -> float | None:
     import psutil
 
     try:
-        return float(psutil.Process(pid).create_time())
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except psutil.NoSuchProcess:
         return None
 

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from optuna.trial import FrozenTrial
 
-DEFAULT_TRACKING = "sqlite:///mlruns/mlflow.db"
-ARTIFACTS = Path("mlruns/artifacts")
-
 _STUDY = "wastetune.study_id"
 _TRIAL = "wastetune.trial"
 _REPORT = "wastetune.report"
@@ -67,20 +64,19 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # not every table it creates
-    own = uri == DEFAULT_TRACKING
-    if own:
-        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    artifacts = file.resolve().parent / "artifacts" if file else None  # a server has its own place for them
     try:
-        client = MlflowClient(uri)
+        if artifacts:
+            artifacts.mkdir(parents=True, exist_ok=True)
         # Two processes must not both create the tables or the experiment.
-        with FileLock(ARTIFACTS.parent / "first-use.lock") if own else contextlib.nullcontext():
+        with FileLock(f"{file}.lock") if file else contextlib.nullcontext():
+            client = MlflowClient(uri)
             found = client.get_experiment_by_name(data.name)
             experiment = (
                 found.experiment_id
                 if found
-                else client.create_experiment(
-                    data.name, artifact_location=ARTIFACTS.resolve().as_uri() if own else None
-                )
+                else client.create_experiment(data.name, artifact_location=artifacts.as_uri() if artifacts else None)
             )
         runs = _search(client, experiment, f"tags.`{_STUDY}` = '{study_id}' and tags.`{_TRIAL}` = 'study'")
         if runs:

@@ -69,11 +69,12 @@ def _run_one(study: "optuna.Study", setting: Setting, bar: Bar) -> "FrozenTrial 
     import optuna
 
     trial = study.ask()
-    storage.claim(trial)
     try:
+        storage.claim(trial)
         config = choose_config(trial, setting)
         twin = storage.find_twin(study, config)
         if twin is not None:
+            trial.set_user_attr("repeats", twin)
             storage.fail(study, trial.number, f"the same configuration as trial {twin}")
             return None
         trial.set_user_attr("config", config.model_dump())
