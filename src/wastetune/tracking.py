@@ -25,6 +25,8 @@ _STUDY = "wastetune.study_id"
 _TRIAL = "wastetune.trial"
 _REPORT = "wastetune.report"
 _PARENT = "mlflow.parentRunId"
+# Opens the experiment in MLflow's view of model training; it guesses at GenAI else.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 # MLflow has no word for pruned; the tag `state` has.
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
@@ -76,7 +78,9 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
             experiment = (
                 found.experiment_id
                 if found
-                else client.create_experiment(data.name, artifact_location=artifacts.as_uri() if artifacts else None)
+                else client.create_experiment(
+                    data.name, artifact_location=artifacts.as_uri() if artifacts else None, tags=_KIND
+                )
             )
         runs = _search(client, experiment, f"tags.`{_STUDY}` = '{study_id}' and tags.`{_TRIAL}` = 'study'")
         if runs:
