@@ -15,8 +15,8 @@ SOURCE = Path(wastetune.__file__).parent
 ORDER = """
 errors seeding terminal toml_file metrics spec parameters space
 data.archive data.sources data.layout data.looks data.picture data.index data.splits data.pixels data.sample
-backbone augment activations head training bundle objective prepare storage tracking worker launch retrain
-plots report run predict serve cli __main__
+architectures backbone augment activations head training bundle objective prepare storage tracking worker launch retrain
+plots report record progress run predict serve cli __main__
 """
 ROOMS = ORDER.split()
 

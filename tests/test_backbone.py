@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from wastetune.architectures import BACKBONES, weights_file_name
 from wastetune.backbone import (
-    BACKBONES,
     TOP,
     Cut,
     activation_shape,
@@ -14,7 +14,6 @@ from wastetune.backbone import (
     nearest_cut,
     reachable_cuts,
     split,
-    weights_file_name,
 )
 from wastetune.errors import UserError
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from wastetune import __version__
 from wastetune.activations import PictureSet, open_store
-from wastetune.backbone import find_architecture, load_backbone
+from wastetune.architectures import find_architecture
+from wastetune.backbone import load_backbone
 from wastetune.data.index import ImageIndex, index_folder
 from wastetune.data.pixels import Pixels, open_pixels
 from wastetune.data.sources import find_dataset

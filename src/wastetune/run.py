@@ -2,26 +2,23 @@
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune import storage, tracking
-from wastetune.backbone import reachable_cuts
 from wastetune.bundle import MODEL_FILE, save_description, save_model
-from wastetune.data.index import contradictions, duplicate_groups
 from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
 from wastetune.metrics import scores_dict
-from wastetune.objective import Setting
 from wastetune.prepare import Prepared, prepare_study
-from wastetune.report import edge_findings, read_report, write_report
+from wastetune.progress import render_found, render_trial
+from wastetune.record import count_seconds, describe_study, package_versions
+from wastetune.report import read_report, write_report
 from wastetune.retrain import Final, retrain
-from wastetune.space import bounds, default_params, searched_ranges
+from wastetune.space import default_params
 from wastetune.spec import StudySpec
 from wastetune.terminal import Terminal
 from wastetune.training import TrainingFailed
@@ -30,11 +27,6 @@ from wastetune.worker import run_worker
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
-
-# What the line of a trial shows of its configuration.
-_SHOWN = ("frozen_depth", "augmentation", "head_layers", "head_units", "learning_rate", "batch_size")
-_LISTED = 20  # of the files that were left out
-_PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -59,7 +51,8 @@ def run_study(
     begun = time.perf_counter()
     prepared = prepare_study(spec, data=places.data, weights=places.weights, terminal=terminal)
     setting = prepared.setting
-    _say_what_was_found(prepared, terminal)
+    for line in render_found(prepared):
+        terminal.say(line)
     database = storage.open_storage(places.storage)
     study = storage.open_study(database, spec.name, prepared.fingerprint, default_params(setting.space))
     mirror = tracking.open_mirror(
@@ -67,7 +60,7 @@ def run_study(
         study=spec.name,
         study_id=study.user_attrs["id"],
         data=_data_source(prepared),
-        tags={"backbone": spec.backbone, "dataset": prepared.index.folder.name, **_versions()},
+        tags={"backbone": spec.backbone, "dataset": prepared.index.folder.name, **package_versions()},
     )
     for number in storage.fail_lost(study):
         terminal.say(f"trial {number} was in the hands of a process that is gone: failed")
@@ -78,7 +71,7 @@ def run_study(
     copy = _patient(lambda: tracking.mirror_trials(mirror, study.get_trials(deepcopy=False)), terminal)
 
     def on_trial(trial: "FrozenTrial") -> None:
-        terminal.say(_trial_line(trial, study))
+        terminal.say(render_trial(trial, study))
         copy()
 
     terminal.say(f"{len(storage.finished_trials(study))} of {spec.trials} trials are finished")
@@ -133,9 +126,9 @@ def _finish(
         }
         retrain_seconds = winner.seconds + (0.0 if beside is winner else beside.seconds)
     report = {
-        **_describe(study, prepared, best),
+        **describe_study(study, prepared, best),
         **measured,
-        "seconds": _seconds(study, preparing, retrain_seconds),
+        "seconds": count_seconds(study, preparing, retrain_seconds),
         "fingerprint": fingerprint,
     }
     if before and {**before, "seconds": None} == json.loads(json.dumps({**report, "seconds": None})):
@@ -147,59 +140,6 @@ def _finish(
         | {"input_size": prepared.setting.backbone.size, "config": report["best"]["config"]},
     )
     return report
-
-
-def _describe(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial") -> dict[str, Any]:
-    setting, splits, index = prepared.setting, prepared.splits, prepared.index
-    trials = study.get_trials(deepcopy=False)
-    states = [trial.state.name for trial in trials if "repeats" not in trial.user_attrs]  # those were never run
-    config = best.user_attrs["config"]
-    return {
-        "study": setting.spec.name,
-        "question": setting.spec.question,
-        "backbone": setting.spec.backbone,
-        "dataset": index.folder.name,
-        "classes": list(setting.classes),
-        "metric": setting.spec.metric,
-        "counts": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
-        "trials": {
-            "complete": states.count("COMPLETE"),
-            "pruned": states.count("PRUNED"),
-            "failed": states.count("FAIL"),
-        },
-        "best": {"number": best.number, "score": best.value, "config": config},
-        "edges": edge_findings(config, _reachable_ranges(setting)),
-        "problems": [{"path": problem.path, "what": problem.what} for problem in index.problems],
-        "duplicates": sum(len(group) - 1 for group in duplicate_groups(index)),
-        "contradictions": len(contradictions(index)),
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
-
-
-def _reachable_ranges(setting: Setting) -> dict[str, tuple[float, float, bool]]:
-    """The ranges that were searched, the depth's as it acts: from the lowest cut to the highest."""
-    ranges = searched_ranges(setting.space)
-    if "frozen_depth" in ranges:
-        cuts = reachable_cuts(setting.backbone, *bounds(setting.space, "frozen_depth"))
-        ranges["frozen_depth"] = (cuts[0].frozen_depth, cuts[-1].frozen_depth, False)
-    return ranges
-
-
-def _seconds(study: "optuna.Study", preparing: float, retraining: float) -> dict[str, float]:
-    trials = study.get_trials(deepcopy=False)
-    activations = sum(trial.user_attrs.get("activation_seconds", 0.0) for trial in trials)
-    spent = sum(trial.duration.total_seconds() for trial in trials if trial.duration)
-    parts = {
-        "preparing": preparing,
-        "activations": activations,
-        "trials": spent - activations,
-        "retrain": retraining,
-    }
-    return {name: round(value, 2) for name, value in {**parts, "total": sum(parts.values())}.items()}
 
 
 def _data_source(prepared: Prepared) -> tracking.DataSource:
@@ -230,34 +170,3 @@ def _patient(copy: Callable[[], object], terminal: Terminal) -> Callable[[], Non
             said = True
 
     return attempt
-
-
-def _say_what_was_found(prepared: Prepared, terminal: Terminal) -> None:
-    index, splits, backbone = prepared.index, prepared.splits, prepared.setting.backbone
-    terminal.say(
-        f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes, "
-        f"{len(splits.train):,} to train, {len(splits.val):,} to validate, {len(splits.test):,} sealed for the test"
-    )
-    for problem in index.problems[:_LISTED]:
-        terminal.say(f"  left out: {problem.path}: {problem.what}")
-    if len(index.problems) > _LISTED:
-        terminal.say(f"  left out: {len(index.problems) - _LISTED} more, see wastetune data check")
-    for group in contradictions(index):
-        terminal.say(f"  the same picture in two classes: {', '.join(picture.path for picture in group)}")
-    terminal.say(f"{backbone.name} at {backbone.size} px, weights {backbone.digest[:8]}, {len(backbone.cuts)} cuts")
-
-
-def _trial_line(trial: "FrozenTrial", study: "optuna.Study") -> str:
-    state, config = trial.state.name, trial.user_attrs.get("config", {})
-    if state == "FAIL":
-        return f"trial {trial.number:3d}  failed    {trial.user_attrs['failure']}"
-    best = storage.best_trial(study)
-    score = f"{trial.value:.4f}" if state == "COMPLETE" else "pruned"
-    so_far = f"best {best.value:.4f} (trial {best.number})" if best else ""
-    shown = "  ".join(
-        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-        for key in _SHOWN
-        if (value := config.get(key)) is not None
-    )
-    seconds = trial.duration.total_seconds() if trial.duration else 0.0
-    return f"trial {trial.number:3d}  {score:8}  {seconds:5.0f} s  {so_far}  {shown}"

@@ -1,0 +1,74 @@
+"""What is known of a study when it is done, as one record of plain values: what `report.json` holds."""
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from wastetune.backbone import reachable_cuts
+from wastetune.data.index import contradictions, duplicate_groups
+from wastetune.objective import Setting
+from wastetune.prepare import Prepared
+from wastetune.report import edge_findings
+from wastetune.space import bounds, searched_ranges
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+_PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
+
+
+def describe_study(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial") -> dict[str, Any]:
+    """Everything of the record but what was measured on the test set, and the seconds."""
+    setting, splits, index = prepared.setting, prepared.splits, prepared.index
+    trials = study.get_trials(deepcopy=False)
+    states = [trial.state.name for trial in trials if "repeats" not in trial.user_attrs]  # those were never run
+    config = best.user_attrs["config"]
+    return {
+        "study": setting.spec.name,
+        "question": setting.spec.question,
+        "backbone": setting.spec.backbone,
+        "dataset": index.folder.name,
+        "classes": list(setting.classes),
+        "metric": setting.spec.metric,
+        "counts": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+        "trials": {
+            "complete": states.count("COMPLETE"),
+            "pruned": states.count("PRUNED"),
+            "failed": states.count("FAIL"),
+        },
+        "best": {"number": best.number, "score": best.value, "config": config},
+        "edges": edge_findings(config, _reachable_ranges(setting)),
+        "problems": [{"path": problem.path, "what": problem.what} for problem in index.problems],
+        "duplicates": sum(len(group) - 1 for group in duplicate_groups(index)),
+        "contradictions": len(contradictions(index)),
+        "versions": package_versions(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def count_seconds(study: "optuna.Study", preparing: float, retraining: float) -> dict[str, float]:
+    """Where the time of a study went, over all of its runs."""
+    trials = study.get_trials(deepcopy=False)
+    activations = sum(trial.user_attrs.get("activation_seconds", 0.0) for trial in trials)
+    spent = sum(trial.duration.total_seconds() for trial in trials if trial.duration)
+    parts = {
+        "preparing": preparing,
+        "activations": activations,
+        "trials": spent - activations,
+        "retrain": retraining,
+    }
+    return {name: round(value, 2) for name, value in {**parts, "total": sum(parts.values())}.items()}
+
+
+def _reachable_ranges(setting: Setting) -> dict[str, tuple[float, float, bool]]:
+    """The ranges that were searched, the depth's as it acts: from the lowest cut to the highest."""
+    ranges = searched_ranges(setting.space)
+    if "frozen_depth" in ranges:
+        cuts = reachable_cuts(setting.backbone, *bounds(setting.space, "frozen_depth"))
+        ranges["frozen_depth"] = (cuts[0].frozen_depth, cuts[-1].frozen_depth, False)
+    return ranges
