@@ -7,7 +7,8 @@ READY = $(VENV)/ready
 .PHONY: demo test lint docs clean
 
 demo: $(READY) demo/pictures  ## a small study on generated pictures, about two minutes
-	$(BIN)/wastetune run --study demo
+	$(BIN)/wastetune run --study demo --storage sqlite:///demo/wastetune.db \
+		--tracking-uri sqlite:///demo/mlruns/mlflow.db --results demo/results
 
 demo/pictures: | $(READY)
 	$(BIN)/wastetune data sample demo/pictures

@@ -25,6 +25,8 @@ from wastetune import augment
 from wastetune.backbone import TOP, Backbone, Cut, activation_shape, build_trunk
 from wastetune.errors import UserError
 
+# Part of every key: change it whenever the same pixels and weights give other activations.
+RECIPE = "1"
 PART = 256
 BATCH = 32
 _ABANDONED = 24 * 3600.0  # seconds; no part takes so long
@@ -131,11 +133,13 @@ def fill_activations(
     def is_missing(part: _Part) -> bool:
         return not all(part.at(cut).exists() for cut in cuts)
 
-    missing = [part for part in _parts(store, backbone, pictures, view, magnitude) if is_missing(part)]
+    parts = list(_parts(store, backbone, pictures, view, magnitude))
+    missing = [part for part in parts if is_missing(part)]
     if not missing:
         return
     count = sum(len(part.rows) for part in missing)
-    _make_room(store, sum(activation_bytes(backbone, cut, count) for cut in cuts))
+    needed = sum(activation_bytes(backbone, cut, count) for cut in cuts)
+    _make_room(store, needed, spare={part.at(cut) for part in parts for cut in cuts})
     trunk = build_trunk(backbone, tuple(cuts))
     for patience in (0, -1):  # first what nobody else has in hand, then wait for the rest
         for part in filter(is_missing, missing):
@@ -181,7 +185,7 @@ def _parts(store: Store, backbone: Backbone, pictures: PictureSet, view: int, ma
     recipe = "plain" if magnitude == 0.0 else f"{augment.RECIPE} {view} {magnitude:.9f}"
     for start in range(0, len(pictures), PART):
         rows = range(start, min(start + PART, len(pictures)))
-        digest = hashlib.sha256(f"{backbone.digest} {backbone.size} {recipe}".encode())
+        digest = hashlib.sha256(f"{RECIPE} {backbone.digest} {backbone.size} {recipe}".encode())
         for row in rows:
             digest.update(pictures.keys[row].encode())
         yield _Part(rows, folder, digest.hexdigest()[:40])
@@ -191,20 +195,21 @@ def _compute_part(
     trunk: Any, pictures: PictureSet, part: _Part, view: int, magnitude: float, cuts: Sequence[Cut]
 ) -> None:
     outputs: list[list[npt.NDArray[Any]]] = [[] for _ in cuts]
+    kept_as = {cut: _storage_type(cut) for cut in cuts}
     for start in range(part.rows.start, part.rows.stop, BATCH):
         batch = range(start, min(start + BATCH, part.rows.stop))
         keys = [pictures.keys[row] for row in batch]
         pixels = augment.build_views(pictures.read(batch), keys, view, magnitude)
         activations = trunk.predict_on_batch(_padded(pixels))
-        for kept, made in zip(outputs, activations if len(cuts) > 1 else [activations], strict=True):
-            kept.append(np.asarray(made)[: len(batch)])
+        for cut, kept, made in zip(cuts, outputs, activations if len(cuts) > 1 else [activations], strict=True):
+            limit = np.finfo(kept_as[cut])
+            kept.append(np.asarray(made)[: len(batch)].clip(limit.min, limit.max).astype(kept_as[cut]))
     for cut, batches in zip(cuts, outputs, strict=True):
         path = part.at(cut)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
-        limit = np.finfo(_storage_type(cut))
         with temporary.open("wb") as file:
-            np.save(file, np.concatenate(batches).clip(limit.min, limit.max).astype(_storage_type(cut)))
+            np.save(file, np.concatenate(batches))
         temporary.replace(path)
 
 
@@ -220,7 +225,7 @@ def _storage_type(cut: Cut) -> np.dtype[Any]:
     return np.dtype(np.float32 if cut == TOP else np.float16)
 
 
-def _make_room(store: Store, needed: int) -> None:
+def _make_room(store: Store, needed: int, spare: set[Path]) -> None:
     """Deletes the parts that were used longest ago until so many more bytes fit, and what kills left unfinished."""
     for temporary in store.folder.glob("*/*/*.tmp"):
         if temporary.stat().st_mtime < time.time() - _ABANDONED:
@@ -236,14 +241,16 @@ def _make_room(store: Store, needed: int) -> None:
     for _, size, path in parts:
         if excess <= 0:
             return
-        Path(path).unlink(missing_ok=True)
-        excess -= size
+        if path not in spare:
+            path.unlink(missing_ok=True)
+            excess -= size
 
 
-def _stored(folder: Path) -> Iterator[tuple[float, int, str]]:
+def _stored(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each part was last used, its bytes, its path."""
     for path in folder.glob("*/*/*.npy"):
         try:
             status = path.stat()
         except FileNotFoundError:  # another process made room
             continue
-        yield status.st_mtime, status.st_size, str(path)
+        yield status.st_mtime, status.st_size, path

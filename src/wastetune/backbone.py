@@ -133,12 +133,13 @@ def reachable_cuts(backbone: Backbone, low: float, high: float) -> tuple[Cut, ..
 def build_trunk(backbone: Backbone, cuts: tuple[Cut, ...]) -> Any:
     """The model from pixels (n, size, size, 3) in 0..255 to the activations at each of the cuts.
 
-    Several cuts give a list; Keras makes of a single one the bare tensor.
+    Several cuts give a list, a single one the bare tensor.
     """
     import keras
 
     inputs = keras.Input((backbone.size, backbone.size, 3), name="pixels")
-    below = keras.Model(backbone.body.input, [_tensor_at(backbone, cut) for cut in cuts])
+    ends = [_tensor_at(backbone, cut) for cut in cuts]
+    below = keras.Model(backbone.body.input, ends if len(ends) > 1 else ends[0])
     return keras.Model(inputs, below(backbone.preprocess(inputs)), name="trunk")
 
 

@@ -22,8 +22,11 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
+            reason = str(error)
+        except OSError as error:  # a full disk, a folder that may not be written to
+            reason = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        click.echo(f"error: {reason}", err=True)
+        ctx.exit(2)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -90,7 +93,7 @@ def main() -> None:
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Begin no trial after so many seconds.",
+    help="Begin no trial after so many seconds; then retrain, unless --no-retrain.",
 )
 @click.option(
     "--no-retrain", is_flag=True, help="Only search: do not retrain the winner and leave the test set sealed."

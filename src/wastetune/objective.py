@@ -18,6 +18,7 @@ from wastetune.activations import (
 )
 from wastetune.augment import snap_strength, usable_views, view_magnitude
 from wastetune.backbone import Backbone, Cut, gains_from_xla, nearest_cut, reachable_cuts
+from wastetune.errors import UserError
 from wastetune.metrics import confusion_counts
 from wastetune.seeding import seed_for
 from wastetune.space import SearchSpace, TrialConfig, bounds, sample
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 # (what is being computed, pictures to do) -> inside `with`, a function that is told the pictures done
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+_AHEAD = 20e9  # bytes; nobody wants more on their disk before a trial has asked for it
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,6 @@ def run_trial(trial: "Trial", config: TrialConfig, setting: Setting, bar: Bar) -
         history.append(asdict(epoch))
         trial.report(epoch.score, epoch.number)
         if trial.should_prune() and not trial.user_attrs.get("default"):  # it is what the winner is compared with
-            trial.set_user_attr("history", history)
             raise optuna.TrialPruned
 
     history: list[dict[str, Any]] = []
@@ -90,19 +93,21 @@ def run_trial(trial: "Trial", config: TrialConfig, setting: Setting, bar: Bar) -
     trial.set_user_attr("activation_seconds", time.perf_counter() - started)
     seed = trial_seed(setting, trial.number)
     trial.set_user_attr("seed", seed)
-    with built_model(setting.backbone, cut, config, len(setting.classes), seed) as model:
-        trial.set_user_attr("trainable_parameters", sum(math.prod(w.shape) for w in model.trainable_weights))
-        result = fit(
-            model,
-            train,
-            val,
-            config=config,
-            metric=setting.spec.metric,
-            seed=seed,
-            xla=gains_from_xla(setting.backbone, cut),
-            on_epoch=report,
-        )
-    trial.set_user_attr("history", history)
+    try:
+        with built_model(setting.backbone, cut, config, len(setting.classes), seed) as model:
+            trial.set_user_attr("trainable_parameters", sum(math.prod(w.shape) for w in model.trainable_weights))
+            result = fit(
+                model,
+                train,
+                val,
+                config=config,
+                metric=setting.spec.metric,
+                seed=seed,
+                xla=gains_from_xla(setting.backbone, cut),
+                on_epoch=report,
+            )
+    finally:  # also of a trial that is pruned or fails
+        trial.set_user_attr("history", history)
     trial.set_user_attr("best_epoch", result.best.number)
     trial.set_user_attr("val_accuracy", result.best.accuracy)
     trial.set_user_attr("confusion_matrix", confusion_counts(val.labels, result.probabilities).tolist())
@@ -114,35 +119,52 @@ def tuning_sets(setting: Setting, config: TrialConfig, bar: Bar) -> tuple[Traini
     return training_set(setting, setting.data.train, config, bar), plain_set(setting, setting.data.val, config, bar)
 
 
-def training_set(setting: Setting, pictures: PictureSet, config: TrialConfig, bar: Bar) -> TrainingSet:
-    """These pictures at the configuration's cut, in every view that its augmentation allows."""
+def training_set(
+    setting: Setting, pictures: PictureSet, config: TrialConfig, bar: Bar, *, ahead: bool = True
+) -> TrainingSet:
+    """These pictures at the configuration's cut, in every view that its augmentation allows.
+
+    What is missing is computed; with `ahead`, at the other cuts that trials may ask for too.
+    """
     cut = nearest_cut(setting.backbone, config.frozen_depth)
     views = range(usable_views(config.augmentation, setting.spec.views))
-    return TrainingSet(tuple(_activations(setting, pictures, cut, view, bar) for view in views), pictures.labels)
+    return TrainingSet(tuple(_activations(setting, pictures, cut, view, bar, ahead) for view in views), pictures.labels)
 
 
-def plain_set(setting: Setting, pictures: PictureSet, config: TrialConfig, bar: Bar) -> ValidationSet:
-    """These pictures at the configuration's cut, as they are."""
+def plain_set(
+    setting: Setting, pictures: PictureSet, config: TrialConfig, bar: Bar, *, ahead: bool = True
+) -> ValidationSet:
+    """These pictures at the configuration's cut, as they are; `ahead` as in `training_set`."""
     cut = nearest_cut(setting.backbone, config.frozen_depth)
-    return ValidationSet(_activations(setting, pictures, cut, 0, bar), pictures.labels)
+    return ValidationSet(_activations(setting, pictures, cut, 0, bar, ahead), pictures.labels)
 
 
-def _activations(setting: Setting, pictures: PictureSet, cut: Cut, view: int, bar: Bar) -> Activations:
+def _activations(setting: Setting, pictures: PictureSet, cut: Cut, view: int, bar: Bar, ahead: bool) -> Activations:
     magnitude = view_magnitude(view, setting.spec.views)
     where = (setting.store, setting.backbone, pictures)
     if missing_pictures(*where, [cut], view, magnitude):
-        cuts = _worth_computing(setting, pictures, cut)
+        cuts = _worth_computing(setting, cut) if ahead else [cut]
         to_do = missing_pictures(*where, cuts, view, magnitude)
         with bar(f"activations, {'plain' if view == 0 else f'view {view}'}", to_do) as done:
             fill_activations(*where, cuts, view, magnitude, done)
     return open_activations(*where, cut, view, magnitude)
 
 
-def _worth_computing(setting: Setting, pictures: PictureSet, cut: Cut) -> list[Cut]:
-    """The cuts to store while the trunk runs anyway: all that the space can reach, if they all fit into the store."""
+def _worth_computing(setting: Setting, cut: Cut) -> list[Cut]:
+    """The cuts to store while the trunk runs anyway: all that the space can reach, if that is not too much.
+
+    UserError where the store cannot hold even this one cut for a whole trial: each would compute it again.
+    """
     low, high = bounds(setting.space, "frozen_depth")
     cuts = {cut, *reachable_cuts(setting.backbone, low, high)}
     everything = (len(setting.data.train) + len(setting.data.val)) * setting.spec.views
-    if sum(activation_bytes(setting.backbone, each, everything) for each in cuts) > setting.store.limit:
+    needed = {each: activation_bytes(setting.backbone, each, everything) for each in cuts}
+    if needed[cut] > setting.store.limit:
+        raise UserError(
+            f"the activations of {setting.backbone.name} at {cut.name} need {needed[cut] / 1e9:.1f} GB in "
+            f"{setting.spec.views} views, and {setting.store.folder} may hold {setting.store.limit / 1e9:.1f} GB; "
+            "raise WASTETUNE_CACHE_GB, lower views, or search higher values of frozen_depth"
+        )
+    if sum(needed.values()) > min(setting.store.limit, _AHEAD):
         return [cut]
     return sorted(cuts, key=lambda each: each.frozen_depth)

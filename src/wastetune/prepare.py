@@ -73,7 +73,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, t
     with _key_of(spec, "dataset"):
         folder = find_dataset(spec.dataset, data)
     cache = cache_folder()
-    with terminal.bar("reading pictures", 0) as done:
+    with terminal.bar("reading pictures", None) as done:
         index = index_folder(folder, cache=cache, progress=_steps(done))
     splits = split_index(index, seed=spec.seed, val_fraction=spec.val_fraction, test_fraction=spec.test_fraction)
     with terminal.bar("decoding pictures", len(index.pictures)) as done:

@@ -28,7 +28,7 @@ def describe_study(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial
         "study": setting.spec.name,
         "question": setting.spec.question,
         "backbone": setting.spec.backbone,
-        "dataset": index.folder.name,
+        "dataset": index.folder.resolve().name,
         "classes": list(setting.classes),
         "metric": setting.spec.metric,
         "counts": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
@@ -37,12 +37,12 @@ def describe_study(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial
             "pruned": states.count("PRUNED"),
             "failed": states.count("FAIL"),
         },
+        "default_number": next((t.number for t in trials if t.user_attrs.get("default") and t.value is not None), 0),
         "best": {"number": best.number, "score": best.value, "config": config},
         "edges": edge_findings(config, _reachable_ranges(setting)),
         "problems": [{"path": problem.path, "what": problem.what} for problem in index.problems],
         "duplicates": sum(len(group) - 1 for group in duplicate_groups(index)),
         "contradictions": len(contradictions(index)),
-        "versions": package_versions(),
     }
 
 

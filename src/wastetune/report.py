@@ -30,7 +30,7 @@ METRICS = {
     "balanced_accuracy": ("balanced accuracy", "balanced_accuracy"),
 }
 # What a report must have to be gone on with.
-_KEYS = {"fingerprint", "best", "test", "default_test", "retrain", "test_opened_for", "seconds"}
+_KEYS = {"fingerprint", "best", "test", "default_test", "retrain", "test_opened_for", "versions", "seconds"}
 COLUMNS = ("", "precision", "recall", "f1", "support")
 
 
@@ -130,7 +130,7 @@ def _findings(report: Mapping[str, Any]) -> list[str]:
     shown = dict.fromkeys([metric, METRICS["macro_f1"], METRICS["accuracy"]])
     scores = ", ".join(f"{name} {_with_interval(test, key)}" for name, key in shown)
     lines = [f"Test set: {scores}; 95 % intervals, {report['counts']['test']} pictures."]
-    if report["best"]["number"] == 0:
+    if report["best"]["number"] == report.get("default_number", 0):
         lines.append("Tuned against default: no trial was better than the default configuration.")
     elif default:
         key = metric[1]

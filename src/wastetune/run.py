@@ -60,7 +60,7 @@ def run_study(
         study=spec.name,
         study_id=study.user_attrs["id"],
         data=_data_source(prepared),
-        tags={"backbone": spec.backbone, "dataset": prepared.index.folder.name, **package_versions()},
+        tags={"backbone": spec.backbone, "dataset": prepared.index.folder.resolve().name, **package_versions()},
     )
     for number in storage.fail_lost(study):
         terminal.say(f"trial {number} was in the hands of a process that is gone: failed")
@@ -101,11 +101,11 @@ def _finish(
     before = read_report(folder) if (folder / "bundle" / MODEL_FILE).exists() else None
     answered = (fingerprint, best.number, best.user_attrs["config"])
     if before and (before["fingerprint"], before["best"]["number"], before["best"]["config"]) == answered:
-        measured = {key: before[key] for key in ("test", "default_test", "retrain", "test_opened_for")}
+        measured = {key: before[key] for key in ("test", "default_test", "retrain", "test_opened_for", "versions")}
         retrain_seconds = before["seconds"]["retrain"]
     else:
         terminal.say("retraining the default configuration and the winner on train + validation")
-        opened = [*study.user_attrs.get("test_opened_for", ()), best.number]
+        opened = list(dict.fromkeys([*study.user_attrs.get("test_opened_for", ()), best.number]))
         study.set_user_attr("test_opened_for", opened)
         setting, test = prepared.setting, prepared.test
 
@@ -116,13 +116,15 @@ def _finish(
             except TrainingFailed as error:
                 raise UserError(f"retraining trial {number} came to nothing: {error}; the trials are kept") from error
 
+        beside = None if best.number == default.number else train_again(default, lambda model: None)
         winner = train_again(best, lambda model: save_model(folder / "bundle", model))
-        beside = winner if best.number == default.number else train_again(default, lambda model: None)
+        beside = beside or winner
         measured = {
             "test": scores_dict(winner.scores),
             "default_test": scores_dict(beside.scores),
             "retrain": {"epochs": winner.epochs, "largest_difference": winner.largest_difference},
             "test_opened_for": opened,
+            "versions": package_versions(),
         }
         retrain_seconds = winner.seconds + (0.0 if beside is winner else beside.seconds)
     report = {
@@ -145,7 +147,7 @@ def _finish(
 def _data_source(prepared: Prepared) -> tracking.DataSource:
     splits, index = prepared.splits, prepared.index
     return tracking.DataSource(
-        name=index.folder.name,
+        name=index.folder.resolve().name,
         folder=str(index.folder.resolve()),
         digest=prepared.fingerprint["data and split"],
         classes=index.classes,

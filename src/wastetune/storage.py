@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _CLAIMED_WITHIN = timedelta(minutes=1)
+_CLOCK_STEP = 10.0  # seconds; a process's start is told by the system's clock, which may be set
 
 
 def open_storage(url: str) -> "optuna.storages.RDBStorage":
@@ -170,7 +171,7 @@ def fail_lost(study: "optuna.Study") -> list[int]:
         if owner is None:  # lost in the instant between being asked for and being claimed
             lost_now = trial.datetime_start is not None and datetime.now() - trial.datetime_start > _CLAIMED_WITHIN
         else:
-            lost_now = owner["host"] == socket.gethostname() and _started(owner["pid"]) != owner["started"]
+            lost_now = owner["host"] == socket.gethostname() and not _runs(owner)
         if lost_now:
             fail(study, trial.number, "worker lost")
             lost.append(trial.number)
@@ -203,6 +204,11 @@ def _started(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except psutil.NoSuchProcess:
         return None
+
+
+def _runs(owner: Mapping[str, Any]) -> bool:
+    started = _started(owner["pid"])
+    return started is not None and abs(started - owner["started"]) < _CLOCK_STEP
 
 
 def _lock_on_begin(engine: sqlalchemy.Engine) -> None:

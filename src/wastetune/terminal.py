@@ -20,7 +20,7 @@ class Terminal:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         """A bar with rate and time left; not on a terminal: one line at the end. The value is told what was done."""
         import time
 

@@ -91,7 +91,7 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
             ).info.run_id
             _log_data(client, parent, data)
     except (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].replace(uri, hide_password(uri))
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(uri, hide_password(uri))
         raise UserError(
             f"the MLflow store cannot be opened ({reason}); check --tracking-uri or MLFLOW_TRACKING_URI"
         ) from error
@@ -100,7 +100,7 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
 
 def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]") -> int:
     """Copies the ended trials that the mirror lacks; gives how many those were."""
-    ended = [trial for trial in trials if trial.state.name in _STATUS and "config" in trial.user_attrs]
+    ended = [trial for trial in trials if trial.state.name in _STATUS and "repeats" not in trial.user_attrs]
     runs = _search(mirror.client, mirror.experiment, f"tags.`{_STUDY}` = '{mirror.study_id}'")
     whole = {run.data.tags[_TRIAL] for run in runs if run.info.status != "RUNNING"}
     for run in runs:
@@ -185,7 +185,7 @@ def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
         )
         if value is not None
     ]
-    _log(client, run, params=attrs["config"], metrics=curve + single)
+    _log(client, run, params=attrs.get("config", {}), metrics=curve + single)
     _log_data(client, run, mirror.data)
     client.set_terminated(run, status=_STATUS[trial.state.name], end_time=_milliseconds(ended))
 

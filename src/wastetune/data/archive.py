@@ -6,6 +6,7 @@ import stat
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -74,7 +75,7 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with content.open(entry) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file, CHUNK)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise UserError(f"{archive} is not a sound zip archive ({error}): remove it and fetch again.") from error
 
 

@@ -68,6 +68,11 @@ def _own_sides(folder: Path) -> dict[str, Path]:
     children = {child.name.lower(): child for child in _visible(folder) if child.is_dir()}
     if {"train", "test"} <= children.keys():
         return {"train": children["train"], "test": children["test"]}
+    if children and children.keys() <= {"train", "val", "valid", "validation", "test"}:
+        raise UserError(
+            f"{folder} holds {' and '.join(children)}, which are no classes; wastetune takes one folder per class, "
+            "or TRAIN and TEST with the classes inside, and splits off its own validation pictures"
+        )
     return _own_sides(children["dataset"]) if "dataset" in children else {}
 
 

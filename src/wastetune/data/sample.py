@@ -38,13 +38,18 @@ def write_sample(
         raise UserError(f"No drawing of {', '.join(unknown)}: choose from {', '.join(_OUTLINES)}.")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: name a new folder for the sample.")
+    part = folder.with_name(f"{folder.name}.part")  # so that the folder is there whole or not at all
+    shutil.rmtree(part, ignore_errors=True)
     for name in classes:
-        (folder / name).mkdir(parents=True)
+        (part / name).mkdir(parents=True)
         for number in range(per_class):
             picture = _draw(name, size, seed_for("sample", seed, name, number))
-            picture.save(folder / name / f"{name}{number:03d}.jpg", quality=88)
+            picture.save(part / name / f"{name}{number:03d}.jpg", quality=88)
     if odd_files:
-        _add_odd_files(folder, classes, size, seed)
+        _add_odd_files(part, classes, size, seed)
+    if folder.exists():
+        folder.rmdir()
+    part.replace(folder)
     return folder
 
 

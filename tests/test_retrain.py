@@ -1,0 +1,75 @@
+"""The winner: trained again, evaluated once, and the same model whether it sees pixels or stored activations."""
+
+import numpy as np
+import pytest
+
+from wastetune import retrain as room
+from wastetune.objective import run_trial
+from wastetune.retrain import retrain
+from wastetune.space import TrialConfig
+from wastetune.terminal import open_terminal
+from wastetune.training import TrainingFailed
+
+BAR = open_terminal().bar
+
+
+def attrs(**changes):
+    given = {"head_layers": 1, "head_units": 8, "dropout": 0.1, "learning_rate": 0.01, "batch_size": 8, "epochs": 3}
+    return {"config": TrialConfig(**{**given, **changes}).model_dump(), "best_epoch": 2}
+
+
+@pytest.mark.parametrize("frozen_depth", [1.0, 11 / 12])
+def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(prepared, frozen_depth):
+    kept = []
+
+    def keep(model):
+        pixels = prepared.test.read(range(len(prepared.test))).astype(np.float32)
+        kept.append(np.asarray(model(pixels)))
+
+    given = attrs(frozen_depth=frozen_depth, augmentation=1.0)
+    final = retrain(prepared.setting, prepared.test, number=3, attrs=given, bar=BAR, keep=keep)
+    np.testing.assert_allclose(kept[0], final.probabilities, atol=5e-3)
+    np.testing.assert_allclose(kept[0].sum(axis=1), 1, atol=1e-5)
+    assert final.largest_difference < 5e-3
+    assert final.epochs == 2
+    matrix = np.array(final.scores.confusion_matrix)
+    assert matrix.sum() == len(prepared.test)
+    assert np.trace(matrix) == (final.probabilities.argmax(axis=1) == prepared.test.labels).sum()
+
+
+def test_a_model_that_disagrees_with_the_stored_activations_is_no_winner(prepared, monkeypatch):
+    monkeypatch.setattr(room, "TOLERANCE", -1.0)
+    with pytest.raises(TrainingFailed, match="differs from the stored activations"):
+        retrain(prepared.setting, prepared.test, number=3, attrs=attrs(), bar=BAR)
+
+
+def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypatch):
+    seen = []
+    fit_final = room.fit_final
+
+    def spy(model, train, **options):
+        seen.append((len(train.labels), [len(view) for view in train.views], options["steps"]))
+        fit_final(model, train, **options)
+
+    monkeypatch.setattr(room, "fit_final", spy)
+    retrain(prepared.setting, prepared.test, number=3, attrs=attrs(augmentation=1.0), bar=BAR)
+    count = len(prepared.setting.data.train) + len(prepared.setting.data.val)
+    assert seen == [(count, [count, count], 2 * (count // 8))]
+
+
+def test_the_same_trial_retrained_twice_is_the_same_model(prepared):
+    one, two = (
+        retrain(prepared.setting, prepared.test, number=5, attrs=attrs(frozen_depth=11 / 12), bar=BAR) for _ in range(2)
+    )
+    np.testing.assert_array_equal(one.probabilities, two.probabilities)
+
+
+def test_a_trial_leaves_the_backbone_as_it_was(prepared):
+    import optuna
+
+    before = prepared.setting.backbone.body.get_weights()
+    trial = optuna.create_study(direction="maximize").ask()
+    config = TrialConfig.model_validate(attrs(frozen_depth=11 / 12)["config"])
+    run_trial(trial, config, prepared.setting, BAR)
+    after = prepared.setting.backbone.body.get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
