@@ -26,7 +26,7 @@ class _Commands(click.Group):
         except OSError as error:  # a full disk, a folder that may not be written to
             reason = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
         click.echo(f"error: {reason}", err=True)
-        ctx.exit(2)
+        return ctx.exit(2)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
