@@ -101,8 +101,7 @@ def _draw_sides(index: ImageIndex, groups: dict[str, list[int]], seed: int, shar
         if len(looks) < len(spans):
             raise UserError(
                 f"Class {name!r} in {index.folder} has {len(looks)} different pictures to split, "
-                "where those that look alike count once, "
-                f"and needs at least {len(spans)}: add pictures or remove the class."
+                f"and needs at least {len(spans)} (those that look alike count once): add pictures or remove the class."
             )
 
     def count(label: int, side: str) -> int:
