@@ -13,7 +13,7 @@ SOURCE = Path(wastetune.__file__).parent
 
 # The one place where the order stands. A room listed but not built yet is fine; a file not listed is not.
 ORDER = """
-errors seeding terminal toml_file metrics spec parameters space
+errors interrupts seeding terminal toml_file metrics spec parameters space
 data.archive data.sources data.layout data.looks data.picture data.index data.splits data.pixels data.sample
 architectures backbone augment activations head training bundle objective prepare storage tracking worker launch retrain
 plots report record progress run predict serve cli __main__

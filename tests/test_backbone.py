@@ -134,9 +134,9 @@ def test_real_weights_see_what_is_in_a_picture(real_data, real_weights):
     from wastetune.data.picture import read_picture
     from wastetune.data.pixels import resize_picture
 
-    backbone = load_backbone("mobilenet_v3_small_075", folder=real_weights, size=96)
+    backbone = load_backbone("mobilenet_v3_small_075", folder=real_weights, size=160)
     files = [path for name in ("glass", "paper") for path in sorted((real_data / "trashnet" / name).iterdir())[:80]]
-    pixels = np.stack([resize_picture(read_picture(path), 96) for path in files]).astype(np.float32)
+    pixels = np.stack([resize_picture(read_picture(path), 160) for path in files]).astype(np.float32)
     trunk, _ = split(backbone, TOP)
     features = np.asarray(trunk(pixels))
     labels = np.repeat([0, 1], 80)

@@ -50,7 +50,7 @@ def study():
         (TrialState.COMPLETE, 0.6, {**record, "best_epoch": 2, "trainable_parameters": 12, "default": True}),
         (TrialState.PRUNED, None, {**record, "history": HISTORY[:1]}),
         (TrialState.FAIL, None, {"config": CONFIG, "failure": "OSError: the disk is gone"}),
-        (TrialState.FAIL, None, {"failure": "the same configuration as trial 0"}),
+        (TrialState.FAIL, None, {"failure": "the same configuration as trial 0", "repeats": 0}),
         (TrialState.RUNNING, None, record),
     ):
         study.add_trial(create_trial(state=state, value=value, user_attrs=attrs))

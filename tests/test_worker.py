@@ -181,8 +181,8 @@ def test_a_trial_far_below_the_others_is_pruned_and_counts(begin, setting):
     for _ in range(5):  # better than any score can be
         trial = create_trial(value=2.0, intermediate_values={1: 2.0, 2: 2.0}, user_attrs={"default": True})
         study.add_trial(trial)
-    run(study, setting, 6)
-    assert len(storage.finished_trials(study)) == 6
+    run(study, setting, 7)  # the default, which is never pruned, and another
+    assert len(storage.finished_trials(study)) == 7
     (pruned,) = study.get_trials(states=[TrialState.PRUNED])
     assert pruned.user_attrs["history"]
     assert len(pruned.user_attrs["history"]) == len(pruned.intermediate_values)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,13 +88,15 @@ def load_backbone(
     build = getattr(keras.applications, row.builder)
     keras.utils.set_random_seed(seed_for("weights", name))
     try:
-        body = build(
-            include_top=False,
-            pooling="avg",
-            input_shape=(side, side, 3),
-            weights=source if source is None else str(source),
-            **row.options,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a file that does not fit is said to below, once
+            body = build(
+                include_top=False,
+                pooling="avg",
+                input_shape=(side, side, 3),
+                weights=source if source is None else str(source),
+                **row.options,
+            )
     except ValueError as error:
         if isinstance(source, Path):
             raise UserError(f"the weights in {source} do not fit {name}: {_first_line(error)}") from error

@@ -71,15 +71,19 @@ def trial_seed(setting: Setting, number: int) -> int:
     return seed_for("trial", setting.spec.seed, number)
 
 
-def run_trial(trial: "Trial", config: TrialConfig, setting: Setting, bar: Bar) -> float:
+def run_trial(
+    trial: "Trial", config: TrialConfig, setting: Setting, bar: Bar, check: Callable[[], None] = lambda: None
+) -> float:
     """Trains one configuration and gives its validation score, that of its best epoch.
 
+    `check` is called after every epoch and may raise to stop.
     Leaves with the trial what a reader may ask for: cut, seconds, best epoch, learning curve, confusion matrix.
     Raises optuna.TrialPruned, and TrainingFailed where training came to nothing.
     """
     import optuna
 
     def report(epoch: Epoch) -> None:
+        check()
         history.append(asdict(epoch))
         trial.report(epoch.score, epoch.number)
         if trial.should_prune() and not trial.user_attrs.get("default"):  # it is what the winner is compared with

@@ -12,6 +12,7 @@ from wastetune import storage, tracking
 from wastetune.bundle import MODEL_FILE, save_description, save_model
 from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
+from wastetune.interrupts import heeded_interrupts
 from wastetune.metrics import scores_dict
 from wastetune.prepare import Prepared, prepare_study
 from wastetune.progress import render_found, render_trial
@@ -77,7 +78,16 @@ def run_study(
     terminal.say(f"{len(storage.finished_trials(study))} of {spec.trials} trials are finished")
     copy()
     try:
-        run_worker(study, setting, trials=spec.trials, timeout=timeout, bar=terminal.bar, on_trial=on_trial)
+        with heeded_interrupts() as check:
+            run_worker(
+                study,
+                setting,
+                trials=spec.trials,
+                timeout=timeout,
+                bar=terminal.bar,
+                on_trial=on_trial,
+                check=check,
+            )
     finally:
         copy()
     if not final:

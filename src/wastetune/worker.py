@@ -32,10 +32,12 @@ def run_worker(
     timeout: float | None,
     bar: Bar,
     on_trial: Callable[["FrozenTrial"], None],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs trials until the study has so many finished ones, or `timeout` seconds are over.
 
-    `on_trial` is told each trial of this worker as it ends. On Ctrl-C the trial in hand is told FAIL and the
+    `on_trial` is told each trial of this worker as it ends; `check` is called between epochs and may raise a
+    KeyboardInterrupt. On Ctrl-C the trial in hand is told FAIL and the
     KeyboardInterrupt goes on. UserError where trial after trial fails, with the last one's reason.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -46,7 +48,8 @@ def run_worker(
         storage.queue_default(study, default_params(setting.space))
         study.sampler = _build_sampler(study, setting, at_random=repeats > 0)
         study.pruner = _build_pruner(setting)
-        ended = _run_one(study, setting, bar)
+        check()
+        ended = _run_one(study, setting, bar, check)
         repeats = repeats + 1 if ended is None else 0
         if repeats == _MAX_REPEATS:
             raise UserError(
@@ -64,7 +67,7 @@ def run_worker(
             )
 
 
-def _run_one(study: "optuna.Study", setting: Setting, bar: Bar) -> "FrozenTrial | None":
+def _run_one(study: "optuna.Study", setting: Setting, bar: Bar, check: Callable[[], None]) -> "FrozenTrial | None":
     """One trial from ask to tell; None for one that would have repeated another."""
     import optuna
 
@@ -78,7 +81,7 @@ def _run_one(study: "optuna.Study", setting: Setting, bar: Bar) -> "FrozenTrial 
             storage.fail(study, trial.number, f"the same configuration as trial {twin}")
             return None
         trial.set_user_attr("config", config.model_dump())
-        score = run_trial(trial, config, setting, bar)
+        score = run_trial(trial, config, setting, bar, check)
     except optuna.TrialPruned:
         return study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     except KeyboardInterrupt:
