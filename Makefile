@@ -11,7 +11,7 @@ demo: $(READY) demo/pictures  ## a small study on generated pictures, about two 
 		--tracking-uri sqlite:///demo/mlruns/mlflow.db --results demo/results
 
 demo/pictures: | $(READY)
-	$(BIN)/wastetune data sample demo/pictures
+	$(BIN)/wastetune data sample demo/pictures --per-class 100
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
