@@ -23,6 +23,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             reason = str(error)
+        except BrokenPipeError:  # `| head` has seen enough; click knows what to do
+            raise
         except OSError as error:  # a full disk, a folder that may not be written to
             reason = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
         click.echo(f"error: {reason}", err=True)
