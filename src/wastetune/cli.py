@@ -15,6 +15,18 @@ STORAGE = "sqlite:///wastetune.db"
 TRACKING = "sqlite:///mlruns/mlflow.db"
 
 
+_data_option = click.option(
+    "--data",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    envvar="WASTETUNE_DATA",
+    metavar="FOLDER",
+    help="A folder of data sets.",
+)
+
+
 class _Commands(click.Group):
     """Commands whose mistakes are told in a sentence."""
 
@@ -69,13 +81,7 @@ def main() -> None:
     metavar="URI",
     help="The MLflow store.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="WASTETUNE_DATA",
-    metavar="FOLDER",
-    help="A folder of data sets.  [default: data]",
-)
+@_data_option
 @click.option(
     "--weights",
     envvar="WASTETUNE_WEIGHTS",
@@ -105,7 +111,7 @@ def run(
     trials: int | None,
     storage: str,
     tracking_uri: str,
-    data: Path | None,
+    folder: Path,
     weights: str | None,
     results: Path,
     seed: int | None,
@@ -126,8 +132,8 @@ def run(
 
     spec = load_study(study)
     changes: dict[str, object] = {"trials": trials, "seed": seed}
-    folder = Path(weights) if weights and Path(weights).is_dir() else None
-    if weights and folder is None:
+    weights_folder = Path(weights) if weights and Path(weights).is_dir() else None
+    if weights and weights_folder is None:
         changes["weights"] = weights
     spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
@@ -138,7 +144,7 @@ def run(
     from wastetune.run import Places, run_study
 
     terminal = open_terminal()
-    places = Places(storage, tracking_uri, results, data, folder)
+    places = Places(storage, tracking_uri, results, folder, weights_folder)
     try:
         report = run_study(spec, places, terminal, timeout=timeout, final=not no_retrain)
     except KeyboardInterrupt:
@@ -181,15 +187,7 @@ def data() -> None:
 
 
 @data.command("list")
-@click.option(
-    "--data",
-    "folder",
-    type=click.Path(path_type=Path),
-    envvar="WASTETUNE_DATA",
-    default=Path("data"),
-    metavar="FOLDER",
-    help="A folder of data sets.  [default: data]",
-)
+@_data_option
 def list_(folder: Path) -> None:
     """List the known data sets: what they hold, where they come from, whether they are here.
 
@@ -209,15 +207,7 @@ def list_(folder: Path) -> None:
 
 @data.command()
 @click.argument("name")
-@click.option(
-    "--data",
-    "folder",
-    type=click.Path(path_type=Path),
-    envvar="WASTETUNE_DATA",
-    default=Path("data"),
-    metavar="FOLDER",
-    help="A folder of data sets.  [default: data]",
-)
+@_data_option
 def fetch(name: str, folder: Path) -> None:
     """Download a known data set.
 
@@ -239,15 +229,8 @@ def fetch(name: str, folder: Path) -> None:
 
 @data.command()
 @click.argument("dataset")
-@click.option(
-    "--data",
-    "folder",
-    type=click.Path(path_type=Path),
-    envvar="WASTETUNE_DATA",
-    metavar="FOLDER",
-    help="A folder of data sets.  [default: data]",
-)
-def check(dataset: str, folder: Path | None) -> None:
+@_data_option
+def check(dataset: str, folder: Path) -> None:
     """Say what is in a data set, known by name or by its folder, and what is wrong with it.
 
     \b
