@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import tensorflow as tf
 from PIL import Image, ImageEnhance
 
 from wastetune.augment import build_views
@@ -43,8 +44,8 @@ def main() -> None:
             keras.layers.RandomErasing(value_range=(0, 255)),
         ]
     )
-    inputs = keras.Input((SIZE, SIZE, 3))
-    augmenter = keras.Model(inputs, layers(inputs, training=True))
+    # `predict` would switch the layers off, whatever `training` they were called with.
+    augment = tf.function(lambda batch: layers(batch, training=True))
     backbone = load_backbone("mobilenet_v3_small_075", folder=weights)
     trunk = build_trunk(backbone, (backbone.cuts[-1],))
 
@@ -59,7 +60,7 @@ def main() -> None:
     table: dict[str, Callable[[], object]] = {
         "OpenCV, wastetune's views": lambda: build_views(pixels, [str(path) for path in files], 1, 1.0),
         "Pillow, affine and colour only": pillow,
-        "Keras layers": lambda: augmenter.predict(floats, batch_size=BATCH, verbose=0),
+        "Keras layers": lambda: [augment(floats[i : i + BATCH]) for i in range(0, COUNT, BATCH)],
         "trunk MobileNetV3Small 0.75": lambda: trunk.predict(floats, batch_size=BATCH, verbose=0),
     }
     for name, work in table.items():

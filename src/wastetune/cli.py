@@ -56,7 +56,6 @@ def main() -> None:
     # TensorFlow reads these when it is imported, and would fill the screen.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each trial is a new model, which it takes for a mistake
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
