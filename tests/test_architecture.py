@@ -15,15 +15,15 @@ SOURCE = Path(wastetune.__file__).parent
 ORDER = """
 errors interrupts seeding terminal toml_file metrics spec parameters space
 data.archive data.sources data.layout data.looks data.picture data.index data.splits data.pixels data.sample
-architectures backbone augment activations head training bundle objective prepare storage tracking worker launch retrain
-plots report record progress run predict serve cli __main__
+architectures backbone augment activations schedule head perceptron training bundle objective prepare storage
+tracking search worker launch retrain plots report record progress run predict serve cli __main__
 """
 ROOMS = ORDER.split()
 
 # Library -> the rooms that may import it, at whatever depth; for annotations alone (TYPE_CHECKING) any may.
 LIBRARIES = {
     "keras": "backbone augment activations head training bundle predict",
-    "optuna": "space objective storage worker report",
+    "optuna": "space objective storage search worker report",
     "mlflow": "tracking",
     "tensorflow": "",
     "fastapi": "serve",

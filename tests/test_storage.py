@@ -8,6 +8,7 @@ import sys
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from wastetune import storage
@@ -15,7 +16,6 @@ from wastetune.errors import UserError
 from wastetune.space import TrialConfig
 
 FINGERPRINT = {"space": "s1", "weights": "w1"}
-DEFAULT = {"dropout": 0.5}
 CONFIG = TrialConfig(head_layers=0, dropout=0.5, learning_rate=0.01, batch_size=8, epochs=1)
 
 
@@ -30,7 +30,7 @@ def study(url):
 
 
 def open_study(url, fingerprint=FINGERPRINT, name="mine"):
-    return storage.open_study(storage.open_storage(url), name, fingerprint, DEFAULT)
+    return storage.open_study(storage.open_storage(url), name, fingerprint)
 
 
 def add(study, state=TrialState.COMPLETE, value=None, **attrs):
@@ -38,14 +38,31 @@ def add(study, state=TrialState.COMPLETE, value=None, **attrs):
     return len(study.trials) - 1
 
 
-def test_a_study_is_created_once_and_found_again_with_the_default_first_in_line(url, study):
+def begin(study, **attrs):
+    return storage.begin_trial(study, {"dropout": 0.5}, {"dropout": FloatDistribution(0, 1)}, attrs)
+
+
+def test_a_study_is_created_once_and_found_again(url, study):
     again = open_study(url)
     assert again.user_attrs == study.user_attrs
-    (waiting,) = again.trials
-    assert (waiting.state, waiting.user_attrs) == (TrialState.WAITING, {"default": True})
-    trial = again.ask()
-    assert trial.suggest_float("dropout", 0, 1) == 0.5
     assert again.direction.name == "MAXIMIZE"
+
+
+def test_a_trial_enters_whole_and_is_finished_once(url, study):
+    trial = begin(study, config={"dropout": 0.5})
+    (running,) = open_study(url).trials
+    assert (running.state, running.params, trial.number) == (TrialState.RUNNING, {"dropout": 0.5}, 0)
+    assert running.user_attrs["config"] == {"dropout": 0.5}
+    assert running.user_attrs["owner"]["pid"] == os.getpid()
+    storage.report(trial, 1, 0.25)
+    storage.record(trial, {"cut": "top"})
+    assert storage.complete(trial, 0.75).value == 0.75
+    storage.report(trial, 2, 0.5)
+    storage.record(trial, {"cut": "another"})
+    assert storage.fail(trial, "too late").state is TrialState.COMPLETE
+    (told,) = open_study(url).trials
+    assert (told.value, told.intermediate_values, told.user_attrs["cut"]) == (0.75, {1: 0.25}, "top")
+    assert "failure" not in told.user_attrs
 
 
 def test_a_study_that_was_deleted_and_begun_again_is_another_one(url, study):
@@ -59,7 +76,7 @@ def test_who_comes_with_another_fingerprint_is_told_what_differs(url, study):
         open_study(url, {"space": "s2", "weights": "w1"})
     assert "study 'mine' was begun with another space (space: then s1, now s2)" in str(error.value)
     assert "weights" not in str(error.value)
-    assert open_study(url, {"space": "s2", "weights": "w1"}, "another").trials
+    assert open_study(url, {"space": "s2", "weights": "w1"}, "another").trials == []
 
 
 @pytest.mark.parametrize(
@@ -114,19 +131,19 @@ def test_the_budget_counts_complete_and_pruned_trials_alone(study):
 
 
 def test_a_twin_has_run_or_is_running_and_is_the_same_in_everything(study):
-    assert storage.find_twin(study, CONFIG) is None
+    assert storage.find_twin(study.trials, CONFIG) is None
     add(study, TrialState.FAIL, config=CONFIG.model_dump())
     add(study, TrialState.WAITING, config=CONFIG.model_dump())
     add(study, value=0.1, config=CONFIG.model_dump() | {"dropout": 0.50001})
-    assert storage.find_twin(study, CONFIG) is None
+    assert storage.find_twin(study.trials, CONFIG) is None
     running = add(study, TrialState.RUNNING, config=CONFIG.model_dump())
-    assert storage.find_twin(study, CONFIG) == running
+    assert storage.find_twin(study.trials, CONFIG) == running
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
 def test_a_finished_trial_is_a_twin(study, state):
     number = add(study, state, 0.5, config=CONFIG.model_dump())
-    assert storage.find_twin(study, CONFIG) == number
+    assert storage.find_twin(study.trials, CONFIG) == number
 
 
 def test_the_best_of_equals_is_the_earliest(study):
@@ -142,29 +159,19 @@ def test_the_best_of_equals_is_the_earliest(study):
 
 
 def test_a_trial_that_failed_keeps_its_reason_and_has_no_value(study):
-    trial = study.ask()
-    storage.fail(study, trial.number, "out of cheese")
-    told = study.trials[trial.number]
+    told = storage.fail(begin(study), "out of cheese")
     assert (told.state, told.value, told.user_attrs["failure"]) == (TrialState.FAIL, None, "out of cheese")
+    assert storage.prune(begin(study)).state is TrialState.PRUNED
 
 
 @pytest.mark.parametrize(
-    ("state", "queued"),
-    [
-        (TrialState.FAIL, 1),
-        (TrialState.RUNNING, 0),
-        (TrialState.WAITING, 0),
-        (TrialState.COMPLETE, 0),
-    ],
+    ("state", "due"), [(TrialState.FAIL, True), (TrialState.RUNNING, False), (TrialState.COMPLETE, False)]
 )
-def test_the_default_is_queued_again_only_where_it_failed(url, state, queued):
-    study = optuna.create_study(storage=storage.open_storage(url), direction="maximize")
+def test_the_default_is_due_until_it_runs_and_again_where_it_failed(study, state, due):
+    assert storage.default_is_due(study.trials)
     add(study, state, 0.5 if state is TrialState.COMPLETE else None, default=True)
-    storage.queue_default(study, DEFAULT)
-    storage.queue_default(study, DEFAULT)
-    assert len(study.trials) == 1 + queued
-    if queued:
-        assert (study.trials[1].state, study.trials[1].user_attrs) == (TrialState.WAITING, {"default": True})
+    add(study, value=0.5)
+    assert storage.default_is_due(study.trials) is due
 
 
 PROLOGUE = """
@@ -172,7 +179,9 @@ import sys, time
 from wastetune import storage
 url = sys.argv[1]
 def join():
-    return storage.open_study(storage.open_storage(url), "mine", {"space": "s1", "weights": "w1"}, {"dropout": 0.5})
+    return storage.open_study(storage.open_storage(url), "mine", {"space": "s1", "weights": "w1"})
+def begin():
+    return storage.begin_trial(join(), {}, {}, {})
 def say(line):
     print(line, flush=True)
 def wait():
@@ -200,11 +209,10 @@ def run_together(url, code, count):
 
 
 def test_a_trial_is_lost_when_its_process_was_killed_and_not_before(url, study):
-    process = start(url, "trial = join().ask(); storage.claim(trial); say(trial.number); time.sleep(600)")
+    process = start(url, "say(begin().number); time.sleep(600)")
     try:
         number = int(process.stdout.readline())
-        mine = study.ask()
-        storage.claim(mine)
+        mine = begin(study)
         assert storage.fail_lost(study) == []
         process.send_signal(signal.SIGKILL)
     finally:
@@ -229,21 +237,17 @@ def test_six_processes_may_open_a_new_database_at_once(url):
     said = run_together(url, "import optuna; wait(); say(join().user_attrs['id'])", 6)
     study = open_study(url)
     assert said == [[study.user_attrs["id"]]] * 6
-    assert [trial.user_attrs for trial in study.trials] == [{"default": True}]
 
 
-def test_trials_in_line_are_claimed_once_each_by_processes_that_drain_them_together(url, study):
-    for number in range(1, 40):
-        study.enqueue_trial({"dropout": number / 41})
+def test_processes_that_write_at_once_each_get_trials_of_their_own(url, study):
     code = """
-study = join(); wait()
+join(); wait()
 for _ in range(10):
-    trial = study.ask()
-    trial.report(trial.suggest_float("dropout", 0, 1), 1)
+    trial = begin()
+    storage.report(trial, 1, 0.25)
     say(trial.number)
-    study.tell(trial, 0.5)
+    storage.complete(trial, 0.5)
 """
     said = run_together(url, code, 4)
     assert sorted(int(number) for numbers in said for number in numbers) == list(range(40))
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
-    assert len({trial.params["dropout"] for trial in study.trials}) == 40

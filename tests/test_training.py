@@ -4,16 +4,20 @@ import numpy as np
 import pytest
 
 from wastetune.activations import Activations
-from wastetune.backbone import TOP, load_backbone, nearest_cut
+from wastetune.backbone import TOP, activation_shape, load_backbone, nearest_cut
 from wastetune.space import TrialConfig
 from wastetune.training import (
     TrainingFailed,
     TrainingSet,
     ValidationSet,
-    built_model,
+    _gather,
+    as_keras,
+    built_learner,
+    count_parameters,
     fit,
     fit_final,
     predict_probabilities,
+    steps_per_epoch,
 )
 
 CLASSES = 3
@@ -44,9 +48,10 @@ def sets(backbone):
     return TrainingSet((Activations((train[0],)),), train[1]), ValidationSet(Activations((val[0],)), val[1])
 
 
-def fitted(backbone, sets, config, seed=0, **options):
-    with built_model(backbone, TOP, config, CLASSES, seed) as model:
-        return fit(model, *sets, config=config, metric="accuracy", seed=seed, **options)
+def fitted(backbone, sets, config, seed=0, cut=TOP, **options):
+    horizon = config.epochs * steps_per_epoch(len(sets[0].labels), config)
+    with built_learner(backbone, cut, config, CLASSES, horizon=horizon, seed=seed) as learner:
+        return fit(learner, *sets, config=config, metric="accuracy", seed=seed, **options)
 
 
 def test_it_learns_and_tells_every_epoch(backbone, sets):
@@ -102,7 +107,7 @@ def test_a_tail_learns_keeps_its_statistics_and_is_put_back(backbone):
     labels = draw.integers(0, CLASSES, 32)
     train = TrainingSet((Activations((inputs,)),), labels)
     before = backbone.body.get_weights()
-    with built_model(backbone, cut, config(), CLASSES, 0) as model:
+    with built_learner(backbone, cut, config(), CLASSES, horizon=6, seed=0) as model:
         moving = [w for w in model.weights if "moving" in w.path and "head" not in w.path]
         kernels = [w for w in model.trainable_weights if "conv" in w.path]
         statistics, start = [w.numpy() for w in moving], [w.numpy() for w in kernels]
@@ -120,7 +125,34 @@ def test_training_and_prediction_see_the_same_network(backbone):
     draw = np.random.default_rng(1)
     labels = np.repeat(np.arange(CLASSES), 16)
     inputs = (draw.normal(0, 1, (48, 1, 1, 96)) + 2 * np.eye(96)[labels][:, None, None]).astype(np.float32)
-    with built_model(backbone, cut, config(learning_rate=0.003), CLASSES, 0) as model:
+    with built_learner(backbone, cut, config(learning_rate=0.003), CLASSES, horizon=90, seed=0) as model:
         stored = Activations((inputs,))
         fit_final(model, TrainingSet((stored,), labels), config=config(learning_rate=0.003), steps=90, seed=0)
         assert (predict_probabilities(model, stored).argmax(axis=1) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("depth", [0.9, 1.0])
+def test_what_was_trained_becomes_a_keras_model_that_says_the_same(backbone, depth):
+    cut = nearest_cut(backbone, depth)
+    chosen = config(head_layers=1, head_units=6)
+    shape = activation_shape(backbone, cut)
+    inputs = np.random.default_rng(2).normal(0, 1, (48, *shape)).astype(np.float32)
+    stored, labels = Activations((inputs,)), np.arange(48) % CLASSES
+    with built_learner(backbone, cut, chosen, CLASSES, horizon=6, seed=0) as learner:
+        fit_final(learner, TrainingSet((stored,), labels), config=chosen, steps=6, seed=0)
+        with as_keras(learner, backbone, cut, chosen, CLASSES) as model:
+            assert count_parameters(learner) == count_parameters(model)
+            np.testing.assert_allclose(model.predict(inputs, verbose=0), learner.predict_on_batch(inputs), atol=1e-4)
+
+
+def test_pictures_are_read_in_their_views_whatever_their_order():
+    views = tuple(Activations((np.arange(10.0).reshape(5, 2) + 100 * view,)) for view in range(3))
+    train = TrainingSet(views, np.zeros(5, np.int64))
+    gathered = _gather(train, np.array([4, 0, 3]), np.array([2, 0, 0, 1, 0]))
+    assert gathered.tolist() == [[8, 9], [200, 201], [106, 107]]
+
+
+def test_an_epoch_in_chunks_is_the_same_epoch(backbone, sets, monkeypatch):
+    whole = fitted(backbone, sets, config(epochs=2))
+    monkeypatch.setattr("wastetune.training._CHUNK", 1)
+    assert [e.loss for e in fitted(backbone, sets, config(epochs=2)).history] == [e.loss for e in whole.history]

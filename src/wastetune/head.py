@@ -5,7 +5,8 @@ from typing import Any
 from wastetune.space import TrialConfig
 
 # Keras's 0.99 remembers several epochs of a small data set, and validation would see statistics of long ago.
-_MOMENTUM = 0.9
+NORM_MOMENTUM = 0.9
+NORM_EPSILON = 1e-3
 
 
 def build_head(features: Any, config: TrialConfig, classes: int) -> Any:
@@ -16,7 +17,9 @@ def build_head(features: Any, config: TrialConfig, classes: int) -> Any:
     import keras
 
     layers = keras.layers
-    x = layers.BatchNormalization(momentum=_MOMENTUM, name="head_norm")(features) if config.head_norm else features
+    x = features
+    if config.head_norm:
+        x = layers.BatchNormalization(momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, name="head_norm")(x)
     for number in range(config.head_layers):
         x = layers.Dropout(config.dropout, name=f"head_dropout_{number}")(x)
         x = layers.Dense(

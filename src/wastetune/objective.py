@@ -1,11 +1,10 @@
 """A trial becomes a score: the only place where search, data and training meet."""
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wastetune.activations import (
     Activations,
@@ -17,16 +16,25 @@ from wastetune.activations import (
     open_activations,
 )
 from wastetune.augment import snap_strength, usable_views, view_magnitude
-from wastetune.backbone import Backbone, Cut, gains_from_xla, nearest_cut, reachable_cuts
+from wastetune.backbone import Backbone, Cut, nearest_cut, reachable_cuts
 from wastetune.errors import UserError
 from wastetune.metrics import confusion_counts
 from wastetune.seeding import seed_for
 from wastetune.space import SearchSpace, TrialConfig, bounds, sample
 from wastetune.spec import StudySpec
-from wastetune.training import Epoch, TrainingSet, ValidationSet, built_model, fit
+from wastetune.training import (
+    Epoch,
+    FitResult,
+    TrainingSet,
+    ValidationSet,
+    built_learner,
+    count_parameters,
+    fit,
+    steps_per_epoch,
+)
 
 if TYPE_CHECKING:
-    from optuna.trial import BaseTrial, Trial
+    from optuna.trial import BaseTrial
 
 # (what is being computed, pictures to do) -> inside `with`, a function that is told the pictures done
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -71,51 +79,34 @@ def trial_seed(setting: Setting, number: int) -> int:
     return seed_for("trial", setting.spec.seed, number)
 
 
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial came to, and what it took."""
+
+    fit: FitResult
+    confusion_matrix: list[list[int]]
+    activation_seconds: float
+    trainable_parameters: int
+
+
 def run_trial(
-    trial: "Trial", config: TrialConfig, setting: Setting, bar: Bar, check: Callable[[], None] = lambda: None
-) -> float:
-    """Trains one configuration and gives its validation score, that of its best epoch.
+    config: TrialConfig, number: int, setting: Setting, bar: Bar, on_epoch: Callable[[Epoch], None]
+) -> TrialResult:
+    """Trains one configuration; its score is that of its best epoch on the validation pictures.
 
-    `check` is called after every epoch and may raise to stop.
-    Leaves with the trial what a reader may ask for: cut, seconds, best epoch, learning curve, confusion matrix.
-    Raises optuna.TrialPruned, and TrainingFailed where training came to nothing.
+    `on_epoch` hears each epoch and may raise to stop. TrainingFailed where training came to nothing.
     """
-    import optuna
-
-    def report(epoch: Epoch) -> None:
-        check()
-        history.append(asdict(epoch))
-        trial.report(epoch.score, epoch.number)
-        if trial.should_prune() and not trial.user_attrs.get("default"):  # it is what the winner is compared with
-            raise optuna.TrialPruned
-
-    history: list[dict[str, Any]] = []
-    cut = nearest_cut(setting.backbone, config.frozen_depth)
-    trial.set_user_attr("cut", cut.name)
     started = time.perf_counter()
     train, val = tuning_sets(setting, config, bar)
-    trial.set_user_attr("activation_seconds", time.perf_counter() - started)
-    seed = trial_seed(setting, trial.number)
-    trial.set_user_attr("seed", seed)
-    try:
-        with built_model(setting.backbone, cut, config, len(setting.classes), seed) as model:
-            trial.set_user_attr("trainable_parameters", sum(math.prod(w.shape) for w in model.trainable_weights))
-            result = fit(
-                model,
-                train,
-                val,
-                config=config,
-                metric=setting.spec.metric,
-                seed=seed,
-                xla=gains_from_xla(setting.backbone, cut),
-                on_epoch=report,
-            )
-    finally:  # also of a trial that is pruned or fails
-        trial.set_user_attr("history", history)
-    trial.set_user_attr("best_epoch", result.best.number)
-    trial.set_user_attr("val_accuracy", result.best.accuracy)
-    trial.set_user_attr("confusion_matrix", confusion_counts(val.labels, result.probabilities).tolist())
-    return result.best.score
+    activation_seconds = time.perf_counter() - started
+    cut = nearest_cut(setting.backbone, config.frozen_depth)
+    seed = trial_seed(setting, number)
+    horizon = config.epochs * steps_per_epoch(len(train.labels), config)
+    with built_learner(setting.backbone, cut, config, len(setting.classes), horizon=horizon, seed=seed) as learner:
+        fitted = fit(learner, train, val, config=config, metric=setting.spec.metric, seed=seed, on_epoch=on_epoch)
+        parameters = count_parameters(learner)
+    confusion = confusion_counts(val.labels, fitted.probabilities).tolist()
+    return TrialResult(fitted, confusion, activation_seconds, parameters)
 
 
 def tuning_sets(setting: Setting, config: TrialConfig, bar: Bar) -> tuple[TrainingSet, ValidationSet]:

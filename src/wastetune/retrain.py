@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wastetune.activations import PictureSet
-from wastetune.backbone import gains_from_xla, nearest_cut
+from wastetune.backbone import nearest_cut
 from wastetune.bundle import assemble_model
 from wastetune.metrics import Scores, score_predictions
 from wastetune.objective import Bar, Setting, plain_set, training_set, trial_seed
@@ -17,7 +18,8 @@ from wastetune.space import TrialConfig
 from wastetune.training import (
     TrainingFailed,
     TrainingSet,
-    built_model,
+    as_keras,
+    built_learner,
     fit_final,
     predict_probabilities,
     steps_per_epoch,
@@ -66,16 +68,12 @@ def retrain(
     sealed = plain_set(setting, test, config, bar, ahead=False)
     seed = trial_seed(setting, number)
     steps = epochs * steps_per_epoch(len(train.labels), config)
-    with built_model(setting.backbone, cut, config, len(setting.classes), seed) as model:
-        fit_final(
-            model,
-            train,
-            config=config,
-            steps=steps,
-            seed=seed,
-            xla=gains_from_xla(setting.backbone, cut),
-        )
-        probabilities = predict_probabilities(model, sealed.activations)
+    with ExitStack() as stack:
+        classes = len(setting.classes)
+        learner = stack.enter_context(built_learner(setting.backbone, cut, config, classes, horizon=steps, seed=seed))
+        fit_final(learner, train, config=config, steps=steps, seed=seed)
+        probabilities = predict_probabilities(learner, sealed.activations)
+        model = stack.enter_context(as_keras(learner, setting.backbone, cut, config, classes))
         whole = assemble_model(setting.backbone, cut, model)
         some = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))  # of all classes
         pixels = np.concatenate([test.read(range(row, row + 1)) for row in some]).astype(np.float32)

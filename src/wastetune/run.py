@@ -19,7 +19,6 @@ from wastetune.progress import render_found, render_trial
 from wastetune.record import count_seconds, describe_study, package_versions
 from wastetune.report import read_report, write_report
 from wastetune.retrain import Final, retrain
-from wastetune.space import default_params
 from wastetune.spec import StudySpec
 from wastetune.terminal import Terminal
 from wastetune.training import TrainingFailed
@@ -55,7 +54,7 @@ def run_study(
     for line in render_found(prepared):
         terminal.say(line)
     database = storage.open_storage(places.storage)
-    study = storage.open_study(database, spec.name, prepared.fingerprint, default_params(setting.space))
+    study = storage.open_study(database, spec.name, prepared.fingerprint)
     mirror = tracking.open_mirror(
         places.tracking_uri,
         study=spec.name,

@@ -9,8 +9,9 @@ The contract, on SQLite and on every other database that Optuna speaks:
   attribute `failure`; it has no value and uses up no budget.
 - Trial 0 is the default configuration. It carries the user attribute `default`, and so does the trial that
   takes its place where it failed.
-- A trial in hand carries `owner`, the host and process that runs it, so that one whose process is gone is
-  noticed by whoever comes next to the same machine.
+- A trial enters the database whole, in one transaction: parameters, configuration, and `owner`, the host and
+  process that runs it, so that one whose process is gone is noticed by whoever comes next to the same machine.
+- A finished trial is immutable: what a worker tells that was taken for dead is not heard.
 - On SQLite every transaction takes the write lock at its start (Optuna reads, then writes; two readers that
   both go on to write would claim the same trial), and readers are not blocked (WAL).
 """
@@ -20,8 +21,8 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from wastetune.errors import UserError
-from wastetune.parameters import Value
 from wastetune.space import TrialConfig
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-_CLAIMED_WITHIN = timedelta(minutes=1)
 _CLOCK_STEP = 10.0  # seconds; a process's start is told by the system's clock, which may be set
 
 
@@ -92,13 +93,8 @@ def hide_password(url: str) -> str:
     return re.sub(r"(password=)[^&]*", r"\1***", shown)
 
 
-def open_study(
-    storage: "optuna.storages.RDBStorage",
-    name: str,
-    fingerprint: Mapping[str, str],
-    default: Mapping[str, Value],
-) -> "optuna.Study":
-    """The study of that name, created if it is not there, with the default configuration first in line.
+def open_study(storage: "optuna.storages.RDBStorage", name: str, fingerprint: Mapping[str, str]) -> "optuna.Study":
+    """The study of that name, created if it is not there.
 
     UserError where it was begun with another fingerprint, naming what differs.
     """
@@ -115,67 +111,119 @@ def open_study(
             f"({'; '.join(f'{key}: then {begun_with.get(key)}, now {fingerprint[key]}' for key in differing)}); "
             "copy the study's file to a new name, or give another --storage"
         )
-    queue_default(study, default)
     return study
 
 
-def queue_default(study: "optuna.Study", default: Mapping[str, Value]) -> None:
-    """Puts the default configuration in line unless it has run, runs or waits."""
+@dataclass(frozen=True)
+class InHand:
+    """A running trial in this process's hands."""
+
+    storage: "BaseStorage"
+    id: int
+    number: int
+
+
+def begin_trial(
+    study: "optuna.Study",
+    params: Mapping[str, Any],
+    distributions: "Mapping[str, BaseDistribution]",
+    attrs: Mapping[str, Any],
+) -> InHand:
+    """A new running trial, owned by this process."""
+    from optuna.trial import TrialState, create_trial
+
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    trial = create_trial(
+        state=TrialState.RUNNING,
+        params=dict(params),
+        distributions=dict(distributions),
+        user_attrs={**attrs, "owner": owner},
+    )
+    storage = study._storage
+    number = storage.create_new_trial(study._study_id, template_trial=trial)
+    return InHand(storage, number, storage.get_trial_number_from_id(number))
+
+
+def report(trial: InHand, epoch: int, score: float) -> None:
+    """Tells the score after an epoch."""
+    with _unless_finished():
+        trial.storage.set_trial_intermediate_value(trial.id, epoch, score)
+
+
+def record(trial: InHand, attrs: Mapping[str, Any]) -> None:
+    """Leaves with the trial what a reader may ask for."""
+    with _unless_finished():
+        for key, value in attrs.items():
+            trial.storage.set_trial_user_attr(trial.id, key, value)
+
+
+def complete(trial: InHand, score: float) -> "FrozenTrial":
+    """Tells the trial's score."""
+    return _finish(trial, "COMPLETE", score)
+
+
+def prune(trial: InHand) -> "FrozenTrial":
+    """Tells that the trial was not worth going on with."""
+    return _finish(trial, "PRUNED")
+
+
+def fail(trial: InHand, reason: str) -> "FrozenTrial":
+    """Tells that the trial came to nothing, and why."""
+    record(trial, {"failure": reason})
+    return _finish(trial, "FAIL")
+
+
+def _finish(trial: InHand, state: str, score: float | None = None) -> "FrozenTrial":
     from optuna.trial import TrialState
 
-    alive = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING))
-    if not any(trial.user_attrs.get("default") for trial in alive):
-        study.enqueue_trial(dict(default), user_attrs={"default": True})
+    with _unless_finished():
+        trial.storage.set_trial_state_values(trial.id, TrialState[state], None if score is None else [score])
+    return trial.storage.get_trial(trial.id)
+
+
+@contextlib.contextmanager
+def _unless_finished() -> Iterator[None]:
+    """A trial that another process has finished, because it took this one for dead, stays as it is."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    with contextlib.suppress(UpdateFinishedTrialError):
+        yield
 
 
 def finished_trials(study: "optuna.Study") -> "list[FrozenTrial]":
     """The trials that the budget counts: complete or pruned."""
-    from optuna.trial import TrialState
-
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return only_finished(study.get_trials(deepcopy=False))
 
 
-def find_twin(study: "optuna.Study", config: TrialConfig) -> int | None:
+def only_finished(trials: "Iterable[FrozenTrial]") -> "list[FrozenTrial]":
+    """Those of the trials that the budget counts: complete or pruned."""
+    return [trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
+
+
+def default_is_due(trials: "Iterable[FrozenTrial]") -> bool:
+    """Whether the default configuration has not run and does not run."""
+    return not any(trial.user_attrs.get("default") and trial.state.name in ("COMPLETE", "RUNNING") for trial in trials)
+
+
+def find_twin(trials: "Iterable[FrozenTrial]", config: TrialConfig) -> int | None:
     """The number of a trial that has run or is running this very configuration."""
-    from optuna.trial import TrialState
-
     wanted = config.model_dump()
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-    for trial in study.get_trials(deepcopy=False, states=states):
-        if trial.user_attrs.get("config") == wanted:
+    for trial in trials:
+        if trial.state.name in ("COMPLETE", "PRUNED", "RUNNING") and trial.user_attrs.get("config") == wanted:
             return trial.number
     return None
 
 
-def claim(trial: "optuna.Trial") -> None:
-    """Marks a trial as in this process's hands."""
-    trial.set_user_attr("owner", {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
-
-
-def fail(study: "optuna.Study", number: int, reason: str) -> None:
-    """Tells a running trial FAIL, with its reason."""
-    from optuna.trial import TrialState
-
-    trial = study.get_trials(deepcopy=False)[number]
-    study._storage.set_trial_user_attr(trial._trial_id, "failure", reason)
-    study.tell(number, state=TrialState.FAIL)
-
-
 def fail_lost(study: "optuna.Study") -> list[int]:
     """Tells FAIL to the running trials whose process on this machine is gone; gives their numbers."""
-    from optuna.trial import TrialState
-
-    lost = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        owner = trial.user_attrs.get("owner")
-        if owner is None:  # lost in the instant between being asked for and being claimed
-            lost_now = trial.datetime_start is not None and datetime.now() - trial.datetime_start > _CLAIMED_WITHIN
-        else:
-            lost_now = owner["host"] == socket.gethostname() and not _runs(owner)
-        if lost_now:
-            fail(study, trial.number, "worker lost")
-            lost.append(trial.number)
-    return lost
+    lost = [
+        InHand(study._storage, trial._trial_id, trial.number)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.name == "RUNNING" and _is_lost(trial.user_attrs.get("owner"))
+    ]
+    for trial in lost:
+        fail(trial, "worker lost")
+    return [trial.number for trial in lost]
 
 
 def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
@@ -206,9 +254,11 @@ def _started(pid: int) -> float | None:
         return None
 
 
-def _runs(owner: Mapping[str, Any]) -> bool:
+def _is_lost(owner: Mapping[str, Any] | None) -> bool:
+    if owner is None or owner["host"] != socket.gethostname():
+        return False
     started = _started(owner["pid"])
-    return started is not None and abs(started - owner["started"]) < _CLOCK_STEP
+    return started is None or abs(started - owner["started"]) >= _CLOCK_STEP
 
 
 def _lock_on_begin(engine: sqlalchemy.Engine) -> None:

@@ -5,22 +5,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from wastetune.activations import Activations
-from wastetune.backbone import Backbone, Cut, split
+from wastetune.backbone import TOP, Backbone, Cut, activation_shape, gains_from_xla, split
 from wastetune.head import build_head
 from wastetune.metrics import metric_value
+from wastetune.perceptron import Perceptron
+from wastetune.schedule import first_rate, warmup_steps
 from wastetune.space import TrialConfig
 
 FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.int64]
 
-_WARMUP = 0.05  # of all steps: a fresh head's first gradients would spoil a trained tail
 _PREDICT_BATCH = 128
+_CHUNK = 64_000_000  # bytes of activations in memory at once
 
 
 class TrainingFailed(Exception):
@@ -63,12 +65,38 @@ class FitResult:
     probabilities: FloatArray  # (n, classes) of the validation pictures after the best epoch
 
 
+class Learner(Protocol):
+    """What is trained, from activations at a cut to logits (n, classes): a compiled Keras model, or a perceptron."""
+
+    def train_on_batch(self, inputs: FloatArray, targets: FloatArray, sample_weight: FloatArray) -> Any:
+        """One step of the optimiser; gives the loss."""
+
+    def predict_on_batch(self, inputs: FloatArray) -> Any:
+        """Logits (n, classes)."""
+
+
+@contextmanager
+def built_learner(
+    backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, *, horizon: int, seed: int
+) -> Iterator[Learner]:
+    """Tail and head, ready to be trained for `horizon` steps; a perceptron where there is no tail.
+
+    The seed decides the head's first weights and the dropout.
+    """
+    if cut == TOP:
+        (features,) = activation_shape(backbone, cut)
+        yield Perceptron(features, config, classes, horizon=horizon, seed=seed)
+        return
+    with built_model(backbone, cut, config, classes, seed) as model:
+        compile_model(model, config, horizon=horizon, xla=gains_from_xla(backbone, cut))
+        yield model
+
+
 @contextmanager
 def built_model(backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, seed: int) -> Iterator[Any]:
-    """Tail and head as one model from activations at the cut to logits (n, classes).
+    """Tail and head as one Keras model from activations at the cut to logits (n, classes).
 
-    The seed decides the head's first weights and the dropout. The tail's layers are the backbone's own,
-    so they get their weights back at the end.
+    The tail's layers are the backbone's own, so they get their weights back at the end.
     """
     import keras
 
@@ -82,15 +110,32 @@ def built_model(backbone: Backbone, cut: Cut, config: TrialConfig, classes: int,
         tail.set_weights(before)
 
 
+@contextmanager
+def as_keras(learner: Learner, backbone: Backbone, cut: Cut, config: TrialConfig, classes: int) -> Iterator[Any]:
+    """What was trained as a Keras model, while it has its weights."""
+    if not isinstance(learner, Perceptron):
+        yield learner
+        return
+    with built_model(backbone, cut, config, classes, seed=0) as model:
+        model.set_weights(learner.weights())
+        yield model
+
+
+def count_parameters(learner: Any) -> int:
+    """How many numbers are trained."""
+    if isinstance(learner, Perceptron):
+        return learner.parameters
+    return sum(math.prod(weights.shape) for weights in learner.trainable_weights)
+
+
 def fit(
-    model: Any,
+    learner: Learner,
     train: TrainingSet,
     validation: ValidationSet,
     *,
     config: TrialConfig,
     metric: str,
     seed: int,
-    xla: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> FitResult:
     """Trains until `config.epochs`, or until `config.patience` epochs brought nothing better.
@@ -98,15 +143,14 @@ def fit(
     `on_epoch` hears each epoch and may raise to stop (a pruned trial). TrainingFailed for a loss that is not finite.
     """
     steps = steps_per_epoch(len(train.labels), config)
-    compile_model(model, config, horizon=config.epochs * steps, xla=xla)
     draw = np.random.default_rng(seed)
     history: list[Epoch] = []
     best: Epoch | None = None
     best_probabilities = np.empty((0, 0), np.float32)
     for number in range(1, config.epochs + 1):
         started = time.perf_counter()
-        loss = _train_epoch(model, train, config, steps, draw)
-        probabilities = predict_probabilities(model, validation.activations)
+        loss = _train_epoch(learner, train, config, steps, draw)
+        probabilities = predict_probabilities(learner, validation.activations)
         epoch = Epoch(
             number,
             loss,
@@ -125,23 +169,22 @@ def fit(
     return FitResult(best, tuple(history), best_probabilities)
 
 
-def fit_final(model: Any, train: TrainingSet, *, config: TrialConfig, steps: int, seed: int, xla: bool = False) -> None:
-    """Trains for so many steps, which are the whole schedule, with nothing held back."""
-    compile_model(model, config, horizon=steps, xla=xla)
+def fit_final(learner: Learner, train: TrainingSet, *, config: TrialConfig, steps: int, seed: int) -> None:
+    """Trains for so many steps, with nothing held back."""
     draw = np.random.default_rng(seed)
     per_epoch = steps_per_epoch(len(train.labels), config)
     while steps > 0:
-        _train_epoch(model, train, config, min(steps, per_epoch), draw)
+        _train_epoch(learner, train, config, min(steps, per_epoch), draw)
         steps -= per_epoch
 
 
-def predict_probabilities(model: Any, activations: Activations) -> FloatArray:
+def predict_probabilities(learner: Learner, activations: Activations) -> FloatArray:
     """Class probabilities (n, classes) of stored activations."""
     batches = []
     for start in range(0, len(activations), _PREDICT_BATCH):
         rows = np.arange(start, min(start + _PREDICT_BATCH, len(activations)))
         padded = np.resize(rows, _PREDICT_BATCH)  # one shape, compiled once
-        logits = np.asarray(model.predict_on_batch(activations.take(padded)), np.float64)[: len(rows)]
+        logits = np.asarray(learner.predict_on_batch(activations.take(padded)), np.float64)[: len(rows)]
         exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
         batches.append(exponent / exponent.sum(axis=1, keepdims=True))
     return np.concatenate(batches).astype(np.float32)
@@ -152,9 +195,11 @@ def steps_per_epoch(pictures: int, config: TrialConfig) -> int:
     return max(1, pictures // config.batch_size)
 
 
-def _train_epoch(model: Any, train: TrainingSet, config: TrialConfig, steps: int, draw: np.random.Generator) -> float:
+def _train_epoch(
+    learner: Learner, train: TrainingSet, config: TrialConfig, steps: int, draw: np.random.Generator
+) -> float:
     losses = [
-        float(model.train_on_batch(inputs, targets, sample_weight=weights))
+        float(learner.train_on_batch(inputs, targets, sample_weight=weights))
         for inputs, targets, weights in _batches(train, config, steps, draw)
     ]
     loss = float(np.mean(losses))
@@ -171,15 +216,32 @@ def _batches(
     order = draw.permutation(count)
     view_of = draw.integers(0, len(train.views), count)
     importance = _class_weights(train.labels, config)
-    for rows in np.array_split(order[: steps * config.batch_size], steps):
-        rows = np.sort(rows)  # reading in the order of the disk
-        inputs = np.empty((len(rows), *train.views[0].shape), np.float32)
-        for view, activations in enumerate(train.views):
-            chosen = view_of[rows] == view
-            if chosen.any():
-                inputs[chosen] = activations.take(rows[chosen])
-        targets = np.eye(classes, dtype=np.float32)[train.labels[rows]]
-        yield inputs, targets, importance[train.labels[rows]]
+    one_hot = np.eye(classes, dtype=np.float32)
+    batches = np.array_split(order[: steps * config.batch_size], steps)
+    at_once = max(1, _CHUNK // (4 * math.prod(train.views[0].shape) * len(batches[0])))
+    for start in range(0, steps, at_once):
+        chunk = batches[start : start + at_once]
+        rows = np.concatenate(chunk)
+        inputs, targets, weights = (
+            _gather(train, rows, view_of),
+            one_hot[train.labels[rows]],
+            importance[train.labels[rows]],
+        )
+        end = 0
+        for batch in chunk:
+            here = slice(end, end := end + len(batch))
+            yield inputs[here], targets[here], weights[here]
+
+
+def _gather(train: TrainingSet, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]) -> FloatArray:
+    """The activations of these rows, each in its view, in the order given but read in the order of the disk."""
+    inputs = np.empty((len(rows), *train.views[0].shape), np.float32)
+    reading = np.argsort(rows)
+    for view, activations in enumerate(train.views):
+        chosen = reading[view_of[rows[reading]] == view]
+        if chosen.size:
+            inputs[chosen] = activations.take(rows[chosen])
+    return inputs
 
 
 def _class_weights(labels: LabelArray, config: TrialConfig) -> FloatArray:
@@ -193,9 +255,9 @@ def compile_model(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -
     """Gives a model the configuration's optimiser, its schedule over `horizon` steps, and the loss."""
     import keras
 
-    warmup = max(1, round(horizon * _WARMUP))
+    warmup = warmup_steps(horizon)
     rate = keras.optimizers.schedules.CosineDecay(
-        config.learning_rate * 0.01,
+        first_rate(config.learning_rate),
         decay_steps=max(1, horizon - warmup),
         warmup_target=config.learning_rate,
         warmup_steps=warmup,

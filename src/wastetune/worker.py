@@ -1,23 +1,23 @@
-"""A worker: ask, run, tell, until the study's budget is spent."""
+"""A worker: propose, run, tell, until the study's budget is spent."""
 
 import time
-import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from wastetune import storage
+from wastetune import search, storage
+from wastetune.backbone import nearest_cut
 from wastetune.errors import UserError
-from wastetune.objective import Bar, Setting, choose_config, run_trial
+from wastetune.objective import Bar, Setting, choose_config, run_trial, trial_seed
+from wastetune.search import Proposal
 from wastetune.seeding import seed_for
 from wastetune.space import bounds, default_params
+from wastetune.training import Epoch
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-# Random trials before the sampler has enough to learn from.
-_STARTUP_TRIALS = 8
 # Configurations in a row that were had before: after so many, the space is taken to be exhausted.
 _MAX_REPEATS = 50
 # Trials in a row that failed by themselves: after so many, the cause is taken not to be the configuration.
@@ -41,23 +41,13 @@ def run_worker(
     KeyboardInterrupt goes on. UserError where trial after trial fails, with the last one's reason.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    repeats = failures = 0
-    while len(storage.finished_trials(study)) < trials:
-        if deadline is not None and time.monotonic() >= deadline:
+    failures = 0
+    while True:
+        known = study.get_trials(deepcopy=False)
+        if len(storage.only_finished(known)) >= trials or (deadline is not None and time.monotonic() >= deadline):
             return
-        storage.queue_default(study, default_params(setting.space))
-        study.sampler = _build_sampler(study, setting, at_random=repeats > 0)
-        study.pruner = _build_pruner(setting)
         check()
-        ended = _run_one(study, setting, bar, check)
-        repeats = repeats + 1 if ended is None else 0
-        if repeats == _MAX_REPEATS:
-            raise UserError(
-                f"the space {setting.space.source} has no configuration left that was not tried in "
-                f"{len(storage.finished_trials(study))} trials; widen it, or ask for fewer --trials"
-            )
-        if ended is None:
-            continue
+        ended = _run_one(study, known, setting, bar, check)
         on_trial(ended)
         failures = failures + 1 if ended.state.name == "FAIL" else 0
         if failures == _MAX_FAILURES:
@@ -67,58 +57,87 @@ def run_worker(
             )
 
 
-def _run_one(study: "optuna.Study", setting: Setting, bar: Bar, check: Callable[[], None]) -> "FrozenTrial | None":
-    """One trial from ask to tell; None for one that would have repeated another."""
-    import optuna
+class _Pruned(Exception):
+    """The trial in hand is not worth going on with."""
 
-    trial = study.ask()
+
+def _run_one(
+    study: "optuna.Study", known: "Sequence[FrozenTrial]", setting: Setting, bar: Bar, check: Callable[[], None]
+) -> "FrozenTrial":
+    """One trial, from its proposal to what it came to."""
+
+    def on_epoch(epoch: Epoch) -> None:
+        check()
+        history.append(asdict(epoch))
+        if not search.is_looked_at(epoch.number, proposal.config.epochs):
+            return
+        storage.report(trial, epoch.number, epoch.score)
+        looks[epoch.number] = epoch.score
+        if not default and search.is_hopeless(memory, looks):  # the default is what the winner is compared with
+            raise _Pruned
+
+    history: list[dict[str, Any]] = []
+    looks: dict[int, float] = {}
+    epochs = int(bounds(setting.space, "epochs")[1])
+    memory = search.remember(known, epochs=epochs, seed=_sampler_seed(setting, len(known)))
+    default = storage.default_is_due(known)
+    proposal = _choose(known, memory, setting, default)
+    cut = nearest_cut(setting.backbone, proposal.config.frozen_depth)
+    attrs = {"config": proposal.config.model_dump(), "cut": cut.name, **({"default": True} if default else {})}
+    trial = storage.begin_trial(study, proposal.params, proposal.distributions, attrs)
     try:
-        storage.claim(trial)
-        config = choose_config(trial, setting)
-        twin = storage.find_twin(study, config)
-        if twin is not None:
-            trial.set_user_attr("repeats", twin)
-            storage.fail(study, trial.number, f"the same configuration as trial {twin}")
-            return None
-        trial.set_user_attr("config", config.model_dump())
-        score = run_trial(trial, config, setting, bar, check)
-    except optuna.TrialPruned:
-        return study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        result = run_trial(proposal.config, trial.number, setting, bar, on_epoch)
+        storage.record(
+            trial,
+            {
+                "history": history,
+                "seed": trial_seed(setting, trial.number),
+                "best_epoch": result.fit.best.number,
+                "val_accuracy": result.fit.best.accuracy,
+                "confusion_matrix": result.confusion_matrix,
+                "trainable_parameters": result.trainable_parameters,
+                "activation_seconds": result.activation_seconds,
+            },
+        )
+        return storage.complete(trial, result.fit.best.score)
+    except _Pruned:
+        storage.record(trial, {"history": history})
+        return storage.prune(trial)
     except KeyboardInterrupt:
-        storage.fail(study, trial.number, "interrupted")
+        storage.fail(trial, "interrupted")
         raise
     except UserError:
-        storage.fail(study, trial.number, "stopped: a mistake in the study or its surroundings")
+        storage.fail(trial, "stopped: a mistake in the study or its surroundings")
         raise
     except Exception as error:
-        storage.fail(study, trial.number, _reason(error))
-        return study.get_trials(deepcopy=False)[trial.number]
-    return study.tell(trial, score)
+        storage.record(trial, {"history": history})
+        return storage.fail(trial, _reason(error))
+
+
+def _choose(known: "Sequence[FrozenTrial]", memory: "optuna.Study", setting: Setting, default: bool) -> Proposal:
+    """What to run next: the default while it is due, then what the sampler proposes and nobody has tried."""
+
+    def resolve(trial: "optuna.trial.BaseTrial") -> Any:
+        return choose_config(trial, setting)
+
+    if default:
+        return search.propose_this(default_params(setting.space), resolve)
+    proposal = search.propose(memory, resolve)
+    for attempt in range(1, _MAX_REPEATS):
+        if storage.find_twin(known, proposal.config) is None:
+            return proposal
+        proposal = search.propose_at_random(memory, resolve, seed=_sampler_seed(setting, len(known), attempt))
+    raise UserError(
+        f"the space {setting.space.source} has no configuration left that was not tried in "
+        f"{len(storage.only_finished(known))} trials; widen it, or ask for fewer --trials"
+    )
+
+
+def _sampler_seed(setting: Setting, trials: int, attempt: int = 0) -> int:
+    """A seed from what came before: going on does not repeat the first points."""
+    return seed_for("sampler", setting.spec.seed, trials, attempt)
 
 
 def _reason(error: Exception) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__
-
-
-def _build_sampler(study: "optuna.Study", setting: Setting, *, at_random: bool) -> "BaseSampler":
-    """A sampler for the next trial, seeded by what came before: going on does not repeat the first points."""
-    from optuna.exceptions import ExperimentalWarning
-    from optuna.samplers import RandomSampler, TPESampler
-
-    seed = seed_for("sampler", setting.spec.seed, len(study.get_trials(deepcopy=False)))
-    if at_random:
-        return RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, for years
-        return TPESampler(
-            n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed
-        )
-
-
-def _build_pruner(setting: Setting) -> "optuna.pruners.BasePruner":
-    from optuna.pruners import MedianPruner
-
-    # A deep tail starts slower than a head alone, and is worth waiting for.
-    epochs = int(bounds(setting.space, "epochs")[1])
-    return MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 3)
