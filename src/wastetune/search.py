@@ -36,45 +36,88 @@ class Proposal:
     distributions: "dict[str, BaseDistribution]"
 
 
-def remember(trials: "Iterable[FrozenTrial]", *, epochs: int, seed: int) -> "optuna.Study":
-    """The trials that teach something as a study in memory, with the sampler and pruner of wastetune."""
-    import optuna
-    from optuna.exceptions import ExperimentalWarning
-    from optuna.trial import TrialState, create_trial
+@dataclass(frozen=True)
+class Memory:
+    """The trials so far as a study in memory: `seen` numbers those that have ended and are in it."""
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, for years
-        sampler = optuna.samplers.TPESampler(
-            n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed
-        )
+    study: "optuna.Study"
+    seen: set[int]
+
+
+def open_memory(*, epochs: int) -> Memory:
+    """An empty memory, for trials of up to so many epochs."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a study in memory is nobody's news
     # A deep tail starts slower than a head alone, and is worth waiting for.
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_PRUNING_STARTUP, n_warmup_steps=epochs // 3)
-    memory = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
-    memory.add_trials(
-        create_trial(
-            state=trial.state,
-            value=trial.value,
-            params=trial.params,
-            distributions=trial.distributions,
-            intermediate_values=trial.intermediate_values,
+    return Memory(optuna.create_study(direction="maximize", pruner=pruner), set())
+
+
+def propose(memory: Memory, trials: "Iterable[FrozenTrial]", resolve: Resolve, *, seed: int) -> Proposal:
+    """What the sampler would try after these trials."""
+    import optuna
+    from optuna.exceptions import ExperimentalWarning
+
+    running = _remember(memory, trials)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, for years
+        memory.study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed
         )
-        for trial in trials
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+    proposal = _ask(memory, resolve)
+    _forget(memory, running)
+    return proposal
+
+
+def _remember(memory: Memory, trials: "Iterable[FrozenTrial]") -> list[int]:
+    """Takes in what has ended since, and what is running; gives the numbers that the running ones have in memory."""
+    running = []
+    for trial in trials:
+        if trial.number in memory.seen or trial.state.name not in ("COMPLETE", "PRUNED", "RUNNING"):
+            continue
+        memory.study.add_trial(_outline(trial))
+        if trial.state.name == "RUNNING":
+            running.append(len(memory.study.get_trials(deepcopy=False)) - 1)
+        else:
+            memory.seen.add(trial.number)
+    return running
+
+
+def _outline(trial: "FrozenTrial") -> "FrozenTrial":
+    """The part of a trial that the sampler and the pruner look at."""
+    from optuna.trial import create_trial
+
+    return create_trial(
+        state=trial.state,
+        value=trial.value,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
     )
-    return memory
 
 
-def propose(memory: "optuna.Study", resolve: Resolve) -> Proposal:
-    """What the sampler would try next."""
-    return _proposal(memory.ask(), resolve)
+def _forget(memory: Memory, numbers: Iterable[int]) -> None:
+    """Takes running trials out of the sampler's sight: they come back as what they will have come to."""
+    from optuna.trial import TrialState
+
+    for number in numbers:
+        memory.study.tell(number, state=TrialState.FAIL)
 
 
-def propose_at_random(memory: "optuna.Study", resolve: Resolve, *, seed: int) -> Proposal:
+def _ask(memory: Memory, resolve: Resolve) -> Proposal:
+    trial = memory.study.ask()
+    proposal = _proposal(trial, resolve)
+    _forget(memory, [trial.number])
+    return proposal
+
+
+def propose_at_random(memory: Memory, resolve: Resolve, *, seed: int) -> Proposal:
     """Any point of the space: what to try where the sampler only repeats itself."""
     from optuna.samplers import RandomSampler
 
-    memory.sampler = RandomSampler(seed=seed)
-    return _proposal(memory.ask(), resolve)
+    memory.study.sampler = RandomSampler(seed=seed)
+    return _ask(memory, resolve)
 
 
 def propose_this(params: Mapping[str, Any], resolve: Resolve) -> Proposal:
@@ -89,12 +132,12 @@ def is_looked_at(epoch: int, epochs: int) -> bool:
     return epoch % max(1, epochs // _LOOKS) == 0
 
 
-def is_hopeless(memory: "optuna.Study", scores: Mapping[int, float]) -> bool:
+def is_hopeless(memory: Memory, scores: Mapping[int, float]) -> bool:
     """Whether a trial with these scores (by epoch) stays below the median of the complete ones."""
     from optuna.trial import TrialState, create_trial
 
     trial = create_trial(state=TrialState.RUNNING, intermediate_values=dict(scores))
-    return memory.pruner.prune(memory, trial)
+    return bool(memory.study.pruner.prune(memory.study, trial))
 
 
 def _proposal(trial: "BaseTrial", resolve: Resolve) -> Proposal:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from wastetune.activations import Activations
 from wastetune.backbone import TOP, Backbone, Cut, activation_shape, gains_from_xla, split
@@ -85,7 +86,10 @@ def built_learner(
     """
     if cut == TOP:
         (features,) = activation_shape(backbone, cut)
-        yield Perceptron(features, config, classes, horizon=horizon, seed=seed)
+        # One thread: matrices this small gain little from more, and threads that wait for each other on a busy
+        # machine cost ten times the work.
+        with threadpool_limits(1, "blas"):
+            yield Perceptron(features, config, classes, horizon=horizon, seed=seed)
         return
     with built_model(backbone, cut, config, classes, seed) as model:
         compile_model(model, config, horizon=horizon, xla=gains_from_xla(backbone, cut))

@@ -9,7 +9,7 @@ from wastetune import search, storage
 from wastetune.backbone import nearest_cut
 from wastetune.errors import UserError
 from wastetune.objective import Bar, Setting, choose_config, run_trial, trial_seed
-from wastetune.search import Proposal
+from wastetune.search import Memory, Proposal
 from wastetune.seeding import seed_for
 from wastetune.space import bounds, default_params
 from wastetune.training import Epoch
@@ -41,13 +41,14 @@ def run_worker(
     KeyboardInterrupt goes on. UserError where trial after trial fails, with the last one's reason.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
+    memory = search.open_memory(epochs=int(bounds(setting.space, "epochs")[1]))
     failures = 0
     while True:
         known = study.get_trials(deepcopy=False)
         if len(storage.only_finished(known)) >= trials or (deadline is not None and time.monotonic() >= deadline):
             return
         check()
-        ended = _run_one(study, known, setting, bar, check)
+        ended = _run_one(study, known, memory, setting, bar, check)
         on_trial(ended)
         failures = failures + 1 if ended.state.name == "FAIL" else 0
         if failures == _MAX_FAILURES:
@@ -62,7 +63,12 @@ class _Pruned(Exception):
 
 
 def _run_one(
-    study: "optuna.Study", known: "Sequence[FrozenTrial]", setting: Setting, bar: Bar, check: Callable[[], None]
+    study: "optuna.Study",
+    known: "Sequence[FrozenTrial]",
+    memory: Memory,
+    setting: Setting,
+    bar: Bar,
+    check: Callable[[], None],
 ) -> "FrozenTrial":
     """One trial, from its proposal to what it came to."""
 
@@ -78,8 +84,6 @@ def _run_one(
 
     history: list[dict[str, Any]] = []
     looks: dict[int, float] = {}
-    epochs = int(bounds(setting.space, "epochs")[1])
-    memory = search.remember(known, epochs=epochs, seed=_sampler_seed(setting, len(known)))
     default = storage.default_is_due(known)
     proposal = _choose(known, memory, setting, default)
     cut = nearest_cut(setting.backbone, proposal.config.frozen_depth)
@@ -114,7 +118,7 @@ def _run_one(
         return storage.fail(trial, _reason(error))
 
 
-def _choose(known: "Sequence[FrozenTrial]", memory: "optuna.Study", setting: Setting, default: bool) -> Proposal:
+def _choose(known: "Sequence[FrozenTrial]", memory: Memory, setting: Setting, default: bool) -> Proposal:
     """What to run next: the default while it is due, then what the sampler proposes and nobody has tried."""
 
     def resolve(trial: "optuna.trial.BaseTrial") -> Any:
@@ -122,7 +126,7 @@ def _choose(known: "Sequence[FrozenTrial]", memory: "optuna.Study", setting: Set
 
     if default:
         return search.propose_this(default_params(setting.space), resolve)
-    proposal = search.propose(memory, resolve)
+    proposal = search.propose(memory, known, resolve, seed=_sampler_seed(setting, len(known)))
     for attempt in range(1, _MAX_REPEATS):
         if storage.find_twin(known, proposal.config) is None:
             return proposal

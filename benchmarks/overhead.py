@@ -1,0 +1,82 @@
+"""What does a trial cost besides training? Milliseconds of each part, on SQLite, over the trials of one study.
+
+python benchmarks/overhead.py [--trials 50] [--json FILE]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from wastetune import objective, search, storage, worker
+from wastetune.prepare import prepare_study
+from wastetune.spec import load_study
+from wastetune.terminal import open_terminal
+
+PARTS = {
+    "sampler proposes": (worker, "_choose"),
+    "SQL: trial begun": (storage, "begin_trial"),
+    "SQL: scores told": (storage, "report"),
+    "pruner": (search, "is_hopeless"),
+    "SQL: record left": (storage, "record"),
+    "SQL: trial ended": (storage, "_finish"),
+    "stored activations opened": (objective, "tuning_sets"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--json", help="where to write the figures")
+    arguments = parser.parse_args()
+    data, weights = (Path(os.environ[name]) for name in ("WASTETUNE_DATA", "WASTETUNE_WEIGHTS"))
+    os.chdir(tempfile.mkdtemp())
+    terminal = open_terminal()
+    spec = load_study("mobilenet_small_trashnet").model_copy(update={"space": "head", "views": 4})
+    prepared = prepare_study(spec, data=data, weights=weights, terminal=terminal)
+    study = storage.open_study(storage.open_storage("sqlite:///overhead.db"), "overhead", prepared.fingerprint)
+    spent: dict[str, float] = defaultdict(float)
+    for name, (module, function) in PARTS.items():
+        setattr(module, function, timed(getattr(module, function), name, spent))
+    rows: list[dict[str, float]] = []
+    last = time.perf_counter()
+
+    def on_trial(trial: Any) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        epochs = sum(epoch["seconds"] for epoch in trial.user_attrs["history"])
+        rows.append({**spent, "besides training": now - last - epochs, "training": epochs})
+        spent.clear()
+        last = time.perf_counter()
+
+    worker.run_worker(
+        study, prepared.setting, trials=arguments.trials, timeout=None, bar=terminal.bar, on_trial=on_trial
+    )
+    medians = {name: statistics.median(row.get(name, 0.0) for row in rows[1:]) * 1000 for name in rows[-1]}
+    for name, value in medians.items():
+        print(f"{name:32} {value:8.1f} ms")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(medians, indent=2))
+
+
+def timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
+    def call(*given: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return function(*given, **named)
+        finally:
+            spent[name] += time.perf_counter() - started
+
+    return call
+
+
+if __name__ == "__main__":
+    main()
