@@ -1,0 +1,182 @@
+"""What KerasTuner, Optuna and wastetune are all asked: the same pictures, split, weights, space and epochs."""
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wastetune import augment
+from wastetune.activations import PictureSet
+from wastetune.backbone import TOP, load_backbone, nearest_cut, split
+from wastetune.head import build_head
+from wastetune.parameters import Value
+from wastetune.prepare import prepare_study
+from wastetune.seeding import seed_for
+from wastetune.space import SearchSpace, TrialConfig, bounds, load_space, sample
+from wastetune.spec import StudySpec, load_study
+from wastetune.terminal import open_terminal
+from wastetune.training import compile_model
+
+OBJECTIVE = "val_f1_score"
+
+
+@dataclass(frozen=True)
+class Question:
+    """The study that all are asked, and its pictures in the split that wastetune makes."""
+
+    spec: StudySpec
+    space: SearchSpace
+    classes: tuple[str, ...]
+    train: PictureSet
+    val: PictureSet
+    test: PictureSet
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of a trial that nothing stops."""
+        return int(bounds(self.space, "epochs")[1])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is asked."""
+    parser.add_argument("--dataset", default="trashnet", help="a known data set, or a folder of pictures")
+    parser.add_argument("--backbone", default="mobilenet_v3_small_075")
+    parser.add_argument("--space", default="head", help="head or transfer, or another space's name or path")
+    parser.add_argument("--views", type=int, default=4, help="wastetune's bank of views; the others augment anew")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", default="imagenet", help="imagenet or none, as in a study's file")
+
+
+def write_study(asked: argparse.Namespace, folder: Path, trials: int) -> Path:
+    """The question as a study's file. Paths become absolute, as contestants run in folders of their own."""
+    dataset = str(Path(asked.dataset).resolve()) if os.sep in asked.dataset else asked.dataset
+    values = {
+        "dataset": dataset,
+        "backbone": asked.backbone,
+        "space": str(Path(load_space(asked.space).source).resolve()),
+        "metric": "macro_f1",
+        "trials": trials,
+        "seed": asked.seed,
+        "views": asked.views,
+        "weights": asked.weights,
+    }
+    # repr of these texts and numbers is TOML as well
+    file = folder / "compare.toml"
+    file.write_text("".join(f"{key} = {value!r}\n" for key, value in values.items()))
+    return file
+
+
+def load_question(study: Path) -> Question:
+    """The study's pictures, decoded and split by wastetune itself."""
+    spec = load_study(str(study))
+    prepared = prepare_study(
+        spec, data=folder_named("WASTETUNE_DATA"), weights=folder_named("WASTETUNE_WEIGHTS"), terminal=open_terminal()
+    )
+    setting = prepared.setting
+    return Question(spec, setting.space, setting.classes, setting.data.train, setting.data.val, prepared.test)
+
+
+def folder_named(variable: str) -> Path | None:
+    """The folder that an environment variable names, if it is set."""
+    return Path(os.environ[variable]) if os.environ.get(variable) else None
+
+
+class HyperParametersAsTrial:
+    """KerasTuner's `hp` with the three methods of an Optuna trial that a wastetune space samples with."""
+
+    def __init__(self, hp: Any, space: SearchSpace) -> None:
+        self._hp, self._params = hp, dict(space.params)
+
+    def _default(self, key: str) -> Value:
+        return self._params[key].default
+
+    def suggest_int(self, key: str, low: int, high: int, *, log: bool) -> int:
+        return int(self._hp.Int(key, low, high, sampling="log" if log else "linear", default=self._default(key)))
+
+    def suggest_float(self, key: str, low: float, high: float, *, log: bool) -> float:
+        return float(self._hp.Float(key, low, high, sampling="log" if log else "linear", default=self._default(key)))
+
+    def suggest_categorical(self, key: str, options: tuple[Value, ...]) -> Value:
+        return self._hp.Choice(key, list(options), default=self._default(key))
+
+
+def sample_with_keras_tuner(space: SearchSpace, hp: Any) -> TrialConfig:
+    """The configuration that KerasTuner's `hp` gets from the space, by the code that samples for Optuna."""
+    return sample(space, HyperParametersAsTrial(hp, space))  # type: ignore[arg-type]
+
+
+def build_everyday_model(question: Question, config: TrialConfig, trial: int = 0) -> Any:
+    """A configuration as it is usually put into Keras, compiled: augmentation, backbone and head in one model.
+
+    The backbone is frozen below the cut and in its normalisation layers, as in wastetune. It is built and
+    loaded anew for every trial, since trials must not share weights.
+    """
+    import keras
+
+    spec = question.spec
+    backbone = load_backbone(
+        spec.backbone, spec.weights, size=spec.image_size, folder=folder_named("WASTETUNE_WEIGHTS")
+    )
+    keras.utils.set_random_seed(seed_for("everyday trial", spec.seed, trial))
+    _freeze_below(backbone, config.frozen_depth)
+    pixels = keras.Input((backbone.size, backbone.size, 3), name="pixels")
+    x = pixels
+    for layer in augmentation_layers(config.augmentation):
+        x = layer(x)
+    pooled = backbone.body(backbone.preprocess(x))
+    model = keras.Model(pixels, build_head(pooled, config, len(question.classes)))
+    # Keras itself would not choose XLA here either: RandomZoom and RandomTranslation do not support it.
+    compile_model(model, config, horizon=config.epochs * steps_per_epoch(question, config), xla=False)
+    # The same optimiser and loss once more, with the metric that these libraries maximise.
+    f1 = keras.metrics.F1Score(average="macro", name="f1_score")
+    model.compile(optimizer=model.optimizer, loss=model.loss, metrics=[f1], jit_compile=False)
+    return model
+
+
+def _freeze_below(backbone: Any, frozen_depth: float) -> None:
+    import keras
+
+    cut = nearest_cut(backbone, frozen_depth)
+    above = set() if cut == TOP else {layer.name for layer in split(backbone, cut)[1].layers}
+    for layer in backbone.body.layers:
+        layer.trainable = layer.name in above and not isinstance(layer, keras.layers.BatchNormalization)
+
+
+def augmentation_layers(strength: float) -> list[Any]:
+    """Keras's layers for what `wastetune.augment` does, in the same measure; none for strength 0.
+
+    The cheapest layers that serve: brightness and contrast apart instead of RandomColorJitter, whose saturation
+    costs as much as both geometry layers around it and is grey at 0 and nothing at 0.5; one grey for what is
+    erased, because Keras else draws a normal number for every value of every picture.
+    """
+    import keras
+
+    if strength == 0:
+        return []
+    layers, pixels = keras.layers, (0, 255)
+    return [
+        layers.RandomFlip("horizontal"),
+        layers.RandomTranslation(strength * augment._SHIFT, strength * augment._SHIFT),
+        layers.RandomRotation(strength * augment._ROTATION_DEGREES / 360),
+        layers.RandomZoom(strength * augment._ZOOM),
+        layers.RandomBrightness(strength * augment._BRIGHTNESS / 255, value_range=pixels),
+        layers.RandomContrast(strength * augment._CONTRAST, value_range=pixels),
+        # Keras draws areas: the square root of `scale` is the largest side.
+        layers.RandomErasing(scale=(0.0, (strength * augment._ERASED_SIDE) ** 2), fill_value=127.5, value_range=pixels),
+    ]
+
+
+def steps_per_epoch(question: Question, config: TrialConfig) -> int:
+    """Batches in one pass as `model.fit` counts them, the last one smaller."""
+    return -(-len(question.train) // config.batch_size)
+
+
+def class_weight(question: Question, config: TrialConfig) -> dict[int, float] | None:
+    """What `model.fit` is given to balance the classes."""
+    import numpy as np
+
+    if config.class_weighting == "none":
+        return None
+    counts = np.bincount(question.train.labels, minlength=len(question.classes))
+    return {label: len(question.train) / (len(counts) * max(int(n), 1)) for label, n in enumerate(counts)}
