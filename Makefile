@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(READY) demo/pictures  ## a small study on generated pictures, about two minutes
 	$(BIN)/wastetune run --study demo --storage sqlite:///demo/wastetune.db \
@@ -23,6 +23,18 @@ lint: $(READY)  ## ruff and mypy
 
 docs: $(READY)  ## docs/commands.md from the command line's own help
 	$(BIN)/python docs/write_commands.py
+
+bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTETUNE_DATA and WASTETUNE_WEIGHTS name real photos and weights
+	$(BIN)/python -m pip install --quiet --editable '.[bench,openvino]'
+	$(BIN)/python benchmarks/trunks.py
+	$(BIN)/python benchmarks/compare.py --space head --trials 2
+	$(BIN)/python benchmarks/compare.py --space benchmarks/depth.toml --trials 2 --epochs 2
+	$(BIN)/python benchmarks/compare.py --space head --backbone resnet50 --trials 2 --epochs 1
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/memory.py trials
+	$(BIN)/python benchmarks/memory.py pictures
+	$(BIN)/python benchmarks/pruning.py
+	$(BIN)/python benchmarks/bank.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from wastetune.interrupts import heeded_interrupts
+from wastetune.interrupts import heeded_interrupts, held_interrupts
 
 
 def test_an_interrupt_that_was_swallowed_is_raised_again():
@@ -23,3 +23,24 @@ def test_the_handler_is_put_back():
     with heeded_interrupts():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_held_interrupt_is_heard_at_the_end():
+    done = []
+
+    def work():
+        with held_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["whole"]
+
+
+def test_a_held_interrupt_is_heard_by_whoever_heeds_it():
+    with heeded_interrupts() as check:
+        with contextlib.suppress(KeyboardInterrupt), held_interrupts(), held_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check()

@@ -65,6 +65,20 @@ def test_a_trial_enters_whole_and_is_finished_once(url, study):
     assert "failure" not in told.user_attrs
 
 
+def test_ctrl_c_waits_for_the_end_of_a_transaction(study, monkeypatch):
+    trial = begin(study)
+    write = trial.storage.set_trial_state_values
+
+    def interrupted(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        return write(*given)
+
+    monkeypatch.setattr(trial.storage, "set_trial_state_values", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        storage.complete(trial, 0.5)
+    assert study.trials[0].value == 0.5
+
+
 def test_a_study_that_was_deleted_and_begun_again_is_another_one(url, study):
     first = study.user_attrs["id"]
     optuna.delete_study(study_name="mine", storage=url)

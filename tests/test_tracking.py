@@ -1,21 +1,14 @@
 """The MLflow mirror, in real SQLite stores: what a reader of MLflow finds, how often one mirrors, what breaks."""
 
-import io
 import json
-import sqlite3
 from datetime import datetime, timedelta
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from rich.console import Console
 
-from wastetune import storage
 from wastetune.errors import UserError
-from wastetune.run import Places, run_study
-from wastetune.spec import load_study
-from wastetune.terminal import Terminal
-from wastetune.tracking import DataSource, mirror_final, mirror_trials, open_mirror
+from wastetune.tracking import DataSource, check_uri, mirror_final, mirror_trials, open_mirror, render_reason
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
 CONFIG = {"dropout": 0.25, "head_layers": 0, "head_units": None}
@@ -120,7 +113,7 @@ def test_more_epochs_than_mlflow_takes_at_once_all_arrive(mirror, study):
     trial = study.trials[0]
     trial.set_user_attr("history", [HISTORY[0] | {"number": n} for n in range(1, 601)])
     mirror_trials(mirror, [trial])
-    assert len(curve(mirror, runs_of(mirror)["trial 0"], "seconds")) == 600
+    assert len(curve(mirror, runs_of(mirror)["trial 0"], "score")) == 600
 
 
 def test_the_data_set_is_an_input_of_every_run(mirror, study):
@@ -188,58 +181,52 @@ def test_the_report_is_a_run_with_scores_and_files_and_is_copied_once(mirror, st
     assert mirror_trials(mirror, study.get_trials()) == 0
 
 
-def test_what_is_no_store_is_told_in_a_sentence(tmp_path, monkeypatch):
+def test_only_what_is_asked_for_is_searched_for_and_repaired(mirror, study):
+    """Another process may be in the middle of copying its own trials."""
+    mirror_trials(mirror, study.get_trials())
+    others = runs_of(mirror)["trial 1"].info.run_id
+    mirror.client.update_run(others, status="RUNNING")
+    assert mirror_trials(mirror, [study.trials[0], study.trials[2]]) == 0
+    assert runs_of(mirror)["trial 1"].info.run_id == others
+
+
+def test_a_new_store_is_made_whole_also_after_one_that_was_begun_and_left(tmp_path):
+    (tmp_path / "mlflow.db.new").write_text("half of the tables")
+    mirror = open_again(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert set(runs_of(mirror)) == {"mine"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock", "artifacts"}
+
+
+def test_what_can_never_be_a_store_is_told_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.db").write_text("not a database " * 100)
-    for uri in ("foo://me:geheim@h/x", "postgresql://me:geheim@h:p/x", "file:./mlruns", "sqlite:///notes.db"):
+    for uri, reason in {
+        "foo://me:geheim@h/x": "MLflow knows no foo://",
+        "postgresql://me:geheim@h:p/x": "invalid literal",
+        "mysql+nodriver://me:geheim@h/x": "Can't load plugin",
+        "file:./mlruns": "keeps runs in a database or on a server",
+        "mlruns": "keeps runs in a database or on a server",
+        "": "keeps runs in a database or on a server",
+        "http://:5000": "it names no host",
+        "http://me:geheim@h:p": "Port could not be cast",
+        "sqlite://": "it names no file",
+        "sqlite:///notes.db": "notes.db is no SQLite database",
+        "sqlite:///notes.db/mlflow.db": "File exists",
+    }.items():
         with pytest.raises(UserError, match=r"the MLflow store cannot be opened .*; check --tracking-uri") as error:
-            open_again(uri)
+            check_uri(uri)
+        assert reason in str(error.value)
         assert "\n" not in str(error.value)
         assert "geheim" not in str(error.value)
 
 
-class Screen(Terminal):
-    """Keeps what was said, and does something when it hears certain words."""
-
-    def say(self, line=""):
-        super().say(line)
-        for words, act in self.hooks.items():
-            if words in line:
-                act()
-
-    @classmethod
-    def listening(cls, **hooks):
-        screen = cls(Console(file=io.StringIO(), width=200))
-        object.__setattr__(screen, "hooks", {words.replace("_", " "): act for words, act in hooks.items()})
-        return screen
-
-    @property
-    def text(self):
-        return self.console.file.getvalue()
+def test_what_may_be_a_store_is_not_refused(mlflow_store):
+    for uri in (mlflow_store, "sqlite:///new/mlflow.db", "http://nowhere.invalid:5000/", "https://h", "databricks"):
+        check_uri(uri)
 
 
-def test_a_store_that_breaks_in_mid_study_costs_no_trial_and_gets_all_later(tiny, mlflow_store, tmp_path):
-    def rename(old, new):
-        with sqlite3.connect(mlflow_store.removeprefix("sqlite:///")) as connection:
-            connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
-        connection.close()
-
-    spec = load_study(str(tiny)).model_copy(update={"trials": 2})
-    places = Places(f"sqlite:///{tmp_path / 'study.db'}", mlflow_store, tmp_path / "results", None, None)
-    breaking = Screen.listening(trials_are_finished=lambda: rename("runs", "gone"))
-    assert run_study(spec, places, breaking, final=False) is None
-    assert breaking.text.count("MLflow does not answer") == 1
-    assert "the study goes on" in breaking.text
-    study = optuna.load_study(study_name="tiny", storage=storage.open_storage(places.storage))
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
-
-    rename("gone", "runs")
-    mending = Screen.listening()
-    run_study(spec, places, mending, final=False)
-    assert "MLflow" not in mending.text
-    from mlflow import MlflowClient
-
-    client = MlflowClient(mlflow_store)
-    (experiment,) = (found for found in client.search_experiments() if found.name == "pictures")
-    names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
-    assert names == {"tiny", "trial 0", "trial 1"}
+def test_a_reason_has_one_line_and_no_password():
+    uri = "http://me:geheim@host:5000/"
+    error = OSError("API request to http://me:geheim@host:5000/api/2.0/mlflow failed\nand more")
+    assert render_reason(error, uri) == "API request to http://me:***@host:5000/api/2.0/mlflow failed"
+    assert render_reason(TimeoutError(), uri) == "TimeoutError"

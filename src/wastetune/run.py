@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
 from wastetune.interrupts import heeded_interrupts
 from wastetune.metrics import scores_dict
+from wastetune.mirroring import FinalReport, mirrored
 from wastetune.prepare import Prepared, prepare_study
 from wastetune.progress import render_found, render_trial
 from wastetune.record import count_seconds, describe_study, package_versions
@@ -49,34 +51,36 @@ def run_study(
     trial is complete yet. On Ctrl-C what was finished is kept and the KeyboardInterrupt goes on.
     """
     begun = time.perf_counter()
+    tracking.check_uri(places.tracking_uri)
     prepared = prepare_study(spec, data=places.data, weights=places.weights, terminal=terminal)
     setting = prepared.setting
     for line in render_found(prepared):
         terminal.say(line)
     database = storage.open_storage(places.storage)
     study = storage.open_study(database, spec.name, prepared.fingerprint)
-    mirror = tracking.open_mirror(
-        places.tracking_uri,
-        study=spec.name,
-        study_id=study.user_attrs["id"],
-        data=_data_source(prepared),
-        tags={"backbone": spec.backbone, "dataset": prepared.index.folder.resolve().name, **package_versions()},
-    )
     for number in storage.fail_lost(study):
         terminal.say(f"trial {number} was in the hands of a process that is gone: failed")
     folder = places.results / spec.name
     write_split_table(prepared.index, prepared.splits, folder / "split.csv")
     preparing = time.perf_counter() - begun
 
-    copy = _patient(lambda: tracking.mirror_trials(mirror, study.get_trials(deepcopy=False)), terminal)
+    open_mirror = partial(
+        tracking.open_mirror,
+        places.tracking_uri,
+        study=spec.name,
+        study_id=study.user_attrs["id"],
+        data=_data_source(prepared),
+        tags={"backbone": spec.backbone, "dataset": prepared.index.folder.resolve().name, **package_versions()},
+    )
+    with mirrored(open_mirror, terminal, partial(tracking.render_reason, uri=places.tracking_uri)) as post:
 
-    def on_trial(trial: "FrozenTrial") -> None:
-        terminal.say(render_trial(trial, study))
-        copy()
+        def on_trial(trial: "FrozenTrial") -> None:
+            terminal.say(render_trial(trial, study))
+            post(trial)
 
-    terminal.say(f"{len(storage.finished_trials(study))} of {spec.trials} trials are finished")
-    copy()
-    try:
+        terminal.say(f"{len(storage.finished_trials(study))} of {spec.trials} trials are finished")
+        for trial in storage.read_trials(study):
+            post(trial)
         with heeded_interrupts() as check:
             run_worker(
                 study,
@@ -87,15 +91,13 @@ def run_study(
                 on_trial=on_trial,
                 check=check,
             )
-    finally:
-        copy()
-    if not final:
-        return None
-    if storage.best_trial(study) is None or storage.default_trial(study) is None:
-        terminal.say("no trial with a score yet, so there is nothing to retrain")
-        return None
-    report = _finish(study, prepared, folder, terminal, preparing)
-    _patient(lambda: tracking.mirror_final(mirror, report, folder), terminal)()
+        if not final:
+            return None
+        if storage.best_trial(study) is None or storage.default_trial(study) is None:
+            terminal.say("no trial with a score yet, so there is nothing to retrain")
+            return None
+        report = _finish(study, prepared, folder, terminal, preparing)
+        post(FinalReport(report, folder))
     return report
 
 
@@ -162,22 +164,3 @@ def _data_source(prepared: Prepared) -> tracking.DataSource:
         classes=index.classes,
         counts={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
     )
-
-
-def _patient(copy: Callable[[], object], terminal: Terminal) -> Callable[[], None]:
-    """The same, but a mirror that is away costs no trial: it is said once, and the study goes on."""
-    said = False
-
-    def attempt() -> None:
-        nonlocal said
-        try:
-            copy()
-        except Exception as error:  # whatever a server or a network may raise
-            if not said:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                terminal.say(
-                    f"MLflow does not answer ({reason}); the study goes on, run it again later to copy it there"
-                )
-            said = True
-
-    return attempt

@@ -32,6 +32,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from wastetune.errors import UserError
+from wastetune.interrupts import held_interrupts
 from wastetune.space import TrialConfig
 
 if TYPE_CHECKING:
@@ -140,8 +141,9 @@ def begin_trial(
         user_attrs={**attrs, "owner": owner},
     )
     storage = study._storage
-    number = storage.create_new_trial(study._study_id, template_trial=trial)
-    return InHand(storage, number, storage.get_trial_number_from_id(number))
+    with held_interrupts():
+        number = storage.create_new_trial(study._study_id, template_trial=trial)
+        return InHand(storage, number, storage.get_trial_number_from_id(number))
 
 
 def report(trial: InHand, epoch: int, score: float) -> None:
@@ -176,9 +178,10 @@ def fail(trial: InHand, reason: str) -> "FrozenTrial":
 def _finish(trial: InHand, state: str, score: float | None = None) -> "FrozenTrial":
     from optuna.trial import TrialState
 
-    with _unless_finished():
-        trial.storage.set_trial_state_values(trial.id, TrialState[state], None if score is None else [score])
-    return trial.storage.get_trial(trial.id)
+    with held_interrupts():
+        with _unless_finished():
+            trial.storage.set_trial_state_values(trial.id, TrialState[state], None if score is None else [score])
+        return trial.storage.get_trial(trial.id)
 
 
 @contextlib.contextmanager
@@ -186,13 +189,20 @@ def _unless_finished() -> Iterator[None]:
     """A trial that another process has finished, because it took this one for dead, stays as it is."""
     from optuna.exceptions import UpdateFinishedTrialError
 
-    with contextlib.suppress(UpdateFinishedTrialError):
+    # Ctrl-C within a transaction would leave the database locked to the process that wants to tell of it.
+    with held_interrupts(), contextlib.suppress(UpdateFinishedTrialError):
         yield
+
+
+def read_trials(study: "optuna.Study") -> "list[FrozenTrial]":
+    """All trials of the study, in order."""
+    with held_interrupts():
+        return study.get_trials(deepcopy=False)
 
 
 def finished_trials(study: "optuna.Study") -> "list[FrozenTrial]":
     """The trials that the budget counts: complete or pruned."""
-    return only_finished(study.get_trials(deepcopy=False))
+    return only_finished(read_trials(study))
 
 
 def only_finished(trials: "Iterable[FrozenTrial]") -> "list[FrozenTrial]":
@@ -218,7 +228,7 @@ def fail_lost(study: "optuna.Study") -> list[int]:
     """Tells FAIL to the running trials whose process on this machine is gone; gives their numbers."""
     lost = [
         InHand(study._storage, trial._trial_id, trial.number)
-        for trial in study.get_trials(deepcopy=False)
+        for trial in read_trials(study)
         if trial.state.name == "RUNNING" and _is_lost(trial.user_attrs.get("owner"))
     ]
     for trial in lost:
@@ -240,7 +250,7 @@ def default_trial(study: "optuna.Study") -> "FrozenTrial | None":
 def _complete(study: "optuna.Study") -> "list[FrozenTrial]":
     from optuna.trial import TrialState
 
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in read_trials(study) if trial.state is TrialState.COMPLETE]
 
 
 def _started(pid: int) -> float | None:

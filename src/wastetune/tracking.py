@@ -1,7 +1,8 @@
 """The MLflow mirror of a study: one parent run per study, one child per trial, safe to repeat.
 
 The SQL study is the truth. A trial that ended is copied as it is, found again by its tags, and never copied
-twice; what MLflow lacks, because it was away, the next mirroring brings.
+twice; what MLflow lacks, because it was away, the next mirroring brings. Nothing here is in a hurry: `mirroring`
+calls it beside the study.
 """
 
 import contextlib
@@ -9,7 +10,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,10 @@ _PARENT = "mlflow.parentRunId"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 # MLflow has no word for pruned; the tag `state` has.
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+_DATABASES = ("mysql", "sqlite", "postgresql", "mssql")
+_SHOWN = 160  # characters of a reason; those of HTTP go on and on
+# A server that does not answer is given up for now after 2 x 10 seconds instead of MLflow's quarter of an hour.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
 @dataclass(frozen=True)
@@ -52,36 +58,72 @@ class Mirror:
     parent: str
     data: DataSource
     tags: Mapping[str, str]  # what all of the study's runs have: backbone, data set, versions
+    alone: contextlib.AbstractContextManager[object]  # inside, no other process writes to a store in a file
+
+
+def check_uri(uri: str) -> None:
+    """UserError for what can never be a store: no URI, folder, unknown scheme, missing driver, a file of another kind.
+
+    Quick, without MLflow. Whether the store is there and answers is found out when it is opened.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    scheme = _scheme(uri)
+    try:
+        if scheme in _DATABASES:
+            make_url(uri).get_dialect().import_dbapi()
+            if scheme == "sqlite":
+                _check_file(_sqlite_file(uri))
+        elif scheme in ("http", "https"):
+            _check_server(uri)
+        elif scheme in ("", "file"):
+            raise ValueError("MLflow keeps runs in a database or on a server: sqlite:///FILE or http://HOST:PORT")
+        elif scheme not in ("databricks", *_plugins()):
+            raise ValueError(f"MLflow knows no {scheme}://")
+    except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        raise UserError(
+            f"the MLflow store cannot be opened ({render_reason(error, uri)}); "
+            "check --tracking-uri or MLFLOW_TRACKING_URI"
+        ) from error
+
+
+def render_reason(error: Exception, uri: str) -> str:
+    """What went wrong with a store, in a line without its password."""
+    line = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    return line.replace(uri.rstrip("/"), hide_password(uri.rstrip("/")))[:_SHOWN]
 
 
 def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: Mapping[str, str]) -> Mirror:
     """The study's place in an MLflow store: an experiment per data set, a parent run per study.
 
-    UserError where the store cannot be opened.
+    Takes seconds, for MLflow is imported and a new store gets its tables. Raises whatever a database, a server or
+    a network may raise.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     from filelock import FileLock
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # not every table it creates
-    file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    file = _sqlite_file(uri) if _scheme(uri) == "sqlite" else None
     artifacts = file.resolve().parent / "artifacts" if file else None  # a server has its own place for them
-    try:
-        if artifacts:
-            artifacts.mkdir(parents=True, exist_ok=True)
-        # Two processes must not both create the tables or the experiment.
-        with FileLock(f"{file}.lock") if file else contextlib.nullcontext():
-            client = MlflowClient(uri)
-            found = client.get_experiment_by_name(data.name)
-            experiment = (
-                found.experiment_id
-                if found
-                else client.create_experiment(
-                    data.name, artifact_location=artifacts.as_uri() if artifacts else None, tags=_KIND
-                )
+    if artifacts:
+        artifacts.mkdir(parents=True, exist_ok=True)
+    alone = FileLock(f"{file}.lock") if file else contextlib.nullcontext()
+    with alone:  # two processes must not both create the tables, the experiment or the parent
+        if file and not file.exists():
+            _create_tables(file)
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(data.name)
+        experiment = (
+            found.experiment_id
+            if found
+            else client.create_experiment(
+                data.name, artifact_location=artifacts.as_uri() if artifacts else None, tags=_KIND
             )
+        )
         runs = _search(client, experiment, f"tags.`{_STUDY}` = '{study_id}' and tags.`{_TRIAL}` = 'study'")
         if runs:
             parent = runs[0].info.run_id
@@ -90,26 +132,33 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
                 experiment, run_name=study, tags={**tags, _STUDY: study_id, _TRIAL: "study", "study": study}
             ).info.run_id
             _log_data(client, parent, data)
-    except (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(uri, hide_password(uri))
-        raise UserError(
-            f"the MLflow store cannot be opened ({reason}); check --tracking-uri or MLFLOW_TRACKING_URI"
-        ) from error
-    return Mirror(client, experiment, study_id, parent, data, tags)
+    return Mirror(client, experiment, study_id, parent, data, tags, alone)
 
 
-def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]") -> int:
-    """Copies the ended trials that the mirror lacks; gives how many those were."""
-    ended = [trial for trial in trials if trial.state.name in _STATUS and "repeats" not in trial.user_attrs]
-    runs = _search(mirror.client, mirror.experiment, f"tags.`{_STUDY}` = '{mirror.study_id}'")
-    whole = {run.data.tags[_TRIAL] for run in runs if run.info.status != "RUNNING"}
-    for run in runs:
-        if run.info.status == "RUNNING" and run.data.tags[_TRIAL] not in ("study", "final"):
-            mirror.client.delete_run(run.info.run_id)  # a copy that was interrupted
-    missing = [trial for trial in ended if str(trial.number) not in whole]
-    for trial in missing:
-        _copy_trial(mirror, trial)
-    return len(missing)
+def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callable[[], bool] = lambda: False) -> int:
+    """Copies those of the trials that ended and that the mirror lacks, until `stop`; gives how many those were."""
+    ended = {
+        str(trial.number): trial
+        for trial in trials
+        if trial.state.name in _STATUS and "repeats" not in trial.user_attrs
+    }
+    if not ended:
+        return 0
+    # A search costs a millisecond per run that it finds; a copy begins when its trial did, so it finds few.
+    begun = [_milliseconds(trial.datetime_start) or 0 for trial in ended.values()]
+    query = f"tags.`{_STUDY}` = '{mirror.study_id}' and attributes.start_time >= {min(begun)}"
+    with mirror.alone:
+        runs = [run for run in _search(mirror.client, mirror.experiment, query) if run.data.tags[_TRIAL] in ended]
+        for run in runs:
+            if run.info.status == "RUNNING":  # a copy that was interrupted
+                mirror.client.delete_run(run.info.run_id)
+        whole = {run.data.tags[_TRIAL] for run in runs if run.info.status != "RUNNING"}
+        copied = 0
+        for number, trial in ended.items():
+            if number not in whole and not stop():
+                _copy_trial(mirror, trial)
+                copied += 1
+    return copied
 
 
 def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> None:
@@ -117,14 +166,19 @@ def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> Non
 
     Nothing happens where the same report is there already.
     """
-    client = mirror.client
     digest = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
     query = f"tags.`{_STUDY}` = '{mirror.study_id}' and tags.`{_TRIAL}` = 'final'"
-    there = _search(client, mirror.experiment, query)
-    if any(run.data.tags.get(_REPORT) == digest and run.info.status == "FINISHED" for run in there):
-        return
-    for old in there:
-        client.delete_run(old.info.run_id)
+    with mirror.alone:
+        there = _search(mirror.client, mirror.experiment, query)
+        if any(run.data.tags.get(_REPORT) == digest and run.info.status == "FINISHED" for run in there):
+            return
+        for old in there:
+            mirror.client.delete_run(old.info.run_id)
+        _copy_final(mirror, report, folder, digest)
+
+
+def _copy_final(mirror: Mirror, report: Mapping[str, Any], folder: Path, digest: str) -> None:
+    client = mirror.client
     tags = {
         **mirror.tags,
         _STUDY: mirror.study_id,
@@ -173,7 +227,7 @@ def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
     curve = [
         (key, float(epoch[key]), epoch["number"])
         for epoch in attrs.get("history", ())
-        for key in ("loss", "score", "accuracy", "seconds")
+        for key in ("loss", "score", "accuracy")
     ]
     single = [
         (key, float(value), 0)
@@ -222,6 +276,54 @@ def _search(client: "MlflowClient", experiment: str, query: str) -> list[Any]:
         token = page.token
         if not token:
             return found
+
+
+def _scheme(uri: str) -> str:
+    """postgresql of postgresql+psycopg://...; databricks may stand alone."""
+    found = re.match(r"([a-z][a-z0-9.-]*)(\+[a-z0-9_]+)?(:|$)", uri)
+    return found[1] if found and (found[3] or uri == "databricks") else ""
+
+
+def _plugins() -> tuple[str, ...]:
+    """The schemes that installed packages teach MLflow."""
+    from importlib.metadata import entry_points
+
+    return tuple(entry.name for entry in entry_points(group="mlflow.tracking_store"))
+
+
+def _check_server(uri: str) -> None:
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(uri)
+    _ = parts.port  # ValueError for one that is no number
+    if not parts.hostname:
+        raise ValueError("it names no host")
+
+
+def _sqlite_file(uri: str) -> Path:
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(uri).database or ":memory:")
+
+
+def _check_file(file: Path) -> None:
+    if file.name == ":memory:":
+        raise ValueError("it names no file")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        with file.open("rb") as stream:
+            if stream.read(16) not in (b"", b"SQLite format 3\0"):
+                raise ValueError(f"{file} is no SQLite database")
+
+
+def _create_tables(file: Path) -> None:
+    """A new store is there whole or not at all; MLflow cannot go on with half of its tables."""
+    from mlflow import MlflowClient
+
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)  # of a process that was stopped here
+    MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+    new.replace(file)
 
 
 def _milliseconds(moment: Any) -> int | None:

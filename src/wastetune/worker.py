@@ -44,7 +44,7 @@ def run_worker(
     memory = search.open_memory(epochs=int(bounds(setting.space, "epochs")[1]))
     failures = 0
     while True:
-        known = study.get_trials(deepcopy=False)
+        known = storage.read_trials(study)
         if len(storage.only_finished(known)) >= trials or (deadline is not None and time.monotonic() >= deadline):
             return
         check()

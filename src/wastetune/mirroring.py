@@ -1,0 +1,121 @@
+"""The mirror kept up to date beside a study: a thread of its own copies what ended, so that MLflow costs no trial.
+
+The study posts what it has; importing MLflow, opening the store and copying happen in the thread. What cannot be
+copied stays posted and is tried again, until the study is over. Why a thread and not a process: copying a trial is
+some 35 ms of work wherever it is done, and a process would import MLflow on the same cores.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from wastetune.terminal import Terminal
+from wastetune.tracking import Mirror, mirror_final, mirror_trials
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+# Seconds between two rounds of copying: most of the short trials then run without it.
+_BETWEEN = 5.0
+# Seconds until a person is told what is being waited for.
+_SILENCE = 1.5
+# Seconds that Ctrl-C leaves to the one copy in hand. One that does not end is made anew by the next run.
+_GRACE = 3.0
+
+
+@dataclass(frozen=True)
+class FinalReport:
+    """The report of a study, and the folder of its files."""
+
+    report: dict[str, Any]
+    folder: Path
+
+
+Post = Callable[["FrozenTrial | FinalReport"], None]
+
+
+@contextmanager
+def mirrored(
+    open_store: Callable[[], Mirror], terminal: Terminal, explain: Callable[[Exception], str]
+) -> Iterator[Post]:
+    """Inside, whatever is given to the value gets copied beside what else happens; the end waits for the rest.
+
+    A store that is away is said once, in the words of `explain`, and what it lacks at the end. After a
+    KeyboardInterrupt nobody waits: the next run copies the rest.
+    """
+    box = _Box()
+    thread = threading.Thread(target=_keep_up, args=(box, open_store, terminal, explain), name="mlflow", daemon=True)
+    thread.start()
+    try:
+        yield box.posted.put
+    except KeyboardInterrupt:
+        box.leaving.set()
+        box.closing.set()
+        thread.join(_GRACE)
+        raise
+    except BaseException:
+        _wait(box, thread, terminal)
+        raise
+    _wait(box, thread, terminal)
+
+
+@dataclass
+class _Box:
+    """What the study and the thread share."""
+
+    posted: "SimpleQueue[FrozenTrial | FinalReport]" = field(default_factory=SimpleQueue)
+    closing: threading.Event = field(default_factory=threading.Event)  # one round more
+    leaving: threading.Event = field(default_factory=threading.Event)  # not even that
+    lacking: "list[FrozenTrial | FinalReport]" = field(default_factory=list)  # the thread's; to be read after its end
+
+
+def _wait(box: _Box, thread: threading.Thread, terminal: Terminal) -> None:
+    box.closing.set()
+    thread.join(_SILENCE)
+    if thread.is_alive():
+        terminal.say("copying to MLflow; Ctrl-C leaves the rest to the next run")
+        thread.join()
+    if box.lacking:
+        terminal.say("MLflow lacks a part of this study; run the same command again to copy it")
+
+
+def _keep_up(
+    box: _Box, open_store: Callable[[], Mirror], terminal: Terminal, explain: Callable[[Exception], str]
+) -> None:
+    """Round after round, until the study is over and a round more has been tried."""
+    mirror, said = None, False
+    last = False
+    while not last:
+        last = box.closing.is_set()
+        box.lacking += _take_all(box.posted)
+        try:
+            mirror = mirror or open_store()
+            _copy(mirror, box.lacking, box.leaving.is_set)
+            box.lacking.clear()
+        except Exception as error:  # whatever a database, a server or a network may raise
+            if not said:
+                terminal.say(f"MLflow does not answer ({explain(error)}); the study goes on without it")
+            said = True
+            last = last or box.closing.is_set()  # it was tried long enough
+            box.lacking += _take_all(box.posted)
+        if not last:
+            box.closing.wait(_BETWEEN)
+
+
+def _copy(mirror: Mirror, items: "list[FrozenTrial | FinalReport]", stop: Callable[[], bool]) -> None:
+    mirror_trials(mirror, (item for item in items if not isinstance(item, FinalReport)), stop)
+    for item in items:
+        if isinstance(item, FinalReport) and not stop():
+            mirror_final(mirror, item.report, item.folder)
+
+
+def _take_all(posted: "SimpleQueue[FrozenTrial | FinalReport]") -> "Iterator[FrozenTrial | FinalReport]":
+    while True:
+        try:
+            yield posted.get_nowait()
+        except Empty:
+            return
