@@ -19,7 +19,10 @@ def build_head(features: Any, config: TrialConfig, classes: int) -> Any:
     layers = keras.layers
     x = features
     if config.head_norm:
-        x = layers.BatchNormalization(momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, name="head_norm")(x)
+        # No scale and shift of its own: the dense layer that follows has both.
+        x = layers.BatchNormalization(
+            momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, scale=False, center=False, name="head_norm"
+        )(x)
     for number in range(config.head_layers):
         x = layers.Dropout(config.dropout, name=f"head_dropout_{number}")(x)
         x = layers.Dense(

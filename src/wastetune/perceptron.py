@@ -36,7 +36,7 @@ class Perceptron:
         self._draw = np.random.default_rng(seed)
         self._step = 0
         widths = [features, *[int(config.head_units or 0)] * config.head_layers, classes]
-        shapes: list[tuple[int, ...]] = [(features,), (features,)] if config.head_norm else []
+        shapes: list[tuple[int, ...]] = []
         for below, above in itertools.pairwise(widths):
             shapes += [(below, above), (above,)]
         self._all = _Flat.of(shapes)
@@ -52,10 +52,7 @@ class Perceptron:
 
     def weights(self) -> list[FloatArray]:
         """The weights in the order of `get_weights` of the Keras head."""
-        if not self.config.head_norm:
-            return list(self._all.arrays)
-        gamma, beta, *dense = self._all.arrays
-        return [gamma, beta, *self._moving, *dense]
+        return [*(self._moving if self.config.head_norm else ()), *self._all.arrays]
 
     def set_weights(self, weights: list[FloatArray]) -> None:
         """Takes over the weights of the Keras head, as its `get_weights` gives them."""
@@ -66,9 +63,8 @@ class Perceptron:
         """Logits (n, classes) of pooled vectors (n, features)."""
         x = inputs
         if self.config.head_norm:
-            gamma, beta = self._all.arrays[:2]
             mean, variance = self._moving
-            x = (x - mean) * (gamma / np.sqrt(variance + NORM_EPSILON)) + beta
+            x = (x - mean) / np.sqrt(variance + np.float32(NORM_EPSILON))
         *hidden, last = self._dense()
         for kernel, bias in hidden:
             x = np.maximum(x @ kernel + bias, 0)
@@ -76,7 +72,7 @@ class Perceptron:
 
     def train_on_batch(self, inputs: FloatArray, targets: FloatArray, sample_weight: FloatArray) -> float:
         """One step on inputs (n, features) and one-hot targets (n, classes); gives the loss before it."""
-        x, normalised = self._normalise(inputs) if self.config.head_norm else (inputs, inputs)
+        x = self._normalise(inputs) if self.config.head_norm else inputs
         *hidden, last = self._dense()
         seen: list[tuple[FloatArray, FloatArray | None, FloatArray]] = []  # what each layer saw, its mask, what it gave
         for kernel, bias in hidden:
@@ -91,14 +87,12 @@ class Perceptron:
         logits += last[1]
         seen.append((x, mask, logits))
         loss, slope = self._loss(logits, targets, sample_weight)
-        self._backward(seen, slope, normalised)
+        self._backward(seen, slope)
         self._update()
         return loss
 
     def _begin(self) -> None:
         """He's normal distribution for hidden layers, Glorot's uniform one for the logits, as Keras draws them."""
-        if self.config.head_norm:
-            self._all.arrays[0][...] = 1
         *hidden, (kernel, _) = self._dense()
         for weights, _ in hidden:
             weights[...] = _truncated_normal(self._draw, weights.shape) * math.sqrt(2 / weights.shape[0]) / _TRUNCATED
@@ -107,16 +101,17 @@ class Perceptron:
 
     def _dense(self, slopes: bool = False) -> list[tuple[FloatArray, FloatArray]]:
         """Kernel and bias of each dense layer, or where their gradients go."""
-        arrays = (self._slopes if slopes else self._all).arrays[2 * self.config.head_norm :]
+        arrays = (self._slopes if slopes else self._all).arrays
         return list(zip(arrays[::2], arrays[1::2], strict=True))
 
-    def _normalise(self, inputs: FloatArray) -> tuple[FloatArray, FloatArray]:
-        gamma, beta = self._all.arrays[:2]
-        mean, variance = inputs.mean(axis=0), inputs.var(axis=0)
+    def _normalise(self, inputs: FloatArray) -> FloatArray:
+        mean = inputs.mean(axis=0)
+        centred = inputs - mean
+        variance = np.einsum("nf,nf->f", centred, centred) / np.float32(len(inputs))
         for moving, now in zip(self._moving, (mean, variance), strict=True):
             moving += (now - moving) * np.float32(1 - NORM_MOMENTUM)
-        normalised = (inputs - mean) / np.sqrt(variance + np.float32(NORM_EPSILON))
-        return normalised * gamma + beta, normalised
+        centred /= np.sqrt(variance + np.float32(NORM_EPSILON))
+        return centred
 
     def _drop(self, x: FloatArray) -> tuple[FloatArray, FloatArray | None]:
         rate = np.float32(self.config.dropout)
@@ -137,23 +132,17 @@ class Perceptron:
         share = (importance / np.float32(len(logits)))[:, None]
         return float((each[:, None] * share).sum()), (exponent / total - wanted) * share
 
-    def _backward(
-        self, seen: list[tuple[FloatArray, FloatArray | None, FloatArray]], slope: FloatArray, normalised: FloatArray
-    ) -> None:
+    def _backward(self, seen: list[tuple[FloatArray, FloatArray | None, FloatArray]], slope: FloatArray) -> None:
         layers = list(zip(self._dense(), self._dense(slopes=True), seen, strict=True))
         for number, ((kernel, _), (kernel_slope, bias_slope), (x, mask, gave)) in reversed(list(enumerate(layers))):
             if number < len(layers) - 1:
                 slope *= gave > 0
             np.matmul(x.T, slope, out=kernel_slope)
             np.sum(slope, axis=0, out=bias_slope)
-            if number or self.config.head_norm:
+            if number:
                 slope = slope @ kernel.T
                 if mask is not None:
                     slope *= mask
-        if self.config.head_norm:
-            gamma_slope, beta_slope = self._slopes.arrays[:2]
-            np.einsum("nf,nf->f", slope, normalised, out=gamma_slope)
-            np.sum(slope, axis=0, out=beta_slope)
 
     def _update(self) -> None:
         rate = rate_at(self._step, self.config.learning_rate, self._horizon)
