@@ -15,17 +15,18 @@ SOURCE = Path(wastetune.__file__).parent
 ORDER = """
 errors interrupts seeding terminal toml_file metrics spec parameters space
 data.archive data.sources data.layout data.looks data.picture data.index data.splits data.pixels data.sample
-architectures backbone augment activations schedule head perceptron training bundle objective prepare storage
-tracking search worker launch retrain plots report record progress run predict serve cli __main__
+architectures backbone runtime augment activations schedule head perceptron training bundle objective prepare storage
+tracking mirroring search worker launch retrain plots report record progress run predict serve cli __main__
 """
 ROOMS = ORDER.split()
 
 # Library -> the rooms that may import it, at whatever depth; for annotations alone (TYPE_CHECKING) any may.
 LIBRARIES = {
-    "keras": "backbone augment activations head training bundle predict",
+    "keras": "backbone runtime augment activations head training bundle predict",
     "optuna": "space objective storage search worker report",
     "mlflow": "tracking",
-    "tensorflow": "",
+    "tensorflow": "runtime",
+    "openvino": "runtime",
     "fastapi": "serve",
     "streamlit": "serve",
 }
@@ -82,6 +83,7 @@ def test_the_command_line_starts_without_the_heavy_libraries():
     heavy = {
         "keras",
         "tensorflow",
+        "openvino",
         "optuna",
         "mlflow",
         "sklearn",

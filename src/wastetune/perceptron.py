@@ -106,7 +106,7 @@ class Perceptron:
 
     def _normalise(self, inputs: FloatArray) -> FloatArray:
         mean = inputs.mean(axis=0)
-        centred = inputs - mean
+        centred: FloatArray = inputs - mean
         variance = np.einsum("nf,nf->f", centred, centred) / np.float32(len(inputs))
         for moving, now in zip(self._moving, (mean, variance), strict=True):
             moving += (now - moving) * np.float32(1 - NORM_MOMENTUM)

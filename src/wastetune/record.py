@@ -9,6 +9,7 @@ from wastetune.data.index import contradictions, duplicate_groups
 from wastetune.objective import Setting
 from wastetune.prepare import Prepared
 from wastetune.report import edge_findings
+from wastetune.runtime import choose_runtime
 from wastetune.space import bounds, searched_ranges
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def describe_study(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial
 
 
 def package_versions() -> dict[str, str]:
-    """The versions that a result may depend on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    """The versions that a result may depend on; OpenVINO's where it runs the trunks."""
+    packages = (*_PACKAGES, "openvino") if choose_runtime() == "openvino" else _PACKAGES
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def count_seconds(study: "optuna.Study", preparing: float, retraining: float) -> dict[str, float]:
