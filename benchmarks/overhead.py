@@ -35,7 +35,7 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=50)
-    parser.add_argument("--json", help="where to write the figures")
+    parser.add_argument("--json", type=lambda name: Path(name).resolve(), help="where to write the figures")
     arguments = parser.parse_args()
     data, weights = (Path(os.environ[name]) for name in ("WASTETUNE_DATA", "WASTETUNE_WEIGHTS"))
     os.chdir(tempfile.mkdtemp())
@@ -64,7 +64,7 @@ def main() -> None:
     for name, value in medians.items():
         print(f"{name:32} {value:8.1f} ms")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(medians, indent=2))
+        arguments.json.write_text(json.dumps(medians, indent=2))
 
 
 def timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:

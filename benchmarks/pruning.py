@@ -48,7 +48,7 @@ def main() -> None:
             f"(at most {max(lost):.4f}), winner kept in {sum(kept)} of {len(kept)}"
         )
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=2))
+        arguments.json.write_text(json.dumps(rows, indent=2))
 
 
 def whole_trials(setting, epochs, count, seed, terminal) -> list[tuple[list[float], list[float]]]:
@@ -111,7 +111,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", help="where to write the figures")
+    parser.add_argument("--json", type=lambda name: Path(name).resolve(), help="where to write the figures")
     return parser.parse_args()
 
 

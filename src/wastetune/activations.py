@@ -186,10 +186,9 @@ def _parts(store: Store, backbone: Backbone, pictures: PictureSet, view: int, ma
     recipe = "plain" if magnitude == 0.0 else f"{augment.RECIPE} {view} {magnitude:.9f}"
     for start in range(0, len(pictures), PART):
         rows = range(start, min(start + PART, len(pictures)))
-        digest = hashlib.sha256(f"{RECIPE} {backbone.digest} {backbone.size} {recipe}".encode())
-        for row in rows:
-            digest.update(pictures.keys[row].encode())
-        yield _Part(rows, folder, digest.hexdigest()[:40])
+        keys = "".join(pictures.keys[rows.start : rows.stop])
+        content = f"{RECIPE} {backbone.digest} {backbone.size} {recipe}{keys}"
+        yield _Part(rows, folder, hashlib.sha256(content.encode()).hexdigest()[:40])
 
 
 def _compute_part(

@@ -25,9 +25,9 @@ from wastetune.errors import UserError
 RUNTIMES = ("auto", "keras", "openvino")
 VARIABLE = "WASTETUNE_RUNTIME"
 
-# Pictures at a time, the fastest that were measured (docs/log.md): OpenVINO runs one such batch per core.
+# Pictures at a time, the fastest that were measured (docs/log.md): OpenVINO runs several such batches at once.
 _KERAS_BATCH = 32
-_OPENVINO_BATCH = 8
+_OPENVINO_BATCH = 4
 
 PixelArray = npt.NDArray[np.uint8]
 ActivationArrays = list[npt.NDArray[np.float32]]

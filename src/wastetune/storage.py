@@ -119,9 +119,14 @@ def open_study(storage: "optuna.storages.RDBStorage", name: str, fingerprint: Ma
 class InHand:
     """A running trial in this process's hands."""
 
-    storage: "BaseStorage"
+    study: "optuna.Study"
     id: int
     number: int
+
+    @property
+    def storage(self) -> "BaseStorage":
+        """Where it is written."""
+        return self.study._storage
 
 
 def begin_trial(
@@ -140,10 +145,9 @@ def begin_trial(
         distributions=dict(distributions),
         user_attrs={**attrs, "owner": owner},
     )
-    storage = study._storage
     with held_interrupts():
-        number = storage.create_new_trial(study._study_id, template_trial=trial)
-        return InHand(storage, number, storage.get_trial_number_from_id(number))
+        identity = study._storage.create_new_trial(study._study_id, template_trial=trial)
+        return InHand(study, identity, study._storage.get_trial_number_from_id(identity))
 
 
 def report(trial: InHand, epoch: int, score: float) -> None:
@@ -181,7 +185,7 @@ def _finish(trial: InHand, state: str, score: float | None = None) -> "FrozenTri
     with held_interrupts():
         with _unless_finished():
             trial.storage.set_trial_state_values(trial.id, TrialState[state], None if score is None else [score])
-        return trial.storage.get_trial(trial.id)
+        return read_trials(trial.study)[trial.number]
 
 
 @contextlib.contextmanager
@@ -227,7 +231,7 @@ def find_twin(trials: "Iterable[FrozenTrial]", config: TrialConfig) -> int | Non
 def fail_lost(study: "optuna.Study") -> list[int]:
     """Tells FAIL to the running trials whose process on this machine is gone; gives their numbers."""
     lost = [
-        InHand(study._storage, trial._trial_id, trial.number)
+        InHand(study, trial._trial_id, trial.number)
         for trial in read_trials(study)
         if trial.state.name == "RUNNING" and _is_lost(trial.user_attrs.get("owner"))
     ]
