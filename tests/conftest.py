@@ -15,7 +15,14 @@ from wastetune.spec import load_study
 from wastetune.terminal import open_terminal
 
 REPOSITORY = Path(__file__).parents[1]
-OURS = ("WASTETUNE_DATA", "WASTETUNE_WEIGHTS", "WASTETUNE_STORAGE", "WASTETUNE_CACHE_GB", "MLFLOW_TRACKING_URI")
+OURS = (
+    "WASTETUNE_DATA",
+    "WASTETUNE_WEIGHTS",
+    "WASTETUNE_STORAGE",
+    "WASTETUNE_CACHE_GB",
+    "WASTETUNE_RUNTIME",
+    "MLFLOW_TRACKING_URI",
+)
 
 SPACE = """\
 head_layers = { int = [0, 1], default = 0 }
