@@ -38,7 +38,7 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
     best = max(row["curve"][-1][1] for row in shown.values())
     # First epochs may be near chance, and would press what matters into a strip: they rise from below.
     lowest = max(best - SPAN, min(row["curve"][0][1] for row in shown.values()))
-    axes.set_ylim(lowest - 0.05 * (best - lowest), best + 0.12 * (best - lowest))
+    axes.set_ylim(lowest - 0.3 * (best - lowest), best + 0.12 * (best - lowest))
     for name, row in shown.items():
         _draw_line(axes, CONTESTANTS[name][1], row)
     _draw_labels(axes, shown)

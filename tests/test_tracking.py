@@ -36,14 +36,13 @@ def mirror(mlflow_store):
 
 @pytest.fixture
 def study():
-    """What a worker leaves behind: a complete trial, a pruned one, one that failed, one that repeated, one in hand."""
+    """What a worker leaves behind: a complete trial, a pruned one, one that failed, one in hand."""
     study = optuna.create_study(direction="maximize")
     record = {"config": CONFIG, "cut": "top", "seed": 7, "history": HISTORY}
     for state, value, attrs in (
         (TrialState.COMPLETE, 0.6, {**record, "best_epoch": 2, "trainable_parameters": 12, "default": True}),
         (TrialState.PRUNED, None, {**record, "history": HISTORY[:1]}),
         (TrialState.FAIL, None, {"config": CONFIG, "failure": "OSError: the disk is gone"}),
-        (TrialState.FAIL, None, {"failure": "the same configuration as trial 0", "repeats": 0}),
         (TrialState.RUNNING, None, record),
     ):
         study.add_trial(create_trial(state=state, value=value, user_attrs=attrs))

@@ -90,11 +90,11 @@ class TrialResult:
 
 
 def run_trial(
-    config: TrialConfig, number: int, setting: Setting, bar: Bar, on_epoch: Callable[[Epoch], None]
+    config: TrialConfig, number: int, setting: Setting, bar: Bar, on_epoch: Callable[[Epoch], object]
 ) -> TrialResult:
     """Trains one configuration; its score is that of its best epoch on the validation pictures.
 
-    `on_epoch` hears each epoch and may raise to stop. TrainingFailed where training came to nothing.
+    `on_epoch` hears each epoch; if it answers with something true, that epoch is the last. TrainingFailed where training came to nothing.
     """
     started = time.perf_counter()
     train, val = tuning_sets(setting, config, bar)

@@ -21,6 +21,7 @@ FloatArray = npt.NDArray[np.float32]
 
 # Parameters updated at a time: an optimiser makes a dozen passes over them, which should stay in the cache.
 _BLOCK = 16384
+_BETA_1, _BETA_2, _EPSILON, _MOMENTUM = 0.9, 0.999, 1e-7, 0.9  # Keras's
 _TRUNCATED = 0.87962566103423978  # the standard deviation of a normal distribution cut off at 2
 
 
@@ -162,9 +163,6 @@ class Perceptron:
                 self._second[block],
                 np.float32(rate if step is _sgd_step else corrected),
             )
-
-
-_BETA_1, _BETA_2, _EPSILON, _MOMENTUM = 0.9, 0.999, 1e-7, 0.9  # Keras's
 
 
 def _adam_step(

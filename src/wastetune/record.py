@@ -11,6 +11,7 @@ from wastetune.prepare import Prepared
 from wastetune.report import edge_findings
 from wastetune.runtime import choose_runtime
 from wastetune.space import bounds, searched_ranges
+from wastetune.storage import read_trials
 
 if TYPE_CHECKING:
     import optuna
@@ -22,8 +23,8 @@ _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 def describe_study(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial") -> dict[str, Any]:
     """Everything of the record but what was measured on the test set, and the seconds."""
     setting, splits, index = prepared.setting, prepared.splits, prepared.index
-    trials = study.get_trials(deepcopy=False)
-    states = [trial.state.name for trial in trials if "repeats" not in trial.user_attrs]  # those were never run
+    trials = read_trials(study)
+    states = [trial.state.name for trial in trials]
     config = best.user_attrs["config"]
     return {
         "study": setting.spec.name,
@@ -55,7 +56,7 @@ def package_versions() -> dict[str, str]:
 
 def count_seconds(study: "optuna.Study", preparing: float, retraining: float) -> dict[str, float]:
     """Where the time of a study went, over all of its runs."""
-    trials = study.get_trials(deepcopy=False)
+    trials = read_trials(study)
     activations = sum(trial.user_attrs.get("activation_seconds", 0.0) for trial in trials)
     spent = sum(trial.duration.total_seconds() for trial in trials if trial.duration)
     parts = {

@@ -137,11 +137,7 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
 
 def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callable[[], bool] = lambda: False) -> int:
     """Copies those of the trials that ended and that the mirror lacks, until `stop`; gives how many those were."""
-    ended = {
-        str(trial.number): trial
-        for trial in trials
-        if trial.state.name in _STATUS and "repeats" not in trial.user_attrs
-    }
+    ended = {str(trial.number): trial for trial in trials if trial.state.name in _STATUS}
     if not ended:
         return 0
     # A search costs a millisecond per run that it finds; a copy begins when its trial did, so it finds few.

@@ -140,11 +140,12 @@ def fit(
     config: TrialConfig,
     metric: str,
     seed: int,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[Epoch], object] = lambda epoch: None,
 ) -> FitResult:
     """Trains until `config.epochs`, or until `config.patience` epochs brought nothing better.
 
-    `on_epoch` hears each epoch and may raise to stop (a pruned trial). TrainingFailed for a loss that is not finite.
+    `on_epoch` hears each epoch; if it answers with something true, that epoch is the last. TrainingFailed for a loss
+    that is not finite.
     """
     steps = steps_per_epoch(len(train.labels), config)
     draw = np.random.default_rng(seed)
@@ -165,8 +166,7 @@ def fit(
         history.append(epoch)
         if best is None or epoch.score > best.score:
             best, best_probabilities = epoch, probabilities
-        on_epoch(epoch)
-        if number - best.number >= config.patience:
+        if on_epoch(epoch) or number - best.number >= config.patience:
             break
     if best is None:
         raise TrainingFailed("no epoch was trained: epochs is 0")

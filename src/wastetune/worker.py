@@ -58,10 +58,6 @@ def run_worker(
             )
 
 
-class _Pruned(Exception):
-    """The trial in hand is not worth going on with."""
-
-
 def _run_one(
     study: "optuna.Study",
     known: "Sequence[FrozenTrial]",
@@ -72,18 +68,19 @@ def _run_one(
 ) -> "FrozenTrial":
     """One trial, from its proposal to what it came to."""
 
-    def on_epoch(epoch: Epoch) -> None:
+    def on_epoch(epoch: Epoch) -> bool:
+        nonlocal pruned
         check()
         history.append(asdict(epoch))
-        if not search.is_looked_at(epoch.number, proposal.config.epochs):
-            return
-        storage.report(trial, epoch.number, epoch.score)
-        looks[epoch.number] = epoch.score
-        if not default and search.is_hopeless(memory, looks):  # the default is what the winner is compared with
-            raise _Pruned
+        if search.is_looked_at(epoch.number, proposal.config.epochs):
+            storage.report(trial, epoch.number, epoch.score)
+            looks[epoch.number] = epoch.score
+            pruned = not default and search.is_hopeless(memory, looks)  # the winner is compared with the default
+        return pruned
 
     history: list[dict[str, Any]] = []
     looks: dict[int, float] = {}
+    pruned = False
     default = storage.default_is_due(known)
     proposal = _choose(known, memory, setting, default)
     cut = nearest_cut(setting.backbone, proposal.config.frozen_depth)
@@ -103,10 +100,7 @@ def _run_one(
                 "activation_seconds": result.activation_seconds,
             },
         )
-        return storage.complete(trial, result.fit.best.score)
-    except _Pruned:
-        storage.record(trial, {"history": history})
-        return storage.prune(trial)
+        return storage.prune(trial) if pruned else storage.complete(trial, result.fit.best.score)
     except KeyboardInterrupt:
         storage.fail(trial, "interrupted")
         raise
