@@ -22,6 +22,7 @@ import psutil
 import question as asking
 from curves import CONTESTANTS, draw_curves
 
+from wastetune.space import load_space
 from wastetune.spec import load_study
 
 HERE = Path(__file__).parent
@@ -82,7 +83,8 @@ def measure_everyday(name: str, asked: argparse.Namespace, folder: Path) -> dict
     """KerasTuner or Optuna: a few trials, and from them the seconds of all."""
     record = folder / "record.json"
     command = [sys.executable, str(HERE / "everyday.py"), name, "--json", str(record)]
-    for option in ("dataset", "backbone", "space", "views", "seed", "weights", "trials"):
+    command += ["--space", str(Path(load_space(asked.space).source).resolve())]  # it runs in another folder
+    for option in ("dataset", "backbone", "views", "seed", "weights", "trials"):
         command += [f"--{option}", str(getattr(asked, option))]
     for option in ("seconds", "epochs", "epochs_per_trial"):
         if (value := getattr(asked, option)) is not None:
