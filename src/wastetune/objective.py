@@ -94,7 +94,8 @@ def run_trial(
 ) -> TrialResult:
     """Trains one configuration; its score is that of its best epoch on the validation pictures.
 
-    `on_epoch` hears each epoch; if it answers with something true, that epoch is the last. TrainingFailed where training came to nothing.
+    `on_epoch` hears each epoch; if it answers with something true, that epoch is the last.
+    TrainingFailed where training came to nothing.
     """
     started = time.perf_counter()
     train, val = tuning_sets(setting, config, bar)

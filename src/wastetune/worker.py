@@ -67,6 +67,9 @@ def _run_one(
     check: Callable[[], None],
 ) -> "FrozenTrial":
     """One trial, from its proposal to what it came to."""
+    history: list[dict[str, Any]] = []
+    looks: dict[int, float] = {}
+    pruned = False
 
     def on_epoch(epoch: Epoch) -> bool:
         nonlocal pruned
@@ -78,9 +81,6 @@ def _run_one(
             pruned = not default and search.is_hopeless(memory, looks)  # the winner is compared with the default
         return pruned
 
-    history: list[dict[str, Any]] = []
-    looks: dict[int, float] = {}
-    pruned = False
     default = storage.default_is_due(known)
     proposal = _choose(known, memory, setting, default)
     cut = nearest_cut(setting.backbone, proposal.config.frozen_depth)
