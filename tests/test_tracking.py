@@ -128,11 +128,11 @@ def test_mirroring_again_adds_what_is_new_and_nothing_else(mirror, study, mlflow
     mirror_trials(mirror, study.get_trials())
     before = {name: run.info.run_id for name, run in runs_of(mirror).items()}
     assert mirror_trials(open_again(mlflow_store), study.get_trials()) == 0
-    study.tell(4, 0.8)
+    study.tell(3, 0.8)
     assert mirror_trials(mirror, study.get_trials()) == 1
     after = runs_of(mirror)
-    assert {name: run.info.run_id for name, run in after.items() if name != "trial 4"} == before
-    assert after["trial 4"].data.metrics["best_score"] == 0.8
+    assert {name: run.info.run_id for name, run in after.items() if name != "trial 3"} == before
+    assert after["trial 3"].data.metrics["best_score"] == 0.8
 
 
 def test_a_copy_that_was_interrupted_is_made_again(mirror, study):
