@@ -6,7 +6,7 @@ READY = $(VENV)/ready
 
 .PHONY: demo test lint docs bench clean
 
-demo: $(READY) demo/pictures  ## a small study on generated pictures, about two minutes
+demo: $(READY) demo/pictures  ## a small study on generated pictures, half a minute
 	$(BIN)/wastetune run --study demo --storage sqlite:///demo/wastetune.db \
 		--tracking-uri sqlite:///demo/mlruns/mlflow.db --results demo/results
 
@@ -27,9 +27,9 @@ docs: $(READY)  ## docs/commands.md from the command line's own help
 bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTETUNE_DATA and WASTETUNE_WEIGHTS name real photos and weights
 	$(BIN)/python -m pip install --quiet --editable '.[bench,openvino]'
 	$(BIN)/python benchmarks/trunks.py
-	$(BIN)/python benchmarks/compare.py --space head --trials 2
-	$(BIN)/python benchmarks/compare.py --space benchmarks/depth.toml --trials 2 --epochs 2
-	$(BIN)/python benchmarks/compare.py --space head --backbone resnet50 --trials 2 --epochs 1
+	$(BIN)/python benchmarks/compare.py --space head --trials 2 --epochs 2 --epochs-per-trial 25
+	$(BIN)/python benchmarks/compare.py --space benchmarks/depth.toml --trials 2 --epochs 2 --epochs-per-trial 12
+	$(BIN)/python benchmarks/compare.py --space head --backbone resnet50 --trials 1 --epochs 1 --epochs-per-trial 25
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py trials
 	$(BIN)/python benchmarks/memory.py pictures

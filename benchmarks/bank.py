@@ -19,12 +19,12 @@ import numpy as np
 
 from wastetune.activations import Activations
 from wastetune.augment import build_views, usable_views, view_magnitude
-from wastetune.backbone import TOP, build_trunk
+from wastetune.backbone import TOP, build_trunk, load_backbone
 from wastetune.data.index import index_folder
 from wastetune.data.pixels import open_pixels
 from wastetune.data.splits import split_index
 from wastetune.metrics import metric_value
-from wastetune.prepare import cache_folder, load_backbone
+from wastetune.prepare import cache_folder
 from wastetune.space import TrialConfig, default_params, load_space
 from wastetune.training import TrainingSet, built_learner, fit_final, predict_probabilities, steps_per_epoch
 

@@ -24,6 +24,7 @@ from curves import CONTESTANTS, draw_curves
 
 from wastetune.space import load_space
 from wastetune.spec import load_study
+from wastetune.storage import finished_trials
 
 HERE = Path(__file__).parent
 SAMPLED_EVERY = 0.2  # seconds, for memory
@@ -130,7 +131,7 @@ def measure_wastetune(asked: argparse.Namespace, folder: Path) -> dict[str, Any]
     }
     command = [str(Path(sys.executable).with_name("wastetune")), "run"]
     run = run_contestant(command + [str(word) for pair in places.items() for word in pair], folder)
-    trials = finished_trials(places["--storage"], load_study(str(study)).name)
+    trials = read_finished(places["--storage"], load_study(str(study)).name)
     report = json.loads((folder / "results" / study.stem / "report.json").read_text())
     scores = report["test"]
     ended = max(trial.datetime_complete for trial in trials).timestamp() - run["began"]
@@ -153,13 +154,12 @@ def measure_wastetune(asked: argparse.Namespace, folder: Path) -> dict[str, Any]
     }
 
 
-def finished_trials(storage: str, name: str) -> list[Any]:
+def read_finished(storage: str, name: str) -> list[Any]:
     """The complete and pruned trials of a study, from its database."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.load_study(storage=storage, study_name=name)
-    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    return finished_trials(optuna.load_study(storage=storage, study_name=name))
 
 
 def epoch_ends(trials: list[Any], began: float) -> list[tuple[float, float]]:

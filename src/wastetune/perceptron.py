@@ -1,7 +1,7 @@
 """The head alone, trained on pooled vectors in NumPy: Keras's arithmetic without Keras's cost per step and model.
 
-Where the whole trunk is frozen, a trial trains nothing but this. Building, tracing and compiling a Keras model
-takes longer than training it, and every model leaves memory behind (`docs/log.md` has the figures). So the layers of
+Where the whole trunk is frozen, a trial trains nothing but this. Tracing a Keras model would take half as long again
+as training it, and every model leaves memory behind (`docs/log.md` has the figures). So the layers of
 `head.build_head`, the loss and the optimisers of `training.compile_model` stand here a second time; a test trains
 both side by side and compares the weights.
 """

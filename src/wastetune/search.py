@@ -23,7 +23,7 @@ Resolve = Callable[["BaseTrial"], TrialConfig]
 _STARTUP_TRIALS = 8
 # Complete trials before there is a median worth pruning by.
 _PRUNING_STARTUP = 5
-# A trial is looked at so many times on its way. A look costs a write; more of them prune no better.
+# A trial is looked at so many times on its way. A look costs a write.
 _LOOKS = 8
 
 

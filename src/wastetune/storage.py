@@ -252,9 +252,7 @@ def default_trial(study: "optuna.Study") -> "FrozenTrial | None":
 
 
 def _complete(study: "optuna.Study") -> "list[FrozenTrial]":
-    from optuna.trial import TrialState
-
-    return [trial for trial in read_trials(study) if trial.state is TrialState.COMPLETE]
+    return [trial for trial in read_trials(study) if trial.state.name == "COMPLETE"]
 
 
 def _started(pid: int) -> float | None:
