@@ -58,7 +58,7 @@ def main() -> None:
 def many_trials(count: int) -> None:
     import psutil
 
-    from wastetune import storage
+    from wastetune import database, storage
     from wastetune.prepare import prepare_study
     from wastetune.spec import load_study
     from wastetune.terminal import open_terminal
@@ -68,7 +68,7 @@ def many_trials(count: int) -> None:
     data, weights = (Path(os.environ[name]) for name in ("WASTETUNE_DATA", "WASTETUNE_WEIGHTS"))
     terminal = open_terminal()
     prepared = prepare_study(spec, data=data, weights=weights, terminal=terminal)
-    study = storage.open_study(storage.open_storage("sqlite:///memory.db"), "memory", prepared.fingerprint)
+    study = storage.open_study(database.open_storage("sqlite:///memory.db"), "memory", prepared.fingerprint)
     process, ended = psutil.Process(), 0
 
     def measure(trial: object) -> None:

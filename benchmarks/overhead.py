@@ -16,7 +16,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from wastetune import objective, search, storage, worker
+from wastetune import database, objective, search, storage, worker
 from wastetune.prepare import prepare_study
 from wastetune.spec import load_study
 from wastetune.terminal import open_terminal
@@ -42,7 +42,7 @@ def main() -> None:
     terminal = open_terminal()
     spec = load_study("mobilenet_small_trashnet").model_copy(update={"space": "head", "views": 4})
     prepared = prepare_study(spec, data=data, weights=weights, terminal=terminal)
-    study = storage.open_study(storage.open_storage("sqlite:///overhead.db"), "overhead", prepared.fingerprint)
+    study = storage.open_study(database.open_storage("sqlite:///overhead.db"), "overhead", prepared.fingerprint)
     spent: dict[str, float] = defaultdict(float)
     for name, (module, function) in PARTS.items():
         setattr(module, function, timed(getattr(module, function), name, spent))

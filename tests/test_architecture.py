@@ -13,17 +13,17 @@ SOURCE = Path(wastetune.__file__).parent
 
 # The one place where the order stands. A room listed but not built yet is fine; a file not listed is not.
 ORDER = """
-errors interrupts seeding terminal toml_file metrics spec parameters space
+errors interrupts patience locks database seeding terminal toml_file metrics spec parameters space
 data.archive data.sources data.layout data.looks data.picture data.index data.splits data.pixels data.sample
 architectures backbone runtime augment activations schedule head perceptron training bundle objective prepare storage
-tracking mirroring search worker launch retrain plots report record progress run predict serve cli __main__
+lease tracking mirroring search worker launch retrain plots report record progress status run predict serve cli __main__
 """
 ROOMS = ORDER.split()
 
 # Library -> the rooms that may import it, at whatever depth; for annotations alone (TYPE_CHECKING) any may.
 LIBRARIES = {
     "keras": "backbone runtime augment activations head training bundle predict",
-    "optuna": "space objective storage search worker report",
+    "optuna": "space objective database storage search worker report",
     "mlflow": "tracking",
     "tensorflow": "runtime",
     "openvino": "runtime",

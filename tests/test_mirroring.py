@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
-from wastetune import mirroring, storage
+from wastetune import database, mirroring
 from wastetune.errors import UserError
 from wastetune.mirroring import FinalReport, mirrored
 from wastetune.run import Places, run_study
@@ -253,7 +253,7 @@ def test_a_server_that_never_answers_costs_no_trial_and_the_next_run_copies_all(
     assert hearing.text.index("trial   1") < hearing.text.index("MLflow does not answer")
     assert hearing.text.count("MLflow does not answer") == 1
     assert "MLflow lacks a part of this study" in hearing.text
-    study = optuna.load_study(study_name="tiny", storage=storage.open_storage(places.storage))
+    study = optuna.load_study(study_name="tiny", storage=database.open_storage(places.storage))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
 
     again = Screen.listening()

@@ -14,7 +14,7 @@ from dataclasses import fields, replace
 import optuna
 import pytest
 
-from wastetune import storage
+from wastetune import database
 from wastetune.objective import TuningData
 from wastetune.prepare import prepare_study
 from wastetune.run import Places, run_study
@@ -26,7 +26,7 @@ NOISE = re.compile(r"INFO|WARNING|Warning|I0000|E0000|W0000|oneDNN|Traceback|\x1
 
 
 def trials_of(folder, name="tiny"):
-    study = optuna.load_study(study_name=name, storage=storage.open_storage(f"sqlite:///{folder / 'wastetune.db'}"))
+    study = optuna.load_study(study_name=name, storage=database.open_storage(f"sqlite:///{folder / 'wastetune.db'}"))
     return [(trial.state.name, trial.user_attrs.get("failure")) for trial in study.trials]
 
 

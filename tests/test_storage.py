@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from wastetune import storage
+from wastetune import database, storage
 from wastetune.errors import UserError
 from wastetune.space import TrialConfig
 
@@ -30,7 +30,7 @@ def study(url):
 
 
 def open_study(url, fingerprint=FINGERPRINT, name="mine"):
-    return storage.open_study(storage.open_storage(url), name, fingerprint)
+    return storage.open_study(database.open_storage(url), name, fingerprint)
 
 
 def add(study, state=TrialState.COMPLETE, value=None, **attrs):
@@ -109,7 +109,7 @@ def test_who_comes_with_another_fingerprint_is_told_what_differs(url, study):
 def test_a_wrong_url_is_told_in_a_sentence(wrong, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
-        storage.open_storage(wrong)
+        database.open_storage(wrong)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -118,7 +118,7 @@ def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path):
     file = tmp_path / "notes.db"
     file.write_text("not a database " * 100)
     with pytest.raises(UserError, match=r"notes\.db cannot be opened: file is not a database"):
-        storage.open_storage(f"sqlite:///{file}")
+        database.open_storage(f"sqlite:///{file}")
     assert file.read_text() == "not a database " * 100
 
 
@@ -127,10 +127,10 @@ def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path):
 def test_a_password_is_never_shown(place, password):
     wrong = place.replace("{}", password)
     with pytest.raises(UserError) as error:
-        storage.open_storage(wrong)
+        database.open_storage(wrong)
     assert "heim" not in str(error.value)
     assert "***@h" in str(error.value)
-    assert "heim" not in storage.hide_password(wrong)
+    assert "heim" not in database.hide_password(wrong)
 
 
 def test_braces_in_a_url_are_taken_as_they_are(tmp_path):
@@ -195,7 +195,7 @@ import sys, time
 from wastetune import storage
 url = sys.argv[1]
 def join():
-    return storage.open_study(storage.open_storage(url), "mine", {"space": "s1", "weights": "w1"})
+    return storage.open_study(database.open_storage(url), "mine", {"space": "s1", "weights": "w1"})
 def begin():
     return storage.begin_trial(join(), {}, {}, {})
 def say(line):

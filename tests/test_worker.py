@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from wastetune import storage
+from wastetune import database, storage
 from wastetune.activations import open_store
 from wastetune.errors import UserError
 from wastetune.objective import TuningData
@@ -24,8 +24,7 @@ def begin(tmp_path, setting):
     """A new study in a file of its own."""
 
     def begin_study(setting=setting, name="mine"):
-        database = storage.open_storage(f"sqlite:///{tmp_path / name}.db")
-        return storage.open_study(database, name, {"data": "d1"})
+        return storage.open_study(database.open_storage(f"sqlite:///{tmp_path / name}.db"), name, {"data": "d1"})
 
     return begin_study
 

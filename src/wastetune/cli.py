@@ -1,15 +1,22 @@
 """The commands."""
 
+import json
 import logging
 import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wastetune import __version__
 from wastetune.errors import UserError
+
+if TYPE_CHECKING:
+    import optuna
+
+    from wastetune.spec import StudySpec
 
 STORAGE = "sqlite:///wastetune.db"
 TRACKING = "sqlite:///mlruns/mlflow.db"
@@ -24,6 +31,52 @@ _data_option = click.option(
     envvar="WASTETUNE_DATA",
     metavar="FOLDER",
     help="A folder of data sets.",
+)
+
+
+_study_option = click.option(
+    "--study", required=True, metavar="NAME|PATH", help="A study's name, or the path of its .toml file."
+)
+_storage_option = click.option(
+    "--storage",
+    default=STORAGE,
+    envvar="WASTETUNE_STORAGE",
+    show_default=True,
+    metavar="URL",
+    help="The study database.",
+)
+_tracking_option = click.option(
+    "--tracking-uri",
+    default=TRACKING,
+    envvar="MLFLOW_TRACKING_URI",
+    show_default=True,
+    metavar="URI",
+    help="The MLflow store.",
+)
+_weights_option = click.option(
+    "--weights",
+    envvar="WASTETUNE_WEIGHTS",
+    metavar="FOLDER|FILE|none",
+    help="A folder of weights files, searched before Keras's download; a file; or none.",
+)
+_results_option = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Where reports and models go.",
+)
+_seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), help="Another seed than the study's, for another split and search."
+)
+_renew_option = click.option(
+    "--renew-after",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Renew a worker process after N trials that trained a part of the backbone: they leave memory behind.",
 )
 
 
@@ -60,42 +113,16 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--study", required=True, metavar="NAME|PATH", help="A study's name, or the path of its .toml file.")
+@_study_option
 @click.option(
     "--trials", type=click.IntRange(min=1), help="Finished trials the study shall have, in all runs together."
 )
-@click.option(
-    "--storage",
-    default=STORAGE,
-    envvar="WASTETUNE_STORAGE",
-    show_default=True,
-    metavar="URL",
-    help="The study database.",
-)
-@click.option(
-    "--tracking-uri",
-    default=TRACKING,
-    envvar="MLFLOW_TRACKING_URI",
-    show_default=True,
-    metavar="URI",
-    help="The MLflow store.",
-)
+@_storage_option
+@_tracking_option
 @_data_option
-@click.option(
-    "--weights",
-    envvar="WASTETUNE_WEIGHTS",
-    metavar="FOLDER|FILE|none",
-    help="A folder of weights files, searched before Keras's download; a file; or none.",
-)
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    metavar="FOLDER",
-    help="Where reports and models go.",
-)
-@click.option("--seed", type=click.IntRange(min=0), help="Another seed than the study's, for another split and search.")
+@_weights_option
+@_results_option
+@_seed_option
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -105,6 +132,13 @@ def main() -> None:
 @click.option(
     "--no-retrain", is_flag=True, help="Only search: do not retrain the winner and leave the test set sealed."
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Run the trials in N processes beside this one; 0: only wait for workers elsewhere. Left out: in this one.",
+)
+@_renew_option
 def run(
     study: str,
     trials: int | None,
@@ -116,6 +150,8 @@ def run(
     seed: int | None,
     timeout: float | None,
     no_retrain: bool,
+    workers: int | None,
+    renew_after: int,
 ) -> None:
     """Run a study: search, retrain the best configuration, report on the sealed test set.
 
@@ -125,27 +161,31 @@ def run(
     Example:
       wastetune run --study mobilenet_small_trashnet --trials 30
       wastetune run --study my_study.toml --data ~/pictures --weights ~/weights --timeout 3600
+      wastetune run --study inception_wid --workers 4
     """
-    from wastetune.spec import load_study
     from wastetune.terminal import open_terminal
 
-    spec = load_study(study)
-    changes: dict[str, object] = {"trials": trials, "seed": seed}
-    weights_folder = Path(weights) if weights and Path(weights).is_dir() else None
-    if weights and weights_folder is None:
-        changes["weights"] = weights
-    spec = spec.model_copy(update={key: value for key, value in changes.items() if value is not None})
-
+    spec, weights_folder = _load(study, trials=trials, seed=seed, weights=weights)
     if results.exists() and not results.is_dir():
         raise UserError(f"--results {results} is no folder; name a folder, or one to be made")
 
+    from wastetune.interrupts import heeded_interrupts
     from wastetune.report import render_report
     from wastetune.run import Places, run_study
 
     terminal = open_terminal()
     places = Places(storage, tracking_uri, results, folder, weights_folder)
     try:
-        report = run_study(spec, places, terminal, timeout=timeout, final=not no_retrain)
+        with heeded_interrupts():
+            report = run_study(
+                spec,
+                places,
+                terminal,
+                timeout=timeout,
+                final=not no_retrain,
+                workers=workers,
+                renew_after=renew_after,
+            )
     except KeyboardInterrupt:
         click.echo(
             f"\nstopped; what is finished is kept. Go on with:\n  {_same_command(storage, tracking_uri)}",
@@ -158,6 +198,146 @@ def run(
         terminal.say(
             f"Written to {results / spec.name}: report.md, report.json, confusion_matrix.png, split.csv, bundle/"
         )
+
+
+@main.command()
+@_study_option
+@_storage_option
+@_data_option
+@_weights_option
+@_seed_option
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Begin no trial after so many seconds.",
+)
+@_renew_option
+def worker(
+    study: str,
+    storage: str,
+    folder: Path,
+    weights: str | None,
+    seed: int | None,
+    timeout: float | None,
+    renew_after: int,
+) -> None:
+    """Work on a study beside others, here or on other machines, until it has its trials.
+
+    All need the same study file, pictures, weights and version of wastetune, and say what differs. The number of
+    trials is that of `wastetune run`, or of the study's file. Ctrl-C and SIGTERM hand the trial in hand back.
+
+    \b
+    Example:
+      wastetune worker --study inception_wid --storage postgresql+psycopg://me:secret@db.example.org/studies
+    """
+    from wastetune.interrupts import heeded_interrupts
+
+    try:
+        with heeded_interrupts() as check:
+            from wastetune.launch import parent_process, renew_process
+            from wastetune.run import Places, run_one_worker
+            from wastetune.terminal import open_terminal
+
+            spec, weights_folder = _load(study, seed=seed, weights=weights)
+            places = Places(storage, "", Path(), folder, weights_folder)
+            terminal = open_terminal(bars=parent_process() is None)
+            try:
+                again = run_one_worker(spec, places, terminal, timeout=timeout, renew_after=renew_after, check=check)
+            except Exception:
+                check()  # an import or a compilation that was interrupted raises anything
+                raise
+    except KeyboardInterrupt:
+        click.echo("stopped; the trial in hand was handed back", err=True)
+        return
+    if again:
+        renew_process()
+
+
+@main.command()
+@_study_option
+@_storage_option
+@click.option("--watch", is_flag=True, help="Again every two seconds, until Ctrl-C or the end of the study.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+def status(study: str, storage: str, watch: bool, as_json: bool) -> None:
+    """Say how a study stands: trials, workers, the best so far, time left.
+
+    \b
+    Example:
+      wastetune status --study inception_wid
+      wastetune status --study inception_wid --json
+    """
+    import time
+
+    from wastetune.status import describe_status, render_status
+
+    found = _find_study(study, storage)
+    while True:
+        status = describe_status(found)
+        if watch and not as_json:
+            click.clear()
+        click.echo(json.dumps(status) if as_json else render_status(status))
+        if not watch or (status["asked"] and status["finished"] >= status["asked"]):
+            return
+        try:
+            time.sleep(2)
+        except KeyboardInterrupt:
+            return
+
+
+@main.command()
+@_study_option
+@_storage_option
+@_tracking_option
+@_results_option
+def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
+    """Bring MLflow to what the study database says: each trial one run, in its state, and nothing else.
+
+    `wastetune run` ends with this; workers alone do not talk to MLflow.
+
+    \b
+    Example:
+      wastetune sync --study inception_wid
+    """
+    from wastetune import tracking
+    from wastetune.run import sync_study
+
+    tracking.check_uri(tracking_uri)
+    found = _find_study(study, storage)
+    try:
+        changes = sync_study(found, tracking_uri, results)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a database, a server or a network may raise
+        raise UserError(
+            f"MLflow does not answer ({tracking.render_reason(error, tracking_uri)}); "
+            "check --tracking-uri, and sync again"
+        ) from error
+    click.echo(
+        f"{found.study_name}: {changes.there + changes.copied} trials in MLflow, {changes.copied} of them copied now, "
+        f"{changes.deleted} wrong ones deleted"
+    )
+
+
+@main.command()
+@_storage_option
+@click.option("--host", default="localhost", show_default=True, help="Where to listen; whoever gets there may write.")
+@click.option("--port", type=click.IntRange(1, 65535), default=13000, show_default=True)
+def proxy(storage: str, host: str, port: int) -> None:
+    """Stand between hundreds of workers and one study database (Optuna's gRPC proxy).
+
+    Workers say `--storage grpc://HOST:PORT`. The channel is neither encrypted nor protected by a password.
+
+    \b
+    Example:
+      wastetune proxy --storage postgresql+psycopg://me:secret@db.example.org/studies --host 0.0.0.0
+    """
+    from wastetune.database import serve_proxy
+
+    try:
+        serve_proxy(storage, host, port, lambda: click.echo(f"listening at {host}:{port}"))
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
 
 
 @main.command()
@@ -265,6 +445,25 @@ def sample(folder: Path, per_class: int, seed: int) -> None:
     click.echo(f"{write_sample(folder, per_class=per_class, seed=seed)}: a data set of drawn pictures")
 
 
+def _load(study: str, *, weights: str | None, **changes: object) -> "tuple[StudySpec, Path | None]":
+    """A study with what the command line changes of it, and the folder of weights, if it names one."""
+    from wastetune.spec import load_study
+
+    folder = Path(weights) if weights and Path(weights).is_dir() else None
+    if weights and folder is None:
+        changes["weights"] = weights
+    spec = load_study(study)
+    return spec.model_copy(update={key: value for key, value in changes.items() if value is not None}), folder
+
+
+def _find_study(study: str, url: str) -> "optuna.Study":
+    """A study in its database, by its name or by the path of its file."""
+    from wastetune.database import open_storage
+    from wastetune.storage import find_study
+
+    return find_study(open_storage(url), Path(study).stem if study.endswith(".toml") else study)
+
+
 def _list_all(what: str, lines: list[str]) -> None:
     click.echo(f"{what}: {len(lines) or 'none'}")
     for line in lines:
@@ -277,7 +476,7 @@ def _paths(pictures: tuple) -> str:  # type: ignore[type-arg]
 
 def _same_command(*urls: str) -> str:
     """The command line as it was given, without passwords."""
-    from wastetune.storage import hide_password
+    from wastetune.database import hide_password
 
     words = ["wastetune", *sys.argv[1:]]
     for url in urls:

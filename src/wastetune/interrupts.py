@@ -1,4 +1,4 @@
-"""Ctrl-C, also where a library swallows it."""
+"""Ctrl-C, also where a library swallows it, and SIGTERM, which means the same."""
 
 import signal
 import threading
@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def heeded_interrupts() -> Iterator[Callable[[], None]]:
-    """Inside, Ctrl-C raises KeyboardInterrupt as ever; the value raises it again where it was lost.
+    """Inside, Ctrl-C and SIGTERM raise KeyboardInterrupt; the value raises it again where it was lost.
 
     TensorFlow loses it now and then: what is raised in a callback or a destructor is ignored there.
     """
@@ -27,25 +29,32 @@ def heeded_interrupts() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():  # only that one hears signals
         yield check
         return
-    before = signal.signal(signal.SIGINT, press)
+    before = {number: signal.signal(number, press) for number in _SIGNALS}
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def held_interrupts() -> Iterator[None]:
-    """Ctrl-C inside is heard at the end, so that what is inside happens whole or not at all."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is None or threading.current_thread() is not threading.main_thread():
+    """Ctrl-C and SIGTERM inside are heard at the end, so that what is inside happens whole or not at all."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    if None in before.values() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[FrameType | None] = []
-    signal.signal(signal.SIGINT, lambda number, frame: held.append(frame))
+    held: list[tuple[int, FrameType | None]] = []
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, frame: held.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if held and callable(before):
-            before(signal.SIGINT, held[0])
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for first, frame in held[:1]:
+            listener = before[signal.Signals(first)]
+            if callable(listener):
+                listener(first, frame)
+            elif listener == signal.SIG_DFL:
+                signal.raise_signal(first)

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from wastetune.terminal import Terminal
-from wastetune.tracking import Mirror, mirror_final, mirror_trials
+from wastetune.tracking import Mirror, mirror_final, mirror_trials, render_reason, sync_trials
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -35,20 +35,26 @@ class FinalReport:
     folder: Path
 
 
-Post = Callable[["FrozenTrial | FinalReport"], None]
+@dataclass(frozen=True)
+class AllTrials:
+    """All trials of a study: afterwards the mirror has these, and nothing else."""
+
+    trials: "tuple[FrozenTrial, ...]"
+
+
+Item: TypeAlias = "FrozenTrial | FinalReport | AllTrials"
+Post = Callable[[Item], None]
 
 
 @contextmanager
-def mirrored(
-    open_store: Callable[[], Mirror], terminal: Terminal, explain: Callable[[Exception], str]
-) -> Iterator[Post]:
+def mirrored(open_store: Callable[[], Mirror], terminal: Terminal, uri: str) -> Iterator[Post]:
     """Inside, whatever is given to the value gets copied beside what else happens; the end waits for the rest.
 
-    A store that is away is said once, in the words of `explain`, and what it lacks at the end. After a
+    A store that is away is said once, by its `uri` without a password, and what it lacks at the end. After a
     KeyboardInterrupt nobody waits: the next run copies the rest.
     """
     box = _Box()
-    thread = threading.Thread(target=_keep_up, args=(box, open_store, terminal, explain), name="mlflow", daemon=True)
+    thread = threading.Thread(target=_keep_up, args=(box, open_store, terminal, uri), name="mlflow", daemon=True)
     thread.start()
     try:
         yield box.posted.put
@@ -67,10 +73,10 @@ def mirrored(
 class _Box:
     """What the study and the thread share."""
 
-    posted: "SimpleQueue[FrozenTrial | FinalReport]" = field(default_factory=SimpleQueue)
+    posted: SimpleQueue[Item] = field(default_factory=SimpleQueue)
     closing: threading.Event = field(default_factory=threading.Event)  # one round more
     leaving: threading.Event = field(default_factory=threading.Event)  # not even that
-    lacking: "list[FrozenTrial | FinalReport]" = field(default_factory=list)  # the thread's; to be read after its end
+    lacking: list[Item] = field(default_factory=list)  # the thread's; to be read after its end
 
 
 def _wait(box: _Box, thread: threading.Thread, terminal: Terminal) -> None:
@@ -83,9 +89,7 @@ def _wait(box: _Box, thread: threading.Thread, terminal: Terminal) -> None:
         terminal.say("MLflow lacks a part of this study; run the same command again to copy it")
 
 
-def _keep_up(
-    box: _Box, open_store: Callable[[], Mirror], terminal: Terminal, explain: Callable[[Exception], str]
-) -> None:
+def _keep_up(box: _Box, open_store: Callable[[], Mirror], terminal: Terminal, uri: str) -> None:
     """Round after round, until the study is over and a round more has been tried."""
     mirror, said = None, False
     last = False
@@ -98,7 +102,7 @@ def _keep_up(
             box.lacking.clear()
         except Exception as error:  # whatever a database, a server or a network may raise
             if not said:
-                terminal.say(f"MLflow does not answer ({explain(error)}); the study goes on without it")
+                terminal.say(f"MLflow does not answer ({render_reason(error, uri)}); the study goes on without it")
             said = True
             last = last or box.closing.is_set()  # it was tried long enough
             box.lacking += _take_all(box.posted)
@@ -106,14 +110,16 @@ def _keep_up(
             box.closing.wait(_BETWEEN)
 
 
-def _copy(mirror: Mirror, items: "list[FrozenTrial | FinalReport]", stop: Callable[[], bool]) -> None:
-    mirror_trials(mirror, (item for item in items if not isinstance(item, FinalReport)), stop)
+def _copy(mirror: Mirror, items: list[Item], stop: Callable[[], bool]) -> None:
+    mirror_trials(mirror, (item for item in items if not isinstance(item, FinalReport | AllTrials)), stop)
     for item in items:
         if isinstance(item, FinalReport) and not stop():
             mirror_final(mirror, item.report, item.folder)
+        elif isinstance(item, AllTrials) and not stop():
+            sync_trials(mirror, item.trials)
 
 
-def _take_all(posted: "SimpleQueue[FrozenTrial | FinalReport]") -> "Iterator[FrozenTrial | FinalReport]":
+def _take_all(posted: SimpleQueue[Item]) -> Iterator[Item]:
     while True:
         try:
             yield posted.get_nowait()

@@ -106,6 +106,21 @@ class Choice:
 Param = Fixed | IntRange | FloatRange | Choice
 
 
+def render_param(param: Param) -> str:
+    """What a parameter may be, in a few words."""
+    match param:
+        case Fixed(value):
+            text = in_toml(value)
+        case Choice(options):
+            text = f"one of {', '.join(map(in_toml, options))}"
+        case _:
+            text = f"{param.low} to {param.high}{' (log)' if param.log else ''}"
+    if not isinstance(param, Fixed):
+        text += f", default {in_toml(param.default)}"
+    when = param.when
+    return text + (f", when {when.key} {when.comparison} {in_toml(when.value)}" if when else "")
+
+
 def parse_param(where: str, key: str, entry: object, earlier: Mapping[str, Param]) -> Param:
     """One key of the file; `where` is "file: key", the start of every message."""
     if not isinstance(entry, dict):

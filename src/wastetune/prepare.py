@@ -1,6 +1,5 @@
 """A study's file becomes all that its trials need: pictures, split, backbone, and the fingerprint of it all."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +19,13 @@ from wastetune.data.sources import find_dataset
 from wastetune.data.splits import Splits, split_digest, split_index
 from wastetune.errors import UserError
 from wastetune.objective import Setting, TuningData
+from wastetune.parameters import render_param
 from wastetune.space import load_space
 from wastetune.spec import StudySpec
 from wastetune.terminal import Terminal
+
+# What a study may change and stay the same, or what the rest of the fingerprint says better.
+_NO_PART = {"name", "source", "question", "trials", "weights", "dataset", "space"}
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,10 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, t
         splits=splits,
         fingerprint={
             "wastetune version": __version__,
-            "study": _digest(
-                spec.model_dump(exclude={"name", "source", "question", "trials", "weights", "dataset", "space"})
-            ),
-            "space": _digest(space.params),
+            **{key: str(value) for key, value in spec.model_dump(exclude=_NO_PART).items()},
+            # Later parameters depend on earlier ones, so their order counts.
+            "space": ", ".join(key for key, _ in space.params),
+            **{f"space's {key}": render_param(param) for key, param in space.params},
             "data and split": split_digest(index, splits)[:16],
             "weights": backbone.digest[:16],
         },
@@ -112,10 +115,6 @@ def _select(index: ImageIndex, pixels: Pixels, rows: tuple[int, ...]) -> Picture
 
     labels = np.array([index.pictures[row].label for row in rows], np.int64)
     return PictureSet(read, tuple(pixels.keys[row] for row in rows), labels)
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def _steps(done: Callable[[int], None]) -> Callable[[int, int], None]:

@@ -2,20 +2,23 @@
 
 import hashlib
 import json
+import os
+import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wastetune import storage, tracking
+from wastetune import database, storage, tracking
 from wastetune.bundle import MODEL_FILE, save_description, save_model
 from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
 from wastetune.interrupts import heeded_interrupts
+from wastetune.launch import parent_process, run_workers
 from wastetune.metrics import scores_dict
-from wastetune.mirroring import FinalReport, mirrored
+from wastetune.mirroring import AllTrials, FinalReport, mirrored
 from wastetune.prepare import Prepared, prepare_study
 from wastetune.progress import render_found, render_trial
 from wastetune.record import count_seconds, describe_study, package_versions
@@ -43,62 +46,161 @@ class Places:
 
 
 def run_study(
-    spec: StudySpec, places: Places, terminal: Terminal, *, timeout: float | None = None, final: bool = True
+    spec: StudySpec,
+    places: Places,
+    terminal: Terminal,
+    *,
+    timeout: float | None = None,
+    final: bool = True,
+    workers: int | None = None,
+    renew_after: int | None = None,
 ) -> dict[str, Any] | None:
     """Runs a study up to its number of trials, retrains the winner and gives the report.
 
-    Whatever was finished before is not done again. None where nothing was retrained: `final` is false, or no
+    With `workers`, so many processes of this machine run the trials, and with 0 of them, others do; else this process
+    does. Whatever was finished before is not done again. None where nothing was retrained: `final` is false, or no
     trial is complete yet. On Ctrl-C what was finished is kept and the KeyboardInterrupt goes on.
     """
     begun = time.perf_counter()
     tracking.check_uri(places.tracking_uri)
     prepared = prepare_study(spec, data=places.data, weights=places.weights, terminal=terminal)
-    setting = prepared.setting
     for line in render_found(prepared):
         terminal.say(line)
-    database = storage.open_storage(places.storage)
-    study = storage.open_study(database, spec.name, prepared.fingerprint)
-    for number in storage.fail_lost(study):
-        terminal.say(f"trial {number} was in the hands of a process that is gone: failed")
+    study = _join(prepared, places.storage, terminal)
+    storage.remember(study, "trials", spec.trials)
     folder = places.results / spec.name
     write_split_table(prepared.index, prepared.splits, folder / "split.csv")
     preparing = time.perf_counter() - begun
 
-    open_mirror = partial(
-        tracking.open_mirror,
-        places.tracking_uri,
-        study=spec.name,
-        study_id=study.user_attrs["id"],
-        data=_data_source(prepared),
-        tags={"backbone": spec.backbone, "dataset": prepared.index.folder.resolve().name, **package_versions()},
-    )
-    with mirrored(open_mirror, terminal, partial(tracking.render_reason, uri=places.tracking_uri)) as post:
+    with mirrored(partial(open_mirror_of, study, places.tracking_uri), terminal, places.tracking_uri) as post:
+        posted: set[int] = set()
+
+        def post_ended(*_: object) -> None:
+            for trial in storage.read_trials(study):
+                if trial.state.is_finished() and trial.number not in posted:
+                    posted.add(trial.number)
+                    post(trial)
 
         def on_trial(trial: "FrozenTrial") -> None:
             terminal.say(render_trial(trial, study))
-            post(trial)
+            post_ended()
 
         terminal.say(f"{len(storage.finished_trials(study))} of {spec.trials} trials are finished")
-        for trial in storage.read_trials(study):
-            post(trial)
+        post_ended()
         with heeded_interrupts() as check:
-            run_worker(
-                study,
-                setting,
-                trials=spec.trials,
-                timeout=timeout,
-                bar=terminal.bar,
-                on_trial=on_trial,
-                check=check,
-            )
+            if workers is None:
+                run_worker(
+                    study,
+                    prepared.setting,
+                    trials=spec.trials,
+                    timeout=timeout,
+                    bar=terminal.bar,
+                    on_trial=on_trial,
+                    check=check,
+                )
+            elif len(storage.finished_trials(study)) < spec.trials:
+                run_workers(
+                    _worker_arguments(spec, places, timeout, renew_after),
+                    {"WASTETUNE_STORAGE": places.storage},
+                    workers,
+                    study=study,
+                    trials=spec.trials,
+                    timeout=timeout,
+                    say=terminal.say,
+                    tick=post_ended,
+                )
+        report = None
         if not final:
-            return None
-        if storage.best_trial(study) is None or storage.default_trial(study) is None:
+            pass
+        elif storage.best_trial(study) is None or storage.default_trial(study) is None:
             terminal.say("no trial with a score yet, so there is nothing to retrain")
-            return None
-        report = _finish(study, prepared, folder, terminal, preparing)
-        post(FinalReport(report, folder))
+        else:
+            report = _finish(study, prepared, folder, terminal, preparing)
+            post(FinalReport(report, folder))
+        post(AllTrials(tuple(storage.read_trials(study))))
     return report
+
+
+def run_one_worker(
+    spec: StudySpec,
+    places: Places,
+    terminal: Terminal,
+    *,
+    timeout: float | None,
+    renew_after: int,
+    check: Callable[[], None],
+) -> bool:
+    """Works on a study beside others until it has its trials; true where the process is to be renewed."""
+    prepared = prepare_study(spec, data=places.data, weights=places.weights, terminal=terminal)
+    parent = parent_process()
+    study = _join(prepared, places.storage, terminal)
+    trials = storage.recall(study, "trials", spec.trials)
+    if parent is None:
+        for line in render_found(prepared):
+            terminal.say(line)
+        terminal.say(f"{len(storage.finished_trials(study))} of {trials} trials are finished")
+    return run_worker(
+        study,
+        prepared.setting,
+        trials=trials,
+        timeout=timeout,
+        bar=terminal.bar,
+        on_trial=lambda trial: terminal.say(render_trial(trial, study)),
+        check=check,
+        renew_after=renew_after,
+        parent=parent,
+        name=f"{socket.gethostname()} {os.getpid()}",
+    )
+
+
+def sync_study(study: "optuna.Study", uri: str, results: Path) -> tracking.Changes:
+    """Brings MLflow to what the study says, its report included where that is in the results folder."""
+    mirror = open_mirror_of(study, uri)
+    changes = tracking.sync_trials(mirror, storage.read_trials(study))
+    folder = results / study.study_name
+    if report := read_report(folder):
+        tracking.mirror_final(mirror, report, folder)
+    return changes
+
+
+def open_mirror_of(study: "optuna.Study", uri: str) -> tracking.Mirror:
+    """The study's place in an MLflow store; everything it takes is in the study."""
+    about = storage.recall(study, "about")
+    if about is None:
+        raise UserError(f"study {study.study_name!r} was not begun by wastetune; nothing is known of its data")
+    return tracking.open_mirror(
+        uri,
+        study=study.study_name,
+        study_id=storage.recall(study, "id"),
+        data=tracking.DataSource(**about["data"]),
+        tags=about["tags"],
+    )
+
+
+def _join(prepared: Prepared, url: str, terminal: Terminal) -> "optuna.Study":
+    """The study in its database, with what was lost there told to be."""
+    spec = prepared.setting.spec
+    study = storage.open_study(database.open_storage(url), spec.name, prepared.fingerprint)
+    if storage.recall(study, "about") is None:
+        dataset = prepared.index.folder.resolve().name
+        tags = {"backbone": spec.backbone, "dataset": dataset, **package_versions()}
+        about = {"question": spec.question, "metric": spec.metric, "data": asdict(_data_source(prepared)), "tags": tags}
+        storage.remember(study, "about", about)
+    for number in storage.fail_lost(study):
+        terminal.say(f"trial {number} was in the hands of a process that is gone: failed")
+    return study
+
+
+def _worker_arguments(spec: StudySpec, places: Places, timeout: float | None, renew_after: int | None) -> list[str]:
+    options = {
+        "--study": spec.source,
+        "--seed": spec.seed,
+        "--data": places.data,
+        "--weights": places.weights or spec.weights,
+        "--timeout": timeout,
+        "--renew-after": renew_after,
+    }
+    return [str(word) for pair in options.items() if pair[1] is not None for word in pair]
 
 
 def _finish(
@@ -116,8 +218,8 @@ def _finish(
         retrain_seconds = before["seconds"]["retrain"]
     else:
         terminal.say("retraining the default configuration and the winner on train + validation")
-        opened = list(dict.fromkeys([*study.user_attrs.get("test_opened_for", ()), best.number]))
-        study.set_user_attr("test_opened_for", opened)
+        opened = list(dict.fromkeys([*storage.recall(study, "test_opened_for", ()), best.number]))
+        storage.remember(study, "test_opened_for", opened)
         setting, test = prepared.setting, prepared.test
 
         def train_again(trial: "FrozenTrial", keep: Callable[[Any], None]) -> Final:

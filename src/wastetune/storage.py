@@ -1,6 +1,6 @@
-"""The SQL storage: open it, create or join a study, count the budget.
+"""A study in SQL: create or join it, count its budget, begin and end its trials.
 
-The contract, on SQLite and on every other database that Optuna speaks:
+The contract, on SQLite and on every other database that Optuna speaks, over any number of workers:
 
 - The SQL study is the truth. What is told stays told; MLflow and the report are made from it.
 - A study belongs to one question: its fingerprint (study file, space, data and split, weights, version) is
@@ -10,29 +10,33 @@ The contract, on SQLite and on every other database that Optuna speaks:
 - Trial 0 is the default configuration. It carries the user attribute `default`, and so does the trial that
   takes its place where it failed.
 - A trial enters the database whole, in one transaction: parameters, configuration, and `owner`, the host and
-  process that runs it, so that one whose process is gone is noticed by whoever comes next to the same machine.
+  process that runs it. Numbers are given in the order of those transactions, and a trial that began too many or is
+  another one's twin is seen to be so by its number (`why_void`): of any two, the later one yields. So the budget is
+  exact without a lock. Workers take turns at beginning trials all the same (`turn`), so that this hardly ever happens.
+- A trial whose worker is gone is FAIL, "worker lost", and its configuration is tried again, twice at most. One that
+  was handed back, by Ctrl-C or SIGTERM, is tried again; one that failed by itself is not, but for the default.
 - A finished trial is immutable: what a worker tells that was taken for dead is not heard.
-- On SQLite every transaction takes the write lock at its start (Optuna reads, then writes; two readers that
-  both go on to write would claim the same trial), and readers are not blocked (WAL).
+- A database that is away is waited for (`patience`).
 """
 
 import contextlib
+import json
 import os
-import re
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy
-from filelock import FileLock
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
+from wastetune.database import engine_of
 from wastetune.errors import UserError
 from wastetune.interrupts import held_interrupts
+from wastetune.locks import LONG, alone
+from wastetune.patience import patiently
 from wastetune.space import TrialConfig
 
 if TYPE_CHECKING:
@@ -41,78 +45,63 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
+LOST = "worker lost"
+# Times that the configuration of a lost trial is tried again.
+MAX_RETRIES = 2
 _CLOCK_STEP = 10.0  # seconds; a process's start is told by the system's clock, which may be set
+_LIVE = ("COMPLETE", "PRUNED", "RUNNING")
 
 
-def open_storage(url: str) -> "optuna.storages.RDBStorage":
-    """Optuna's storage at a database URL; tables are made on first use.
-
-    UserError for a URL that is none, a missing driver and a database that does not answer.
-    """
-    import optuna
-    from optuna.storages import RDBStorage
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # wastetune says itself what happens
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # ValueError: a port that is no number
-        raise UserError(
-            f"{hide_password(url)} is not a database URL; write sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
-        ) from None
-    shown = hide_password(url)
-    sqlite = parsed.get_backend_name() == "sqlite"
-    first_use: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if sqlite and parsed.database and parsed.database != ":memory:":
-        file = Path(parsed.database)
-        if not file.parent.is_dir():
-            raise UserError(f"the folder of the study database {file} does not exist; create {file.parent}")
-        first_use = FileLock(f"{file}.lock")  # two processes must not both create the tables
-    try:
-        with first_use:
-            storage = RDBStorage(
-                url.replace("{", "{{").replace("}", "}}"),  # Optuna formats the URL
-                engine_kwargs={} if sqlite else {"pool_pre_ping": True},
-            )
-            if sqlite:
-                _lock_on_begin(storage.engine)
-    except ImportError as error:
-        raise UserError(
-            f"the driver for {shown} is not installed ({error}); for PostgreSQL: pip install 'wastetune[postgres]'"
-        ) from error
-    except (SQLAlchemyError, OSError, RuntimeError) as error:
-        reason = (str(getattr(error, "orig", None) or error).strip().splitlines() or ["no answer"])[0]
-        raise UserError(f"the study database {shown} cannot be opened: {reason.replace(url, shown)}") from error
-    return storage
-
-
-def hide_password(url: str) -> str:
-    """A database or tracking URL that may be shown."""
-    try:
-        shown = make_url(url).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):  # ValueError: a port that is no number
-        shown = re.sub(r"(://[^/:@]*:).*@", r"\1***@", url)
-    return re.sub(r"(password=)[^&]*", r"\1***", shown)
-
-
-def open_study(storage: "optuna.storages.RDBStorage", name: str, fingerprint: Mapping[str, str]) -> "optuna.Study":
+def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]) -> "optuna.Study":
     """The study of that name, created if it is not there.
 
     UserError where it was begun with another fingerprint, naming what differs.
     """
     import optuna
 
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    begun_with = study.user_attrs.get("fingerprint")
-    if begun_with is None:
-        study.set_user_attr("id", secrets.token_hex(8))  # one name may be used again after a study was deleted
-        study.set_user_attr("fingerprint", dict(fingerprint))
-    elif differing := [key for key in fingerprint if begun_with.get(key) != fingerprint[key]]:
+    def create() -> "optuna.Study":
+        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+    with alone(engine_of(storage), f"study {name}", patience=LONG):
+        study = patiently(create)
+        begun_with = recall(study, "fingerprint")
+        if begun_with is None:
+            remember(study, "id", secrets.token_hex(8))  # one name may be used again after a study was deleted
+            remember(study, "fingerprint", dict(fingerprint))
+            return study
+    if differing := [key for key in {**begun_with, **fingerprint} if begun_with.get(key) != fingerprint.get(key)]:
+        differences = (f"{key}: then {begun_with.get(key)}, now {fingerprint.get(key)}" for key in differing)
         raise UserError(
-            f"study {name!r} was begun with another {', '.join(differing)} "
-            f"({'; '.join(f'{key}: then {begun_with.get(key)}, now {fingerprint[key]}' for key in differing)}); "
+            f"study {name!r} was begun with another {', '.join(differing)} ({'; '.join(differences)}); "
             "copy the study's file to a new name, or give another --storage"
         )
     return study
+
+
+def find_study(storage: "BaseStorage", name: str) -> "optuna.Study":
+    """The study of that name. UserError where there is none."""
+    import optuna
+
+    try:
+        return patiently(lambda: optuna.load_study(storage=storage, study_name=name))
+    except KeyError:
+        names = ", ".join(optuna.get_all_study_names(storage)) or "none"
+        raise UserError(f"there is no study {name!r} in this database (there: {names}); see --storage") from None
+
+
+def remember(study: "optuna.Study", key: str, value: Any) -> None:
+    """Writes something down that belongs to the study, for whoever joins it."""
+    patiently(lambda: study.set_user_attr(key, value))
+
+
+def recall(study: "optuna.Study", key: str, default: Any = None) -> Any:
+    """What was written down under that key."""
+    return patiently(lambda: study.user_attrs).get(key, default)
+
+
+def turn(study: "optuna.Study") -> AbstractContextManager[None]:
+    """Inside, no other worker chooses or begins a trial of this study."""
+    return alone(engine_of(study._storage), f"turn {study.study_name}")
 
 
 @dataclass(frozen=True)
@@ -139,28 +128,61 @@ def begin_trial(
     from optuna.trial import TrialState, create_trial
 
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    owner |= {"space": _process_space(), "token": secrets.token_hex(8)}
+    now = {"owner": owner, "beat": time.time()}
     trial = create_trial(
         state=TrialState.RUNNING,
         params=dict(params),
         distributions=dict(distributions),
-        user_attrs={**attrs, "owner": owner},
+        user_attrs={**attrs, **now},
     )
-    with held_interrupts():
+    tried = False
+
+    def create() -> InHand:
+        nonlocal tried
+        if tried:  # it may have entered, and only the answer was lost
+            for there in study.get_trials(deepcopy=False):
+                if there.user_attrs.get("owner") == owner:
+                    return InHand(study, there._trial_id, there.number)
+        tried = True
         identity = study._storage.create_new_trial(study._study_id, template_trial=trial)
         return InHand(study, identity, study._storage.get_trial_number_from_id(identity))
+
+    return patiently(create)
+
+
+def why_void(trial: InHand, goal: int) -> str | None:
+    """Why a trial that has just begun must not run: the study needs no more, or another one has its configuration."""
+    trials = read_trials(trial.study)
+    earlier = [other for other in trials[: trial.number] if other.state.name in _LIVE]
+    if len(earlier) >= goal:
+        return f"not run: the study had its {goal} trials"
+    twin = find_twin(earlier, TrialConfig.model_validate(trials[trial.number].user_attrs["config"]))
+    return None if twin is None else f"not run: trial {twin} has this configuration"
+
+
+def beat(trial: InHand) -> bool:
+    """Gives a sign of life; False where the trial was finished by somebody who took this process for dead."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    try:
+        trial.storage.set_trial_user_attr(trial.id, "beat", time.time())
+    except UpdateFinishedTrialError:
+        return False
+    return True
 
 
 def report(trial: InHand, epoch: int, score: float) -> None:
     """Tells the score after an epoch."""
     with _unless_finished():
-        trial.storage.set_trial_intermediate_value(trial.id, epoch, score)
+        patiently(lambda: trial.storage.set_trial_intermediate_value(trial.id, epoch, score))
 
 
 def record(trial: InHand, attrs: Mapping[str, Any]) -> None:
     """Leaves with the trial what a reader may ask for."""
     with _unless_finished():
         for key, value in attrs.items():
-            trial.storage.set_trial_user_attr(trial.id, key, value)
+            patiently(partial(trial.storage.set_trial_user_attr, trial.id, key, value))
 
 
 def complete(trial: InHand, score: float) -> "FrozenTrial":
@@ -173,19 +195,32 @@ def prune(trial: InHand) -> "FrozenTrial":
     return _finish(trial, "PRUNED")
 
 
-def fail(trial: InHand, reason: str) -> "FrozenTrial":
-    """Tells that the trial came to nothing, and why."""
-    record(trial, {"failure": reason})
+def fail(trial: InHand, reason: str, *, void: bool = False) -> "FrozenTrial":
+    """Tells that the trial came to nothing, and why; `void` where it was one too many and never ran."""
+    record(trial, {"failure": reason, **({"void": True} if void else {})})
     return _finish(trial, "FAIL")
+
+
+def hand_back(trial: InHand, reason: str) -> None:
+    """Tells FAIL to a trial that is to be tried again by somebody, for this process has to end.
+
+    It does not wait for a database that is away: then the trial is lost, and found to be.
+    """
+    from optuna.trial import TrialState
+
+    with contextlib.suppress(Exception), held_interrupts():
+        for key, value in (("failure", reason), ("handed_back", True)):
+            trial.storage.set_trial_user_attr(trial.id, key, value)
+        trial.storage.set_trial_state_values(trial.id, TrialState.FAIL)
 
 
 def _finish(trial: InHand, state: str, score: float | None = None) -> "FrozenTrial":
     from optuna.trial import TrialState
 
-    with held_interrupts():
-        with _unless_finished():
-            trial.storage.set_trial_state_values(trial.id, TrialState[state], None if score is None else [score])
-        return read_trials(trial.study)[trial.number]
+    with _unless_finished():
+        values = None if score is None else [score]
+        patiently(lambda: trial.storage.set_trial_state_values(trial.id, TrialState[state], values))
+    return read_trials(trial.study)[trial.number]
 
 
 @contextlib.contextmanager
@@ -193,15 +228,13 @@ def _unless_finished() -> Iterator[None]:
     """A trial that another process has finished, because it took this one for dead, stays as it is."""
     from optuna.exceptions import UpdateFinishedTrialError
 
-    # Ctrl-C within a transaction would leave the database locked to the process that wants to tell of it.
-    with held_interrupts(), contextlib.suppress(UpdateFinishedTrialError):
+    with contextlib.suppress(UpdateFinishedTrialError):
         yield
 
 
 def read_trials(study: "optuna.Study") -> "list[FrozenTrial]":
     """All trials of the study, in order."""
-    with held_interrupts():
-        return study.get_trials(deepcopy=False)
+    return patiently(lambda: study.get_trials(deepcopy=False))
 
 
 def finished_trials(study: "optuna.Study") -> "list[FrozenTrial]":
@@ -214,29 +247,59 @@ def only_finished(trials: "Iterable[FrozenTrial]") -> "list[FrozenTrial]":
     return [trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
 
 
+def count_live(trials: "Iterable[FrozenTrial]") -> int:
+    """How many of the trials use up budget, or will unless they fail: finished or running."""
+    return sum(trial.state.name in _LIVE for trial in trials)
+
+
 def default_is_due(trials: "Iterable[FrozenTrial]") -> bool:
     """Whether the default configuration has not run and does not run."""
     return not any(trial.user_attrs.get("default") and trial.state.name in ("COMPLETE", "RUNNING") for trial in trials)
 
 
 def find_twin(trials: "Iterable[FrozenTrial]", config: TrialConfig) -> int | None:
-    """The number of a trial that has run or is running this very configuration."""
+    """The number of a trial that has, or had, this very configuration. What is to be tried again is `retry_due`."""
     wanted = config.model_dump()
     for trial in trials:
-        if trial.state.name in ("COMPLETE", "PRUNED", "RUNNING") and trial.user_attrs.get("config") == wanted:
+        if trial.user_attrs.get("config") == wanted and trial.state.name != "WAITING" and not is_void(trial):
             return trial.number
     return None
 
 
-def fail_lost(study: "optuna.Study") -> list[int]:
-    """Tells FAIL to the running trials whose process on this machine is gone; gives their numbers."""
+def is_void(trial: "FrozenTrial") -> bool:
+    """Whether it was begun and never run, because it was one too many."""
+    return bool(trial.user_attrs.get("void"))
+
+
+def retry_due(trials: "Iterable[FrozenTrial]") -> "FrozenTrial | None":
+    """A trial whose configuration is to be tried again: lost with its worker, not too often, or handed back."""
+    same: dict[str, list[FrozenTrial]] = {}
+    for trial in trials:
+        if "config" in trial.user_attrs and not is_void(trial):
+            same.setdefault(json.dumps(trial.user_attrs["config"], sort_keys=True), []).append(trial)
+    for group in same.values():
+        if all(trial.state.name == "FAIL" for trial in group) and not times_lost(group) > MAX_RETRIES:
+            last = group[-1]
+            if last.user_attrs.get("handed_back") or last.user_attrs.get("failure") == LOST:
+                return last
+    return None
+
+
+def times_lost(trials: "Iterable[FrozenTrial]") -> int:
+    """How many of the trials were lost with their workers."""
+    return sum(trial.user_attrs.get("failure") == LOST for trial in trials)
+
+
+def fail_lost(study: "optuna.Study", silent: "Sequence[FrozenTrial]" = ()) -> list[int]:
+    """Tells FAIL to the running trials whose process on this machine is gone, and to those whose worker has been
+    silent for too long; gives their numbers."""
     lost = [
         InHand(study, trial._trial_id, trial.number)
         for trial in read_trials(study)
-        if trial.state.name == "RUNNING" and _is_lost(trial.user_attrs.get("owner"))
+        if trial.state.name == "RUNNING" and (trial in silent or _is_lost(trial.user_attrs.get("owner")))
     ]
     for trial in lost:
-        fail(trial, "worker lost")
+        fail(trial, LOST)
     return [trial.number for trial in lost]
 
 
@@ -266,23 +329,15 @@ def _started(pid: int) -> float | None:
         return None
 
 
+def _process_space() -> str:
+    """Where process numbers mean the same: a container of the same host name has numbers of its own."""
+    with contextlib.suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
+
+
 def _is_lost(owner: Mapping[str, Any] | None) -> bool:
-    if owner is None or owner["host"] != socket.gethostname():
+    if owner is None or (owner["host"], owner.get("space", "")) != (socket.gethostname(), _process_space()):
         return False
     started = _started(owner["pid"])
     return started is None or abs(started - owner["started"]) >= _CLOCK_STEP
-
-
-def _lock_on_begin(engine: sqlalchemy.Engine) -> None:
-    @sqlalchemy.event.listens_for(engine, "connect")
-    def _connect(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions of its own
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA busy_timeout=60000")
-
-    @sqlalchemy.event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    engine.dispose()  # connections opened before the listeners

@@ -52,8 +52,8 @@ class Terminal:
             self.say(f"{what}: {done:,} images, {rate():.0f} images/s")
 
 
-def open_terminal() -> Terminal:
-    """The standard output."""
+def open_terminal(*, bars: bool = True) -> Terminal:
+    """The standard output; without bars where several processes share it."""
     from rich.console import Console
 
-    return Terminal(Console())
+    return Terminal(Console(force_terminal=None if bars else False))

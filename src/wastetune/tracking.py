@@ -11,13 +11,15 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wastetune import locks
+from wastetune.database import hide_password
 from wastetune.errors import UserError
-from wastetune.storage import hide_password
+from wastetune.storage import is_void
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,6 +61,15 @@ class Mirror:
     data: DataSource
     tags: Mapping[str, str]  # what all of the study's runs have: backbone, data set, versions
     alone: contextlib.AbstractContextManager[object]  # inside, no other process writes to a store in a file
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a sync did: runs copied and deleted, and those that were right already."""
+
+    copied: int
+    deleted: int
+    there: int
 
 
 def check_uri(uri: str) -> None:
@@ -112,7 +123,7 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
     if artifacts:
         artifacts.mkdir(parents=True, exist_ok=True)
     alone = FileLock(f"{file}.lock") if file else contextlib.nullcontext()
-    with alone:  # two processes must not both create the tables, the experiment or the parent
+    with alone, _server_lock(uri):  # two processes must not both create the tables, the experiment or the parent
         if file and not file.exists():
             _create_tables(file)
         client = MlflowClient(uri)
@@ -125,8 +136,8 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
             )
         )
         runs = _search(client, experiment, f"tags.`{_STUDY}` = '{study_id}' and tags.`{_TRIAL}` = 'study'")
-        if runs:
-            parent = runs[0].info.run_id
+        if runs:  # of several, where processes came at once, everybody takes the same
+            parent = min(runs, key=lambda run: (run.info.start_time, run.info.run_id)).info.run_id
         else:
             parent = client.create_run(
                 experiment, run_name=study, tags={**tags, _STUDY: study_id, _TRIAL: "study", "study": study}
@@ -137,7 +148,7 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
 
 def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callable[[], bool] = lambda: False) -> int:
     """Copies those of the trials that ended and that the mirror lacks, until `stop`; gives how many those were."""
-    ended = {str(trial.number): trial for trial in trials if trial.state.name in _STATUS}
+    ended = {str(trial.number): trial for trial in trials if _is_mirrored(trial)}
     if not ended:
         return 0
     # A search costs a millisecond per run that it finds; a copy begins when its trial did, so it finds few.
@@ -157,6 +168,40 @@ def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callabl
     return copied
 
 
+def sync_trials(mirror: Mirror, trials: "Sequence[FrozenTrial]") -> Changes:
+    """Brings the mirror to the truth: each of the trials that ended is one run, in its state, and nothing else is.
+
+    Copies what is lacking, and deletes copies of what is not in the study, second copies, unfinished ones and those
+    in another state. Which of two copies goes is the same for everybody who looks, so two may do this at once.
+    """
+    ended = {str(trial.number): trial for trial in trials if _is_mirrored(trial)}
+    with mirror.alone:
+        runs = _search(mirror.client, mirror.experiment, f"tags.`{_STUDY}` = '{mirror.study_id}'")
+        whole: dict[str, str] = {}
+        deleted = 0
+        for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
+            number = run.data.tags[_TRIAL]
+            if number == "final":
+                continue
+            if number == "study":
+                keep = run.info.run_id == mirror.parent
+            else:
+                right = number in ended and run.info.status == _STATUS[ended[number].state.name]
+                keep = right and number not in whole
+            if not keep:
+                mirror.client.delete_run(run.info.run_id)
+                deleted += 1
+            elif number != "study":
+                whole[number] = run.info.run_id
+                if run.data.tags.get(_PARENT) != mirror.parent:
+                    mirror.client.set_tag(run.info.run_id, _PARENT, mirror.parent)
+        lacking = [trial for number, trial in ended.items() if number not in whole]
+        for trial in lacking:
+            _copy_trial(mirror, trial)
+        mirror.client.set_terminated(mirror.parent)
+    return Changes(copied=len(lacking), deleted=deleted, there=len(whole))
+
+
 def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> None:
     """Copies the report into one run `final`: scores of the final model, and the files of the results folder.
 
@@ -171,6 +216,11 @@ def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> Non
         for old in there:
             mirror.client.delete_run(old.info.run_id)
         _copy_final(mirror, report, folder, digest)
+
+
+def _is_mirrored(trial: "FrozenTrial") -> bool:
+    """Whether it ended; what was begun and never ran is nobody's news."""
+    return trial.state.name in _STATUS and not is_void(trial)
 
 
 def _copy_final(mirror: Mirror, report: Mapping[str, Any], folder: Path, digest: str) -> None:
@@ -272,6 +322,17 @@ def _search(client: "MlflowClient", experiment: str, query: str) -> list[Any]:
         token = page.token
         if not token:
             return found
+
+
+@contextlib.contextmanager
+def _server_lock(uri: str) -> Iterator[None]:
+    """Inside, no other wastetune creates MLflow's tables in the same PostgreSQL."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(uri, poolclass=NullPool) if _scheme(uri) == "postgresql" else None
+    with locks.alone(engine, "mlflow", patience=locks.LONG):
+        yield
 
 
 def _scheme(uri: str) -> str:

@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from wastetune import search, storage
-from wastetune.backbone import nearest_cut
+from wastetune.backbone import TOP, nearest_cut
 from wastetune.errors import UserError
+from wastetune.lease import Lease, leased
 from wastetune.objective import Bar, Setting, choose_config, run_trial, trial_seed
 from wastetune.search import Memory, Proposal
 from wastetune.seeding import seed_for
 from wastetune.space import bounds, default_params
+from wastetune.storage import InHand
 from wastetune.training import Epoch
 
 if TYPE_CHECKING:
@@ -22,6 +24,17 @@ if TYPE_CHECKING:
 _MAX_REPEATS = 50
 # Trials in a row that failed by themselves: after so many, the cause is taken not to be the configuration.
 _MAX_FAILURES = 5
+# Seconds between two looks at what the others do, when there is nothing left to begin.
+_WAIT = 0.5
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A trial that this worker has begun, and what it is to run."""
+
+    trial: InHand
+    proposal: Proposal
+    default: bool
 
 
 def run_worker(
@@ -33,40 +46,70 @@ def run_worker(
     bar: Bar,
     on_trial: Callable[["FrozenTrial"], None],
     check: Callable[[], None] = lambda: None,
-) -> None:
+    renew_after: int | None = None,
+    parent: int | None = None,
+    name: str = "",
+) -> bool:
     """Runs trials until the study has so many finished ones, or `timeout` seconds are over.
 
+    True where it stopped before that because `renew_after` of its trials had built Keras models, whose memory only
+    the end of the process gives back.
     `on_trial` is told each trial of this worker as it ends; `check` is called between epochs and may raise a
-    KeyboardInterrupt. On Ctrl-C the trial in hand is told FAIL and the
-    KeyboardInterrupt goes on. UserError where trial after trial fails, with the last one's reason.
+    KeyboardInterrupt. Then the trial in hand is handed back and the KeyboardInterrupt goes on. With `parent`, the
+    worker ends when that process is gone. Workers of one study have different names.
+    UserError where trial after trial fails, with the last one's reason.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     memory = search.open_memory(epochs=int(bounds(setting.space, "epochs")[1]))
-    failures = 0
-    while True:
-        known = storage.read_trials(study)
-        if len(storage.only_finished(known)) >= trials or (deadline is not None and time.monotonic() >= deadline):
-            return
-        check()
-        ended = _run_one(study, known, memory, setting, bar, check)
-        on_trial(ended)
-        failures = failures + 1 if ended.state.name == "FAIL" else 0
-        if failures == _MAX_FAILURES:
-            raise UserError(
-                f"{failures} trials in a row failed, the last one with: {ended.user_attrs['failure']}; "
-                "mend the cause and run the same command again"
-            )
+    failures = models = 0
+    with leased(study, parent) as lease:
+        while True:
+            check()
+            storage.fail_lost(study)
+            with storage.turn(study):
+                known = storage.read_trials(study)
+                if len(storage.only_finished(known)) >= trials:
+                    return False
+                if deadline is not None and time.monotonic() >= deadline:
+                    return False
+                begun = _begin(study, known, memory, setting, name) if storage.count_live(known) < trials else None
+            if begun is None:  # the others may still fail
+                time.sleep(_WAIT)
+                continue
+            lease.hold(begun.trial)
+            if reason := storage.why_void(begun.trial, trials):
+                storage.fail(begun.trial, reason, void=True)
+                lease.hold(None)
+                continue
+            ended = _run_one(begun, lease, memory, setting, bar, check)
+            lease.hold(None)
+            on_trial(ended)
+            failures = failures + 1 if ended.state.name == "FAIL" and not _was_taken(ended) else 0
+            if failures == _MAX_FAILURES:
+                raise UserError(
+                    f"{failures} trials in a row failed, the last one with: {ended.user_attrs['failure']}; "
+                    "mend the cause and run the same command again"
+                )
+            models += ended.user_attrs.get("cut") != TOP.name
+            if renew_after is not None and models >= renew_after:
+                return True
+
+
+def _begin(
+    study: "optuna.Study", known: "Sequence[FrozenTrial]", memory: Memory, setting: Setting, name: str
+) -> _Begun:
+    default = storage.default_is_due(known)
+    proposal = _choose(known, memory, setting, default, name)
+    cut = nearest_cut(setting.backbone, proposal.config.frozen_depth)
+    attrs = {"config": proposal.config.model_dump(), "cut": cut.name, **({"default": True} if default else {})}
+    return _Begun(storage.begin_trial(study, proposal.params, proposal.distributions, attrs), proposal, default)
 
 
 def _run_one(
-    study: "optuna.Study",
-    known: "Sequence[FrozenTrial]",
-    memory: Memory,
-    setting: Setting,
-    bar: Bar,
-    check: Callable[[], None],
+    begun: _Begun, lease: Lease, memory: Memory, setting: Setting, bar: Bar, check: Callable[[], None]
 ) -> "FrozenTrial":
-    """One trial, from its proposal to what it came to."""
+    """A trial that has begun, to what it comes to."""
+    trial, config = begun.trial, begun.proposal.config
     history: list[dict[str, Any]] = []
     looks: dict[int, float] = {}
     pruned = False
@@ -75,19 +118,14 @@ def _run_one(
         nonlocal pruned
         check()
         history.append(asdict(epoch))
-        if search.is_looked_at(epoch.number, proposal.config.epochs):
+        if search.is_looked_at(epoch.number, config.epochs):
             storage.report(trial, epoch.number, epoch.score)
             looks[epoch.number] = epoch.score
-            pruned = not default and search.is_hopeless(memory, looks)  # the winner is compared with the default
-        return pruned
+            pruned = not begun.default and search.is_hopeless(memory, looks)  # the winner is compared with the default
+        return pruned or lease.taken
 
-    default = storage.default_is_due(known)
-    proposal = _choose(known, memory, setting, default)
-    cut = nearest_cut(setting.backbone, proposal.config.frozen_depth)
-    attrs = {"config": proposal.config.model_dump(), "cut": cut.name, **({"default": True} if default else {})}
-    trial = storage.begin_trial(study, proposal.params, proposal.distributions, attrs)
     try:
-        result = run_trial(proposal.config, trial.number, setting, bar, on_epoch)
+        result = run_trial(config, trial.number, setting, bar, on_epoch)
         storage.record(
             trial,
             {
@@ -102,38 +140,51 @@ def _run_one(
         )
         return storage.prune(trial) if pruned else storage.complete(trial, result.fit.best.score)
     except KeyboardInterrupt:
-        storage.fail(trial, "interrupted")
+        storage.hand_back(trial, "interrupted")
         raise
     except UserError:
-        storage.fail(trial, "stopped: a mistake in the study or its surroundings")
+        storage.hand_back(trial, "stopped: a mistake in the study or its surroundings")
         raise
     except Exception as error:
         storage.record(trial, {"history": history})
         return storage.fail(trial, _reason(error))
 
 
-def _choose(known: "Sequence[FrozenTrial]", memory: Memory, setting: Setting, default: bool) -> Proposal:
-    """What to run next: the default while it is due, then what the sampler proposes and nobody has tried."""
+def _was_taken(trial: "FrozenTrial") -> bool:
+    return bool(trial.user_attrs.get("failure") == storage.LOST)
+
+
+def _choose(known: "Sequence[FrozenTrial]", memory: Memory, setting: Setting, default: bool, name: str) -> Proposal:
+    """What to run next: the default while it is due, what was lost, then what the sampler proposes and nobody tried."""
 
     def resolve(trial: "optuna.trial.BaseTrial") -> Any:
         return choose_config(trial, setting)
 
     if default:
-        return search.propose_this(default_params(setting.space), resolve)
-    proposal = search.propose(memory, known, resolve, seed=_sampler_seed(setting, len(known)))
+        proposal = search.propose_this(default_params(setting.space), resolve)
+        lost = storage.times_lost(trial for trial in known if trial.user_attrs.get("default"))
+        if lost > storage.MAX_RETRIES:
+            raise UserError(
+                f"the worker of the default configuration was lost {lost} times, perhaps for want of memory; lower "
+                f"batch_size or image_size, or raise the default of frozen_depth in {setting.space.source}"
+            )
+        return proposal
+    if retry := storage.retry_due(known):
+        return search.propose_this(retry.params, resolve)
+    proposal = search.propose(memory, known, resolve, seed=_sampler_seed(setting, name, len(known)))
     for attempt in range(1, _MAX_REPEATS):
         if storage.find_twin(known, proposal.config) is None:
             return proposal
-        proposal = search.propose_at_random(memory, resolve, seed=_sampler_seed(setting, len(known), attempt))
+        proposal = search.propose_at_random(memory, resolve, seed=_sampler_seed(setting, name, len(known), attempt))
     raise UserError(
         f"the space {setting.space.source} has no configuration left that was not tried in "
         f"{len(storage.only_finished(known))} trials; widen it, or ask for fewer --trials"
     )
 
 
-def _sampler_seed(setting: Setting, trials: int, attempt: int = 0) -> int:
-    """A seed from what came before: going on does not repeat the first points."""
-    return seed_for("sampler", setting.spec.seed, trials, attempt)
+def _sampler_seed(setting: Setting, name: str, trials: int, attempt: int = 0) -> int:
+    """A seed from what came before: going on does not repeat the first points, nor does another worker."""
+    return seed_for("sampler", setting.spec.seed, *([name] if name else []), trials, attempt)
 
 
 def _reason(error: Exception) -> str:

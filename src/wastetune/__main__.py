@@ -1,0 +1,6 @@
+"""`python -m wastetune` is `wastetune`."""
+
+from wastetune.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="wastetune")
