@@ -27,7 +27,7 @@ from wastetune.spec import load_study
 from wastetune.storage import finished_trials
 
 HERE = Path(__file__).parent
-SAMPLED_EVERY = 0.2  # seconds, for memory
+SAMPLED_EVERY = 2.0  # seconds, for memory: the kernel walks all pages of a process for it, which takes a while
 NAMES = (*CONTESTANTS, "floor")
 FAIRNESS = [
     "All get the same decoded pictures, split, weights, space, epochs, patience and metric, each in a process of its "

@@ -82,7 +82,7 @@ WHOLE = {"mine": "RUNNING", **{f"trial {number}": "FINISHED" for number in range
 def test_all_that_was_posted_is_there_at_the_end(open_store, trials, screen, quick, tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()
-    with mirrored(open_store, screen, str) as post:
+    with mirrored(open_store, screen, "sqlite:///mlflow.db") as post:
         for trial in trials:
             post(trial)
         post(FinalReport(REPORT, folder))
@@ -92,7 +92,7 @@ def test_all_that_was_posted_is_there_at_the_end(open_store, trials, screen, qui
 
 def test_trials_are_copied_while_the_study_goes_on(open_store, trials, screen, quick):
     mirror = open_store()
-    with mirrored(lambda: mirror, screen, str) as post:
+    with mirrored(lambda: mirror, screen, "sqlite:///mlflow.db") as post:
         for trial in trials:
             post(trial)
             wait_until(lambda number=trial.number: f"trial {number}" in runs_of(mirror))
@@ -108,7 +108,7 @@ def test_a_store_that_comes_back_gets_all(open_store, trials, screen, quick):
         opened.set()
         return mirror
 
-    with mirrored(open_late, screen, str) as post:
+    with mirrored(open_late, screen, "sqlite:///mlflow.db") as post:
         for trial in trials:
             post(trial)
         assert opened.wait(60)
@@ -123,7 +123,7 @@ def test_a_store_that_stays_away_is_said_once_and_what_to_do_at_the_end(trials, 
         tried.release()
         raise OSError("gone fishing")
 
-    with mirrored(open_never, screen, str) as post:
+    with mirrored(open_never, screen, "sqlite:///mlflow.db") as post:
         post(trials[0])
         for _ in range(3):
             assert tried.acquire(timeout=60)
@@ -151,7 +151,7 @@ class Breaking:
 def test_a_copy_that_broke_half_way_is_made_again(open_store, trials, screen, quick):
     mirror = open_store()
     breaking = replace(mirror, client=Breaking(mirror.client))
-    with mirrored(lambda: breaking, screen, str) as post:
+    with mirrored(lambda: breaking, screen, "sqlite:///mlflow.db") as post:
         for trial in trials:
             post(trial)
         wait_until(lambda: "the line is cut" in screen.text)
@@ -168,7 +168,7 @@ def test_what_takes_long_at_the_end_is_said(open_store, trials, monkeypatch):
         assert going_on.wait(60)
         return open_store()
 
-    with mirrored(open_slowly, screen, str) as post:
+    with mirrored(open_slowly, screen, "sqlite:///mlflow.db") as post:
         for trial in trials:
             post(trial)
     assert screen.text == "copying to MLflow; Ctrl-C leaves the rest to the next run\n"
@@ -183,7 +183,7 @@ def test_ctrl_c_waits_for_no_store(screen, monkeypatch):
         answer.wait(60)
         raise OSError("too late")
 
-    with pytest.raises(KeyboardInterrupt), mirrored(open_never, screen, str):
+    with pytest.raises(KeyboardInterrupt), mirrored(open_never, screen, "sqlite:///mlflow.db"):
         raise KeyboardInterrupt
     assert screen.text == ""
     assert not answer.is_set()
@@ -191,7 +191,7 @@ def test_ctrl_c_waits_for_no_store(screen, monkeypatch):
 
 
 def test_after_a_mistake_what_was_posted_is_still_copied(open_store, trials, screen, quick):
-    with suppress(UserError), mirrored(open_store, screen, str) as post:
+    with suppress(UserError), mirrored(open_store, screen, "sqlite:///mlflow.db") as post:
         for trial in trials:
             post(trial)
         raise UserError("five trials in a row failed")

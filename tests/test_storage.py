@@ -1,4 +1,4 @@
-"""The study database, on real SQLite files: who may join, what counts, and what several processes do to it."""
+"""The study database, on real SQLite and PostgreSQL: who may join, what counts, what several processes do to it."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
+from sqlalchemy.exc import OperationalError
 
 from wastetune import database, storage
 from wastetune.errors import UserError
@@ -17,11 +18,6 @@ from wastetune.space import TrialConfig
 
 FINGERPRINT = {"space": "s1", "weights": "w1"}
 CONFIG = TrialConfig(head_layers=0, dropout=0.5, learning_rate=0.01, batch_size=8, epochs=1)
-
-
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'study.db'}"
 
 
 @pytest.fixture
@@ -38,8 +34,14 @@ def add(study, state=TrialState.COMPLETE, value=None, **attrs):
     return len(study.trials) - 1
 
 
-def begin(study, **attrs):
-    return storage.begin_trial(study, {"dropout": 0.5}, {"dropout": FloatDistribution(0, 1)}, attrs)
+def begin(study, dropout=0.5, **attrs):
+    """A running trial, with the configuration of that dropout."""
+    attrs = {"config": config_of(dropout)} | attrs
+    return storage.begin_trial(study, {"dropout": dropout}, {"dropout": FloatDistribution(0, 1)}, attrs)
+
+
+def config_of(dropout):
+    return CONFIG.model_dump() | {"dropout": dropout}
 
 
 def test_a_study_is_created_once_and_found_again(url, study):
@@ -49,10 +51,10 @@ def test_a_study_is_created_once_and_found_again(url, study):
 
 
 def test_a_trial_enters_whole_and_is_finished_once(url, study):
-    trial = begin(study, config={"dropout": 0.5})
+    trial = begin(study)
     (running,) = open_study(url).trials
     assert (running.state, running.params, trial.number) == (TrialState.RUNNING, {"dropout": 0.5}, 0)
-    assert running.user_attrs["config"] == {"dropout": 0.5}
+    assert running.user_attrs["config"] == CONFIG.model_dump()
     assert running.user_attrs["owner"]["pid"] == os.getpid()
     storage.report(trial, 1, 0.25)
     storage.record(trial, {"cut": "top"})
@@ -148,15 +150,15 @@ def test_the_budget_counts_complete_and_pruned_trials_alone(study):
 
 def test_a_twin_has_run_or_is_running_and_is_the_same_in_everything(study):
     assert storage.find_twin(study.trials, CONFIG) is None
-    add(study, TrialState.FAIL, config=CONFIG.model_dump())
     add(study, TrialState.WAITING, config=CONFIG.model_dump())
+    add(study, TrialState.FAIL, config=CONFIG.model_dump(), void=True)
     add(study, value=0.1, config=CONFIG.model_dump() | {"dropout": 0.50001})
     assert storage.find_twin(study.trials, CONFIG) is None
     running = add(study, TrialState.RUNNING, config=CONFIG.model_dump())
     assert storage.find_twin(study.trials, CONFIG) == running
 
 
-@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
 def test_a_finished_trial_is_a_twin(study, state):
     number = add(study, state, 0.5, config=CONFIG.model_dump())
     assert storage.find_twin(study.trials, CONFIG) == number
@@ -190,14 +192,90 @@ def test_the_default_is_due_until_it_runs_and_again_where_it_failed(study, state
     assert storage.default_is_due(study.trials) is due
 
 
+def test_of_trials_that_were_begun_at_once_the_later_ones_yield(study):
+    """Two workers that both saw one place left, or both chose one configuration, are told apart by their numbers."""
+    trials = [begin(study, 0.1), begin(study, 0.2), begin(study, 0.1), begin(study, 0.3)]
+    reasons = [storage.why_void(trial, 2) for trial in trials]
+    assert reasons[:2] == [None, None]
+    assert reasons[2:] == ["not run: the study had its 2 trials"] * 2
+    assert [storage.why_void(trial, 9) for trial in trials] == [
+        *(None, None, "not run: trial 0 has this configuration", None),
+    ]
+    storage.fail(trials[2], "not run", void=True)
+    storage.fail(trials[0], "out of cheese")
+    assert storage.why_void(trials[3], 2) is None
+    assert storage.count_live(study.trials) == 2
+    assert [storage.is_void(trial) for trial in study.trials] == [False, False, True, False]
+
+
+def test_what_was_lost_is_tried_again_twice(study):
+    assert storage.retry_due(study.trials) is None
+    for number in range(3):
+        storage.fail(begin(study), storage.LOST)
+        due = storage.retry_due(study.trials)
+        if number < storage.MAX_RETRIES:
+            assert (due.number, due.params) == (number, {"dropout": 0.5})
+            running = begin(study, 0.1 * number, config=CONFIG.model_dump())
+            assert storage.retry_due(study.trials) is None  # it is being tried
+            storage.fail(running, "not run", void=True)
+    assert due is None
+    assert storage.find_twin(study.trials, CONFIG) == 0  # and the sampler does not get it again
+
+
+def test_what_was_handed_back_is_tried_again_and_what_failed_by_itself_is_not(study):
+    storage.fail(begin(study, 0.1), "out of cheese")
+    assert storage.retry_due(study.trials) is None
+    for _ in range(4):
+        storage.hand_back(begin(study, 0.2), "interrupted")
+        assert storage.retry_due(study.trials).params == {"dropout": 0.2}
+    storage.complete(begin(study, 0.2), 0.5)
+    assert storage.retry_due(study.trials) is None
+    assert study.trials[1].user_attrs["failure"] == "interrupted"
+
+
+def test_a_sign_of_life_tells_whether_the_trial_is_still_ours(study):
+    trial = begin(study)
+    before = study.trials[0].user_attrs["beat"]
+    assert storage.beat(trial)
+    assert study.trials[0].user_attrs["beat"] > before
+    storage.fail_lost(study, study.trials)
+    assert not storage.beat(trial)
+    storage.hand_back(trial, "interrupted")  # too late, and not heard
+    assert study.trials[0].user_attrs["failure"] == storage.LOST
+
+
+def test_a_trial_whose_answer_was_lost_is_not_begun_twice(study, monkeypatch):
+    """The database takes the trial and goes away before it says so."""
+    create = study._storage.create_new_trial
+    failures = iter([True])
+
+    def lose_the_answer(*given, **named):
+        number = create(*given, **named)
+        if next(failures, False):
+            raise OperationalError("INSERT", {}, Exception("server closed the connection unexpectedly"))
+        return number
+
+    monkeypatch.setattr(study._storage, "create_new_trial", lose_the_answer)
+    assert [begin(study).number, begin(study, 0.1).number] == [0, 1]
+    assert len(study.trials) == 2
+
+
+def test_what_a_study_is_told_to_remember_whoever_joins_it_can_recall(url, study):
+    storage.remember(study, "trials", 7)
+    assert storage.recall(storage.find_study(database.open_storage(url), "mine"), "trials") == 7
+    assert storage.recall(study, "nothing", "else") == "else"
+    with pytest.raises(UserError, match=r"there is no study 'yours' in this database \(there: mine\)"):
+        storage.find_study(database.open_storage(url), "yours")
+
+
 PROLOGUE = """
 import sys, time
-from wastetune import storage
+from wastetune import database, storage
 url = sys.argv[1]
 def join():
     return storage.open_study(database.open_storage(url), "mine", {"space": "s1", "weights": "w1"})
 def begin():
-    return storage.begin_trial(join(), {}, {}, {})
+    return storage.begin_trial(join(), {}, {}, {"config": {}})
 def say(line):
     print(line, flush=True)
 def wait():
@@ -242,17 +320,18 @@ def test_a_trial_is_lost_when_its_process_was_killed_and_not_before(url, study):
 
 
 def test_a_process_number_given_again_is_another_process_and_other_machines_are_left_alone(study):
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0}
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0, "space": storage._process_space()}
     reused = add(study, TrialState.RUNNING, owner=here)
     add(study, TrialState.RUNNING, owner=here | {"host": "elsewhere.invalid"})
+    add(study, TrialState.RUNNING, owner=here | {"space": "of another container"})
     add(study, TrialState.RUNNING)
     assert storage.fail_lost(study) == [reused]
 
 
-def test_six_processes_may_open_a_new_database_at_once(url):
-    said = run_together(url, "import optuna; wait(); say(join().user_attrs['id'])", 6)
+def test_twenty_processes_may_open_a_new_database_at_once(url):
+    said = run_together(url, "import optuna; wait(); say(join().user_attrs['id'])", 20)
     study = open_study(url)
-    assert said == [[study.user_attrs["id"]]] * 6
+    assert said == [[study.user_attrs["id"]]] * 20
 
 
 def test_processes_that_write_at_once_each_get_trials_of_their_own(url, study):

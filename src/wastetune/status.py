@@ -67,7 +67,8 @@ def render_status(status: Mapping[str, Any]) -> str:
     trials, best, rate = status["trials"], status["best"], status["trials_per_minute"]
     lines = [
         f"{status['study']}: {status['finished']} of {status['asked']} trials finished "
-        f"({trials['complete']} complete, {trials['pruned']} pruned), {trials['running']} running, {trials['fail']} failed"
+        f"({trials['complete']} complete, {trials['pruned']} pruned), "
+        f"{trials['running']} running, {trials['fail']} failed"
     ]
     if status["question"]:
         lines.append(status["question"])

@@ -1,0 +1,284 @@
+"""Studies of fast trials while workers are killed, paused and told to end, and the database is stopped, at random.
+
+    python tests/chaos.py --minutes 15 --database sqlite
+
+Studies run one after another until the time is over, each to its end and each checked: exactly its number of trials,
+no configuration twice, every lost one tried again, every score that was told in the database and in MLflow. Prints
+what was done and what was found as JSON; exits with 1 where something was lost.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+WORKERS = 3
+LEASE = 3.0
+SPACE = """\
+head_layers = { int = [0, 1], default = 0 }
+head_units = { int = [4, 64], default = 8, when = "head_layers > 0" }
+dropout = { float = [0.0, 0.5], default = 0.1 }
+learning_rate = { float = [1e-3, 1e-1], log = true, default = 1e-2 }
+batch_size = 16
+frozen_depth = { float = [0.9, 1.0], default = 1.0 }
+augmentation = { choice = [0.0, 1.0], default = 0.0 }
+epochs = 12
+patience = 12
+"""
+STUDY = """\
+# Is anything lost?
+dataset = "{pictures}"
+backbone = "mobilenet_v3_small_minimalistic"
+space = "{space}"
+trials = {trials}
+weights = "none"
+image_size = 32
+views = 2
+"""
+
+
+class Arena:
+    """A study, its workers, and the means to make their lives hard."""
+
+    def __init__(self, folder, url, tracking, postgres, trials, seed):
+        self.folder, self.url, self.tracking, self.postgres, self.trials = folder, url, tracking, postgres, trials
+        self.random = random.Random(seed)
+        self.study = folder / f"chaos{seed}.toml"
+        (folder / "space.toml").write_text(SPACE)
+        self.study.write_text(STUDY.format(pictures=folder / "pictures", space=folder / "space.toml", trials=trials))
+        self.done = Counter()
+        self.workers, self.paused, self.logs = [], [], []
+        self.back_at = None
+
+    def start(self):
+        log = (self.folder / f"{self.study.stem}-worker{len(self.logs)}.log").open("w+")
+        self.logs.append(log)
+        command = [sys.executable, "-m", "wastetune", "worker", "--study", str(self.study), "--renew-after", "4"]
+        environment = {**os.environ, "WASTETUNE_STORAGE": self.url, "WASTETUNE_LEASE": str(LEASE)}
+        environment["WASTETUNE_CACHE"] = str(self.folder / "cache")
+        self.workers.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment))
+
+    def run(self, deadline):
+        """Until every worker has ended by itself. Gives what is wrong with how they ended."""
+        next_blow = time.monotonic() + 6
+        wrong = []
+        while time.monotonic() < deadline:
+            now = time.monotonic()
+            for moment, worker in [each for each in self.paused if each[0] <= now]:
+                self.paused.remove((moment, worker))
+                worker.send_signal(signal.SIGCONT)
+            if self.back_at is not None and self.back_at <= now:
+                self.postgres.start()
+                self.back_at = None
+            for worker in [each for each in self.workers if each.poll() is not None]:
+                self.workers.remove(worker)
+                self.done[f"exit {worker.returncode}"] += 1
+                if worker.returncode not in (0, -signal.SIGKILL, -signal.SIGTERM):
+                    wrong.append(f"a worker ended with {worker.returncode}")
+            if not self.is_over():
+                while len(self.workers) < WORKERS:
+                    self.start()
+            elif not self.workers:
+                return wrong
+            if now >= next_blow and not self.is_over():
+                self.strike()
+                next_blow = now + self.random.uniform(0.5, 6)
+            time.sleep(0.1)
+        return [*wrong, "the study did not end in time"]
+
+    def is_over(self):
+        """As far as a worker has said."""
+        return self.back_at is None and self.count_told() >= self.trials and self.finished() >= self.trials
+
+    def strike(self):
+        free = [worker for worker in self.workers if all(worker is not other for _, other in self.paused)]
+        blows = ["kill", "kill", "pause", "term"]
+        if self.postgres is not None and self.back_at is None:
+            blows += ["restart", "away"]
+        if not free:
+            return
+        blow, victim = self.random.choice(blows), self.random.choice(free)
+        self.done[blow] += 1
+        if blow == "kill":
+            victim.kill()
+        elif blow == "term":
+            victim.terminate()
+        elif blow == "pause":
+            victim.send_signal(signal.SIGSTOP)
+            self.paused.append((time.monotonic() + self.random.uniform(0.5, 3 * LEASE), victim))
+        else:
+            self.postgres.stop()
+            self.back_at = time.monotonic() + (0 if blow == "restart" else self.random.uniform(2, 8))
+
+    def told(self):
+        """(number, score) of the complete trials that workers said they had finished, None for pruned ones."""
+        for log in self.logs:
+            for number, score in re.findall(
+                r"^trial +(\d+)  (0\.\d{4}|1\.0000|pruned) ", Path(log.name).read_text(), re.M
+            ):
+                yield int(number), None if score == "pruned" else float(score)
+
+    def count_told(self):
+        return len(set(self.told()))
+
+    def read(self):
+        import optuna
+
+        from wastetune.database import open_storage
+
+        return optuna.load_study(study_name=self.study.stem, storage=open_storage(self.url))
+
+    def finished(self):
+        from wastetune.storage import finished_trials
+
+        return len(finished_trials(self.read()))
+
+    def check(self):
+        """What is wrong with what is left; nothing else."""
+        from wastetune import storage
+
+        study = self.read()
+        trials = study.trials
+        wrong = []
+        finished = storage.only_finished(trials)
+        if len(finished) != self.trials:
+            wrong.append(f"{len(finished)} finished trials instead of {self.trials}")
+        configs = Counter(json.dumps(trial.user_attrs["config"], sort_keys=True) for trial in finished)
+        wrong += [
+            f"{count} trials finished the configuration {config}" for config, count in configs.items() if count > 1
+        ]
+        wrong += [f"trial {trial.number} is {trial.state.name}" for trial in trials if not trial.state.is_finished()]
+        wrong += [
+            f"trial {t.number} failed without a reason"
+            for t in trials
+            if t.state.name == "FAIL" and "failure" not in t.user_attrs
+        ]
+        if not any(trial.user_attrs.get("default") for trial in finished):
+            wrong.append("the default configuration was never finished")
+        for number, score in self.told():
+            value = trials[number].value
+            if trials[number].state.name not in ("COMPLETE", "PRUNED") or (
+                score is not None and abs(value - score) > 1e-4
+            ):
+                wrong.append(f"trial {number} told {score} and has {trials[number].state.name} {value}")
+        lost = Counter(
+            json.dumps(trial.user_attrs["config"], sort_keys=True)
+            for trial in trials
+            if trial.user_attrs.get("failure") == storage.LOST
+        )
+        wrong += [f"lost {count} times: {config}" for config, count in lost.items() if count > storage.MAX_RETRIES + 1]
+        never = [config for config, count in lost.items() if config not in configs and count <= storage.MAX_RETRIES]
+        self.done["lost"] += sum(lost.values())
+        self.done["lost, not tried again before the budget was spent"] += len(never)
+        self.done["void"] += sum(storage.is_void(trial) for trial in trials)
+        self.done["handed back"] += sum(bool(trial.user_attrs.get("handed_back")) for trial in trials)
+        self.done["failed by themselves"] += sum(
+            trial.state.name == "FAIL"
+            and trial.user_attrs["failure"] not in (storage.LOST, "interrupted")
+            and not storage.is_void(trial)
+            for trial in trials
+        )
+        self.done["finished"] += len(finished)
+        return wrong + self.check_mirror(trials)
+
+    def check_mirror(self, trials):
+        """`wastetune sync`, twice; then each trial that ran is one run, in its state, with its score."""
+        from mlflow import MlflowClient
+
+        from wastetune.storage import is_void
+
+        command = [
+            sys.executable,
+            "-m",
+            "wastetune",
+            "sync",
+            "--study",
+            self.study.stem,
+            "--tracking-uri",
+            self.tracking,
+        ]
+        for _ in range(2):
+            subprocess.run(command, check=True, env={**os.environ, "WASTETUNE_STORAGE": self.url}, cwd=self.folder)
+        client = MlflowClient(self.tracking)
+        (experiment,) = (each for each in client.search_experiments() if each.name == "pictures")
+        query = f"tags.study = '{self.study.stem}'"
+        (parent,) = client.search_runs([experiment.experiment_id], query)
+        runs = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+        names = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+        expected = sorted(
+            (f"trial {t.number}", names[t.state.name], t.value if t.state.name == "COMPLETE" else None)
+            for t in trials
+            if not is_void(t)
+        )
+        found = sorted(
+            (r.info.run_name, r.info.status, r.data.metrics.get("best_score") if r.info.status == "FINISHED" else None)
+            for r in runs
+        )
+        return [] if found == expected else [f"MLflow has {set(found) ^ set(expected)} differently"]
+
+    def close(self):
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+        for log in self.logs:
+            log.close()
+
+
+def run_chaos(folder, url, tracking, postgres, *, trials, seed, minutes):
+    """One study under blows, checked: what was done, and what is wrong."""
+    arena = Arena(folder, url, tracking, postgres, trials, seed)
+    try:
+        wrong = arena.run(time.monotonic() + 60 * minutes)
+        if arena.back_at is not None:
+            postgres.start()
+        return arena.done, wrong + arena.check()
+    finally:
+        arena.close()
+
+
+def main():
+    from conftest import open_postgres
+    from wastetune.data.sample import write_sample
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--trials", type=int, default=40, help="of each study")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    done, wrong, studies = Counter(), [], 0
+    began = time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        write_sample(folder / "pictures", classes=("box", "leaf"), per_class=20, size=48)
+        postgres = stack.enter_context(open_postgres()) if asked.database == "postgresql" else None
+        url = postgres.new_database() if postgres else f"sqlite:///{folder / 'study.db'}"
+        while time.monotonic() - began < 60 * asked.minutes:
+            tracking = f"sqlite:///{folder / 'mlflow.db'}"
+            more, bad = run_chaos(
+                folder, url, tracking, postgres, trials=asked.trials, seed=asked.seed + studies, minutes=asked.minutes
+            )
+            done += more
+            wrong += bad
+            studies += 1
+            print(json.dumps({"study": studies, "done": more, "wrong": bad}), flush=True)
+    minutes = round((time.monotonic() - began) / 60, 1)
+    print(
+        json.dumps(
+            {"database": asked.database, "minutes": minutes, "studies": studies, **done, "wrong": wrong}, indent=1
+        )
+    )
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

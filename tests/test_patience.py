@@ -1,0 +1,85 @@
+"""A study database that is away: PostgreSQL that is stopped, SQLite that somebody holds."""
+
+import logging
+import sqlite3
+import threading
+import time
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from wastetune import database, patience, storage
+from wastetune.errors import UserError
+from wastetune.patience import patiently
+
+
+@pytest.fixture
+def failing():
+    """An action that fails so many times because the database is away."""
+
+    def build(times, error=None):
+        errors = iter([error or OperationalError("SELECT", {}, Exception("connection refused"))] * times)
+
+        def action():
+            for each in errors:
+                raise each
+            return "done"
+
+        return action
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.01)
+
+
+def test_what_was_asked_is_asked_again_and_said_once(failing, caplog):
+    with caplog.at_level(logging.WARNING, "wastetune"):
+        assert patiently(failing(4)) == "done"
+    assert [record.getMessage() for record in caplog.records] == [
+        "the study database does not answer (connection refused); waiting",
+        "the study database answers again",
+    ]
+
+
+def test_an_error_that_waiting_does_not_mend_is_raised_at_once(failing):
+    with pytest.raises(KeyError):
+        patiently(failing(1, KeyError("no such trial")))
+
+
+def test_after_five_minutes_it_stops_with_what_to_do(failing, monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE", 0.05)
+    with pytest.raises(UserError, match=r"not answered for .*connection refused.*start the same command again"):
+        patiently(failing(100))
+
+
+def test_a_server_that_is_restarted_costs_nothing(postgres, caplog):
+    study = storage.open_study(database.open_storage(postgres.new_database()), "mine", {})
+    trial = storage.begin_trial(study, {}, {}, {"config": {}})
+    postgres.stop()
+    back = threading.Timer(1.5, postgres.start)
+    back.start()
+    try:
+        storage.report(trial, 1, 0.25)
+        assert storage.complete(trial, 0.75).value == 0.75
+    finally:
+        back.join()
+    assert (study.trials[0].value, study.trials[0].intermediate_values) == (0.75, {1: 0.25})
+    assert caplog.text.count("does not answer") == 1
+
+
+def test_a_lock_that_somebody_holds_for_long_is_waited_for(tmp_path, monkeypatch):
+    file = tmp_path / "study.db"
+    study = storage.open_study(database.open_storage(f"sqlite:///{file}"), "mine", {})
+    trial = storage.begin_trial(study, {}, {}, {"config": {}})
+    for engine in (database.engine_of(study._storage),):  # SQLite itself waits for a minute
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA busy_timeout=50")
+    paused = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    paused.execute("BEGIN IMMEDIATE")
+    threading.Timer(1.0, paused.rollback).start()
+    began = time.monotonic()
+    assert storage.complete(trial, 0.5).value == 0.5
+    assert time.monotonic() - began > 0.5
