@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench chaos clean
 
 demo: $(READY) demo/pictures  ## a small study on generated pictures, half a minute
 	$(BIN)/wastetune run --study demo --storage sqlite:///demo/wastetune.db \
@@ -35,6 +35,10 @@ bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTE
 	$(BIN)/python benchmarks/memory.py pictures
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/bank.py
+
+chaos: $(READY)  ## half an hour of killed workers and stopped databases
+	$(BIN)/python tests/chaos.py --minutes 15 --database sqlite
+	$(BIN)/python tests/chaos.py --minutes 15 --database postgresql
 
 clean:
 	rm -rf $(VENV) demo

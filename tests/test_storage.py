@@ -160,7 +160,7 @@ def test_a_twin_has_run_or_is_running_and_is_the_same_in_everything(study):
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
 def test_a_finished_trial_is_a_twin(study, state):
-    number = add(study, state, 0.5, config=CONFIG.model_dump())
+    number = add(study, state, None if state is TrialState.FAIL else 0.5, config=CONFIG.model_dump())
     assert storage.find_twin(study.trials, CONFIG) == number
 
 
@@ -214,8 +214,8 @@ def test_what_was_lost_is_tried_again_twice(study):
         storage.fail(begin(study), storage.LOST)
         due = storage.retry_due(study.trials)
         if number < storage.MAX_RETRIES:
-            assert (due.number, due.params) == (number, {"dropout": 0.5})
-            running = begin(study, 0.1 * number, config=CONFIG.model_dump())
+            assert (due.number, due.params) == (2 * number, {"dropout": 0.5})
+            running = begin(study)
             assert storage.retry_due(study.trials) is None  # it is being tried
             storage.fail(running, "not run", void=True)
     assert due is None
@@ -226,7 +226,8 @@ def test_what_was_handed_back_is_tried_again_and_what_failed_by_itself_is_not(st
     storage.fail(begin(study, 0.1), "out of cheese")
     assert storage.retry_due(study.trials) is None
     for _ in range(4):
-        storage.hand_back(begin(study, 0.2), "interrupted")
+        begin(study, 0.2)
+        storage.hand_back(study, "interrupted")
         assert storage.retry_due(study.trials).params == {"dropout": 0.2}
     storage.complete(begin(study, 0.2), 0.5)
     assert storage.retry_due(study.trials) is None
@@ -240,7 +241,7 @@ def test_a_sign_of_life_tells_whether_the_trial_is_still_ours(study):
     assert study.trials[0].user_attrs["beat"] > before
     storage.fail_lost(study, study.trials)
     assert not storage.beat(trial)
-    storage.hand_back(trial, "interrupted")  # too late, and not heard
+    storage.hand_back(study, "interrupted")  # too late, and not heard
     assert study.trials[0].user_attrs["failure"] == storage.LOST
 
 
@@ -269,7 +270,9 @@ def test_what_a_study_is_told_to_remember_whoever_joins_it_can_recall(url, study
 
 
 PROLOGUE = """
-import sys, time
+import os, sys, time, traceback
+from multiprocessing import get_context
+import optuna, sqlalchemy, psycopg
 from wastetune import database, storage
 url = sys.argv[1]
 def join():
@@ -277,10 +280,23 @@ def join():
 def begin():
     return storage.begin_trial(join(), {}, {}, {"config": {}})
 def say(line):
-    print(line, flush=True)
-def wait():
-    say("ready")
-    sys.stdin.readline()
+    os.write(1, f"{os.getpid()} {line}\\n".encode())
+"""
+# They are forked from one process, which has imported all and opened nothing: so they come at the same moment.
+TOGETHER = """
+count = int(sys.argv[2])
+barrier = get_context("fork").Barrier(count)
+children = []
+for _ in range(count):
+    if not (child := os.fork()):
+        try:
+            work(barrier.wait)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    children.append(child)
+sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 """
 
 
@@ -289,23 +305,22 @@ def start(url, code):
     return subprocess.Popen([sys.executable, "-c", PROLOGUE + code, url], **pipes)
 
 
-def run_together(url, code, count):
-    """What each of so many processes said after all of them had got as far as `wait()`."""
-    processes = [start(url, code) for _ in range(count)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    said = [process.communicate(timeout=120)[0].split() for process in processes]
-    assert [process.returncode for process in processes] == [0] * count
-    return said
+def run_together(url, work, count):
+    """What each of so many processes said that do `work(wait)`, after all of them had got as far as `wait()`."""
+    code = PROLOGUE + work + TOGETHER
+    done = subprocess.run([sys.executable, "-c", code, url, str(count)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    said = {}
+    for line in done.stdout.splitlines():
+        process, words = line.split(maxsplit=1)
+        said.setdefault(process, []).append(words)
+    return list(said.values())
 
 
 def test_a_trial_is_lost_when_its_process_was_killed_and_not_before(url, study):
     process = start(url, "say(begin().number); time.sleep(600)")
     try:
-        number = int(process.stdout.readline())
+        number = int(process.stdout.readline().split()[1])
         mine = begin(study)
         assert storage.fail_lost(study) == []
         process.send_signal(signal.SIGKILL)
@@ -329,20 +344,21 @@ def test_a_process_number_given_again_is_another_process_and_other_machines_are_
 
 
 def test_twenty_processes_may_open_a_new_database_at_once(url):
-    said = run_together(url, "import optuna; wait(); say(join().user_attrs['id'])", 20)
+    said = run_together(url, "def work(wait):\n    wait()\n    say(join().user_attrs['id'])\n", 20)
     study = open_study(url)
     assert said == [[study.user_attrs["id"]]] * 20
 
 
 def test_processes_that_write_at_once_each_get_trials_of_their_own(url, study):
-    code = """
-join(); wait()
-for _ in range(10):
-    trial = begin()
-    storage.report(trial, 1, 0.25)
-    say(trial.number)
-    storage.complete(trial, 0.5)
+    work = """
+def work(wait):
+    join(); wait()
+    for _ in range(10):
+        trial = begin()
+        storage.report(trial, 1, 0.25)
+        say(trial.number)
+        storage.complete(trial, 0.5)
 """
-    said = run_together(url, code, 4)
+    said = run_together(url, work, 4)
     assert sorted(int(number) for numbers in said for number in numbers) == list(range(40))
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}

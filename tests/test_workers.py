@@ -50,7 +50,8 @@ def running(url, name="slow"):
     return {t.number: t.user_attrs["owner"]["pid"] for t in trials if t.state.name == "RUNNING"}
 
 
-def test_run_with_workers_ends_with_exactly_its_trials_and_a_report(tiny, run_cli, tmp_path, mlflow_store, url):
+def test_run_with_workers_ends_with_exactly_its_trials_and_a_report(tiny, run_cli, tmp_path, mlflow_store, postgres):
+    url = postgres.new_database()
     ran = run_cli("run", "--study", tiny, "--trials", 7, "--workers", 2, "--storage", url, WASTETUNE_CACHE="cache")
     assert (ran.returncode, ran.stderr) == (0, "")
     trials = study_of(url).trials
@@ -103,7 +104,8 @@ def test_a_worker_that_is_told_to_end_hands_its_trial_back_within_ten_seconds(sl
     worker.send_signal(how)
     _, stderr = worker.communicate(timeout=60)
     assert time.monotonic() - told < 10
-    assert (worker.returncode, stderr) == (0, "stopped; the trial in hand was handed back\n")
+    # An import that was interrupted may have something to say before.
+    assert (worker.returncode, stderr.splitlines()[-1]) == (0, "stopped; the trial in hand was handed back")
     (trial,) = study_of(url, "slow").trials
     assert (trial.state.name, trial.user_attrs["failure"]) == ("FAIL", "interrupted")
     assert storage.retry_due([trial]) is trial

@@ -72,5 +72,5 @@ def _first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     details = getattr(error, "details", None)  # gRPC's text goes on and on
-    text = str(details()) if callable(details) else str(error)
+    text = str(details()) if callable(details) else str(getattr(error, "orig", None) or error)
     return (text.strip().splitlines() or [type(error).__name__])[0][:160]

@@ -127,8 +127,7 @@ def begin_trial(
     """A new running trial, owned by this process."""
     from optuna.trial import TrialState, create_trial
 
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
-    owner |= {"space": _process_space(), "token": secrets.token_hex(8)}
+    owner = {**_this_process(), "token": secrets.token_hex(8)}
     now = {"owner": owner, "beat": time.time()}
     trial = create_trial(
         state=TrialState.RUNNING,
@@ -201,17 +200,19 @@ def fail(trial: InHand, reason: str, *, void: bool = False) -> "FrozenTrial":
     return _finish(trial, "FAIL")
 
 
-def hand_back(trial: InHand, reason: str) -> None:
-    """Tells FAIL to a trial that is to be tried again by somebody, for this process has to end.
+def hand_back(study: "optuna.Study", reason: str) -> None:
+    """Tells FAIL to what this process has in hand; somebody is to try it again, for this process has to end.
 
     It does not wait for a database that is away: then the trial is lost, and found to be.
     """
     from optuna.trial import TrialState
 
     with contextlib.suppress(Exception), held_interrupts():
-        for key, value in (("failure", reason), ("handed_back", True)):
-            trial.storage.set_trial_user_attr(trial.id, key, value)
-        trial.storage.set_trial_state_values(trial.id, TrialState.FAIL)
+        for trial in study.get_trials(deepcopy=False):
+            if trial.state is TrialState.RUNNING and _is_mine(trial.user_attrs.get("owner")):
+                for key, value in (("failure", reason), ("handed_back", True)):
+                    study._storage.set_trial_user_attr(trial._trial_id, key, value)
+                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
 def _finish(trial: InHand, state: str, score: float | None = None) -> "FrozenTrial":
@@ -336,8 +337,22 @@ def _process_space() -> str:
     return ""
 
 
+def _this_process() -> dict[str, Any]:
+    """Who this is, as it stands in a trial's `owner`."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "started": _started(pid), "space": _process_space()}
+
+
+def _is_mine(owner: Mapping[str, Any] | None) -> bool:
+    return owner is not None and owner["pid"] == os.getpid() and _is_here(owner) and not _is_lost(owner)
+
+
+def _is_here(owner: Mapping[str, Any]) -> bool:
+    return (owner["host"], owner.get("space", "")) == (socket.gethostname(), _process_space())
+
+
 def _is_lost(owner: Mapping[str, Any] | None) -> bool:
-    if owner is None or (owner["host"], owner.get("space", "")) != (socket.gethostname(), _process_space()):
+    if owner is None or not _is_here(owner):
         return False
     started = _started(owner["pid"])
     return started is None or abs(started - owner["started"]) >= _CLOCK_STEP

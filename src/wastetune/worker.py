@@ -1,7 +1,8 @@
 """A worker: propose, run, tell, until the study's budget is spent."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def run_worker(
     deadline = None if timeout is None else time.monotonic() + timeout
     memory = search.open_memory(epochs=int(bounds(setting.space, "epochs")[1]))
     failures = models = 0
-    with leased(study, parent) as lease:
+    with _handing_back(study), leased(study, parent) as lease:
         while True:
             check()
             storage.fail_lost(study)
@@ -93,6 +94,19 @@ def run_worker(
             models += ended.user_attrs.get("cut") != TOP.name
             if renew_after is not None and models >= renew_after:
                 return True
+
+
+@contextmanager
+def _handing_back(study: "optuna.Study") -> Iterator[None]:
+    """A trial in hand is handed back when its worker has to end, also one that has begun and does not run yet."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        storage.hand_back(study, "interrupted")
+        raise
+    except UserError:
+        storage.hand_back(study, "stopped: a mistake in the study or its surroundings")
+        raise
 
 
 def _begin(
@@ -139,13 +153,10 @@ def _run_one(
             },
         )
         return storage.prune(trial) if pruned else storage.complete(trial, result.fit.best.score)
-    except KeyboardInterrupt:
-        storage.hand_back(trial, "interrupted")
-        raise
-    except UserError:
-        storage.hand_back(trial, "stopped: a mistake in the study or its surroundings")
+    except UserError:  # not of this configuration's making
         raise
     except Exception as error:
+        check()  # a library may make anything of an interrupt
         storage.record(trial, {"history": history})
         return storage.fail(trial, _reason(error))
 
