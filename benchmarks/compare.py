@@ -129,7 +129,9 @@ def measure_wastetune(asked: argparse.Namespace, folder: Path) -> dict[str, Any]
         "--tracking-uri": f"sqlite:///{folder}/mlflow.db",
         "--results": folder / "results",
     }
-    command = [str(Path(sys.executable).with_name("wastetune")), "run"]
+    command = [sys.executable, "-m", "wastetune", "run"]
+    if asked.workers is not None:
+        command += ["--workers", str(asked.workers)]
     run = run_contestant(command + [str(word) for pair in places.items() for word in pair], folder)
     trials = read_finished(places["--storage"], load_study(str(study)).name)
     report = json.loads((folder / "results" / study.stem / "report.json").read_text())
@@ -140,7 +142,8 @@ def measure_wastetune(asked: argparse.Namespace, folder: Path) -> dict[str, Any]
         "trials": {"run": len(trials), "asked": asked.wastetune_trials, **report["trials"]},
         "seconds_per_trial": spent / len(trials),
         "seconds_all_trials": ended,
-        "how": f"measured: {len(trials)} trials, the activations that they share included",
+        "how": f"measured: {len(trials)} trials, the activations that they share included"
+        + (f", {asked.workers} worker processes" if asked.workers is not None else ""),
         "seconds_with_retraining": run["wall_seconds"],
         "search_ended": ended,
         "wall_seconds": run["wall_seconds"],
@@ -303,6 +306,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(NAMES), help="which to run; what others found before is kept")
     parser.add_argument("--name", help="of the files in results/; by default made of data set, backbone and space")
     parser.add_argument("--wastetune-trials", type=int, default=50, help="trials of wastetune, and those projected to")
+    parser.add_argument("--workers", type=int, help="worker processes of wastetune; left out: it runs the trials itself")
     parser.add_argument("--trials", type=int, default=2, help="trials of KerasTuner and of Optuna")
     parser.add_argument("--seconds", type=float, help="stop KerasTuner and Optuna so long after their start")
     parser.add_argument("--epochs", type=int, help="train no more epochs of one of their trials than this")
