@@ -306,7 +306,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(NAMES), help="which to run; what others found before is kept")
     parser.add_argument("--name", help="of the files in results/; by default made of data set, backbone and space")
     parser.add_argument("--wastetune-trials", type=int, default=50, help="trials of wastetune, and those projected to")
-    parser.add_argument("--workers", type=int, help="worker processes of wastetune; left out: it runs the trials itself")
+    parser.add_argument("--workers", type=int, help="worker processes of wastetune; by default it works alone")
     parser.add_argument("--trials", type=int, default=2, help="trials of KerasTuner and of Optuna")
     parser.add_argument("--seconds", type=float, help="stop KerasTuner and Optuna so long after their start")
     parser.add_argument("--epochs", type=int, help="train no more epochs of one of their trials than this")

@@ -8,10 +8,12 @@ import time
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from wastetune.activations import (
     PART,
     PictureSet,
+    _parts,
     activation_bytes,
     fill_activations,
     missing_pictures,
@@ -153,3 +155,21 @@ def test_what_cannot_fit_is_said_before_the_work(tmp_path, backbone):
     store = open_store(tmp_path, limit=1000)
     with pytest.raises(UserError, match="WASTETUNE_CACHE_GB"):
         fill_activations(store, backbone, picture_set(10), [TOP], 0, 0.0)
+
+
+def test_a_part_in_the_hands_of_a_paused_process_is_computed_after_a_while(tmp_path, backbone, monkeypatch):
+    monkeypatch.setattr("wastetune.activations._PATIENCE", 0.2)
+    store, pictures = open_store(tmp_path), picture_set(PART + 1)
+    locked = []
+
+    def lock_first(rows):  # while the first part is read, somebody takes the second and falls asleep
+        if not locked:
+            (_, second) = _parts(store, backbone, pictures, 0, 0.0)
+            locked.append(FileLock(second.lock))
+            locked[0].acquire()
+        return pictures.read(rows)
+
+    held = PictureSet(lock_first, pictures.keys, pictures.labels)
+    fill_activations(store, backbone, held, [TOP], 0, 0.0)
+    assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == PART + 1
+    locked[0].release()

@@ -8,7 +8,16 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from wastetune.errors import UserError
-from wastetune.tracking import DataSource, check_uri, mirror_final, mirror_trials, open_mirror, render_reason
+from wastetune.tracking import (
+    Changes,
+    DataSource,
+    check_uri,
+    mirror_final,
+    mirror_trials,
+    open_mirror,
+    render_reason,
+    sync_trials,
+)
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
 CONFIG = {"dropout": 0.25, "head_layers": 0, "head_units": None}
@@ -229,3 +238,35 @@ def test_a_reason_has_one_line_and_no_password():
     error = OSError("API request to http://me:geheim@host:5000/api/2.0/mlflow failed\nand more")
     assert render_reason(error, uri) == "API request to http://me:***@host:5000/api/2.0/mlflow failed"
     assert render_reason(TimeoutError(), uri) == "TimeoutError"
+
+
+def test_a_sync_brings_the_mirror_to_the_truth_and_the_next_one_changes_nothing(mirror, study):
+    mirror_trials(mirror, study.get_trials())
+    client, runs = mirror.client, runs_of(mirror)
+    right = runs["trial 0"].info.run_id
+
+    def copy_of(number, parent, status, start_time=None):
+        tags = runs["trial 0"].data.tags | {"wastetune.trial": number, "mlflow.parentRunId": parent}
+        run = client.create_run(mirror.experiment, run_name=f"trial {number}", tags=tags, start_time=start_time)
+        client.set_terminated(run.info.run_id, status=status)
+        return run.info.run_id
+
+    wrong = [
+        copy_of("0", mirror.parent, "FINISHED", runs["trial 0"].info.start_time + 1000),  # two mirrors at once
+        copy_of("17", mirror.parent, "FINISHED"),  # no such trial
+    ]
+    client.update_run(runs["trial 1"].info.run_id, status="FAILED")  # it was pruned
+    client.delete_run(runs["trial 2"].info.run_id)
+    second = client.create_run(mirror.experiment, run_name="mine", tags=runs["mine"].data.tags)
+    client.set_tag(right, "mlflow.parentRunId", second.info.run_id)  # two studies begun at once
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"failure": "not run", "void": True}))
+
+    assert sync_trials(mirror, study.get_trials()) == Changes(copied=2, deleted=4, there=1)
+    after = runs_of(mirror)
+    assert set(after) == {"mine", "trial 0", "trial 1", "trial 2"}
+    assert after["trial 0"].info.run_id == right
+    assert not {run.info.run_id for run in after.values()} & {*wrong, second.info.run_id}
+    assert [after[f"trial {n}"].info.status for n in range(3)] == ["FINISHED", "KILLED", "FAILED"]
+    assert {after[f"trial {n}"].data.tags["mlflow.parentRunId"] for n in range(3)} == {mirror.parent}
+    assert after["mine"].info.status == "FINISHED"
+    assert sync_trials(mirror, study.get_trials()) == Changes(copied=0, deleted=0, there=3)

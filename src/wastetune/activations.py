@@ -5,11 +5,14 @@ everything that went into it: the pictures' pixels, the size, the weights and th
 shared by every trial, worker and study to which it is the same, and never has to be invalidated.
 
 A part is written to a temporary file and renamed: it is complete or absent, also after a kill. One process
-computes a part, under a file lock that dies with it, while others compute other parts.
+computes a part, under a file lock that dies with it, while others compute other parts. Where a lock is held for too
+long, or does not hold on a network's file system, a part is computed twice and is the same.
 """
 
+import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +33,7 @@ from wastetune.runtime import TrunkRunner, open_trunk
 # is no part of it: runtimes agree within 1e-5 of the largest activation (test_runtime.py), float16 keeps 5e-4.
 RECIPE = "1"
 PART = 256
+_PATIENCE = 120.0  # seconds that a part in another process's hands is waited for
 _ABANDONED = 24 * 3600.0  # seconds; no part takes so long
 
 Progress = Callable[[int], None]
@@ -142,15 +146,17 @@ def fill_activations(
     needed = sum(activation_bytes(backbone, cut, count) for cut in cuts)
     _make_room(store, needed, spare={part.at(cut) for part in parts for cut in cuts})
     trunk = open_trunk(backbone, tuple(cuts))
-    for patience in (0, -1):  # first what nobody else has in hand, then wait for the rest
+    for patience in (0.0, _PATIENCE):  # first what nobody else has in hand, then wait for the rest
         for part in filter(is_missing, missing):
-            try:
-                with FileLock(part.lock, timeout=patience):
-                    if is_missing(part):
-                        _compute_part(trunk, pictures, part, view, magnitude, cuts)
-                part.lock.unlink(missing_ok=True)
-            except Timeout:
-                continue
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(FileLock(part.lock, timeout=patience))
+                except Timeout:
+                    if not patience:
+                        continue
+                if is_missing(part):  # also where it was waited for in vain: whoever has it in hand may be paused
+                    _compute_part(trunk, pictures, part, view, magnitude, cuts)
+            part.lock.unlink(missing_ok=True)
             progress(len(part.rows))
 
 
@@ -202,7 +208,7 @@ def _compute_part(
     for cut, batches in zip(cuts, outputs, strict=True):
         path = part.at(cut)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+        temporary = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")  # process numbers are a machine's own
         with temporary.open("wb") as file:
             np.save(file, np.concatenate(batches))
         temporary.replace(path)

@@ -1,5 +1,6 @@
 """A trial becomes a score: the only place where search, data and training meet."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
+_ATTEMPTS = 3
 _AHEAD = 20e9  # bytes; nobody wants more on their disk before a trial has asked for it
 
 
@@ -138,12 +140,18 @@ def plain_set(
 def _activations(setting: Setting, pictures: PictureSet, cut: Cut, view: int, bar: Bar, ahead: bool) -> Activations:
     magnitude = view_magnitude(view, setting.spec.views)
     where = (setting.store, setting.backbone, pictures)
-    if missing_pictures(*where, [cut], view, magnitude):
-        cuts = _worth_computing(setting, cut) if ahead else [cut]
-        to_do = missing_pictures(*where, cuts, view, magnitude)
-        with bar(f"activations, {'plain' if view == 0 else f'view {view}'}", to_do) as done:
-            fill_activations(*where, cuts, view, magnitude, done)
-    return open_activations(*where, cut, view, magnitude)
+    for _ in range(_ATTEMPTS):
+        if missing_pictures(*where, [cut], view, magnitude):
+            cuts = _worth_computing(setting, cut) if ahead else [cut]
+            to_do = missing_pictures(*where, cuts, view, magnitude)
+            with bar(f"activations, {'plain' if view == 0 else f'view {view}'}", to_do) as done:
+                fill_activations(*where, cuts, view, magnitude, done)
+        with contextlib.suppress(FileNotFoundError):  # another worker needed the room
+            return open_activations(*where, cut, view, magnitude)
+    raise UserError(
+        f"{setting.store.folder} is too small for what all workers need at once: activations were deleted as soon as "
+        "they were made; raise WASTETUNE_CACHE_GB, or start fewer workers"
+    )
 
 
 def _worth_computing(setting: Setting, cut: Cut) -> list[Cut]:
