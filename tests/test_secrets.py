@@ -1,6 +1,7 @@
 """Passwords in URLs: odd ones work, and none is ever shown."""
 
 import subprocess
+import time
 
 import pytest
 
@@ -61,9 +62,9 @@ def test_workers_do_not_get_it_in_their_command_line(protected, start_cli, tiny,
     run = start_cli("run", "--study", tiny, "--workers", 1, "--no-retrain", WASTETUNE_STORAGE=protected())
     seen = set()
     while run.poll() is None:
-        seen |= set(
-            subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
-        )
+        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+        seen |= set(listed.stdout.splitlines())
+        time.sleep(0.2)
     run.communicate()
     assert run.returncode == 0
     assert any(" -m wastetune worker " in line for line in seen)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune import locks
-from wastetune.database import hide_password
+from wastetune.database import hide_password, quote_password
 from wastetune.errors import UserError
 from wastetune.storage import is_void
 
@@ -80,7 +80,7 @@ def check_uri(uri: str) -> None:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
-    scheme = _scheme(uri)
+    scheme, uri = _scheme(uri), quote_password(uri)
     try:
         if scheme in _DATABASES:
             make_url(uri).get_dialect().import_dbapi()
@@ -102,7 +102,9 @@ def check_uri(uri: str) -> None:
 def render_reason(error: Exception, uri: str) -> str:
     """What went wrong with a store, in a line without its password."""
     line = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-    return line.replace(uri.rstrip("/"), hide_password(uri.rstrip("/")))[:_SHOWN]
+    for given in (uri.rstrip("/"), quote_password(uri).rstrip("/")):
+        line = line.replace(given, hide_password(given))
+    return line[:_SHOWN]
 
 
 def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: Mapping[str, str]) -> Mirror:
@@ -118,6 +120,7 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # not every table it creates
+    uri = quote_password(uri)
     file = _sqlite_file(uri) if _scheme(uri) == "sqlite" else None
     artifacts = file.resolve().parent / "artifacts" if file else None  # a server has its own place for them
     if artifacts:
