@@ -3,8 +3,10 @@
     python tests/chaos.py --minutes 15 --database sqlite
 
 Studies run one after another until the time is over, each to its end and each checked: exactly its number of trials,
-no configuration twice, every lost one tried again, every score that was told in the database and in MLflow. Prints
-what was done and what was found as JSON; exits with 1 where something was lost.
+no configuration twice, every lost one tried again, every score that was told in the database and in MLflow. One worker
+in four is a `wastetune worker` from the command line, the others are forked from one process that has imported all, for
+a worker that is killed while it imports TensorFlow shows little. Prints what was done and what was found as JSON;
+exits with 1 where something was lost.
 """
 
 import argparse
@@ -17,9 +19,25 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+
+import optuna
+from mlflow import MlflowClient
+from optuna.trial import FixedTrial
+
+from conftest import open_postgres
+from wastetune import run, storage
+from wastetune.data.sample import write_sample
+from wastetune.database import engine_of, open_storage
+from wastetune.interrupts import heeded_interrupts
+from wastetune.objective import choose_config, tuning_sets
+from wastetune.prepare import prepare_study
+from wastetune.space import default_params
+from wastetune.spec import load_study
+from wastetune.terminal import open_terminal
 
 WORKERS = 3
 LEASE = 3.0
@@ -29,10 +47,10 @@ head_units = { int = [4, 64], default = 8, when = "head_layers > 0" }
 dropout = { float = [0.0, 0.5], default = 0.1 }
 learning_rate = { float = [1e-3, 1e-1], log = true, default = 1e-2 }
 batch_size = 16
-frozen_depth = { float = [0.9, 1.0], default = 1.0 }
+frozen_depth = 1.0
 augmentation = { choice = [0.0, 1.0], default = 0.0 }
-epochs = 12
-patience = 12
+epochs = 60
+patience = 60
 """
 STUDY = """\
 # Is anything lost?
@@ -46,6 +64,45 @@ views = 2
 """
 
 
+class Fork:
+    """A worker forked from this process, with what `Popen` has."""
+
+    def __init__(self, work, log):
+        self.returncode = None
+        self.pid = os.fork()
+        if not self.pid:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            try:
+                work()
+            except SystemExit as end:
+                os._exit(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+
+    def poll(self):
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self):
+        while self.poll() is None:
+            time.sleep(0.02)
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+
 class Arena:
     """A study, its workers, and the means to make their lives hard."""
 
@@ -55,6 +112,12 @@ class Arena:
         self.study = folder / f"chaos{seed}.toml"
         (folder / "space.toml").write_text(SPACE)
         self.study.write_text(STUDY.format(pictures=folder / "pictures", space=folder / "space.toml", trials=trials))
+        self.spec = load_study(str(self.study))
+        self.prepared = prepare_study(self.spec, data=None, weights=None, terminal=open_terminal())
+        for augmentation in (0.0, 1.0):
+            params = default_params(self.prepared.setting.space) | {"augmentation": augmentation}
+            config = choose_config(FixedTrial(params), self.prepared.setting)
+            tuning_sets(self.prepared.setting, config, open_terminal().bar)
         self.done = Counter()
         self.workers, self.paused, self.logs = [], [], []
         self.back_at = None
@@ -62,14 +125,23 @@ class Arena:
     def start(self):
         log = (self.folder / f"{self.study.stem}-worker{len(self.logs)}.log").open("w+")
         self.logs.append(log)
-        command = [sys.executable, "-m", "wastetune", "worker", "--study", str(self.study), "--renew-after", "4"]
-        environment = {**os.environ, "WASTETUNE_STORAGE": self.url, "WASTETUNE_LEASE": str(LEASE)}
-        environment["WASTETUNE_CACHE"] = str(self.folder / "cache")
-        self.workers.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment))
+        if len(self.logs) % 4:
+            self.workers.append(Fork(self.work, log))
+        else:
+            command = [sys.executable, "-m", "wastetune", "worker", "--study", str(self.study)]
+            self.workers.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+        self.workers[-1].log = log
+
+    def work(self):
+        """What `wastetune worker` does, without preparing."""
+        run.prepare_study = lambda *given, **named: self.prepared
+        places = run.Places(self.url, "", Path(), None, None)
+        with suppress(KeyboardInterrupt), heeded_interrupts() as check:
+            run.run_one_worker(self.spec, places, open_terminal(), timeout=None, renew_after=50, check=check)
 
     def run(self, deadline):
         """Until every worker has ended by itself. Gives what is wrong with how they ended."""
-        next_blow = time.monotonic() + 6
+        next_blow = time.monotonic() + 1
         wrong = []
         while time.monotonic() < deadline:
             now = time.monotonic()
@@ -82,8 +154,9 @@ class Arena:
             for worker in [each for each in self.workers if each.poll() is not None]:
                 self.workers.remove(worker)
                 self.done[f"exit {worker.returncode}"] += 1
-                if worker.returncode not in (0, -signal.SIGKILL, -signal.SIGTERM):
-                    wrong.append(f"a worker ended with {worker.returncode}")
+                if worker.returncode not in (0, -signal.SIGKILL, -signal.SIGTERM) and not self.came_in_vain(worker):
+                    said = Path(worker.log.name).read_text()[-2000:]
+                    wrong.append(f"a worker ended with {worker.returncode}: {said}")
             if not self.is_over():
                 while len(self.workers) < WORKERS:
                     self.start()
@@ -91,13 +164,21 @@ class Arena:
                 return wrong
             if now >= next_blow and not self.is_over():
                 self.strike()
-                next_blow = now + self.random.uniform(0.5, 6)
+                next_blow = now + self.random.uniform(0.2, 3)
             time.sleep(0.1)
         return [*wrong, "the study did not end in time"]
 
+    def came_in_vain(self, worker):
+        """Whether it ended with the sentence for a database that was away when it came."""
+        said = Path(worker.log.name).read_text().strip().splitlines()
+        return worker.returncode == 2 and "cannot be opened" in said[-1] and self.postgres is not None
+
     def is_over(self):
-        """As far as a worker has said."""
-        return self.back_at is None and self.count_told() >= self.trials and self.finished() >= self.trials
+        """Whether the study has its trials, as far as can be seen now."""
+        try:
+            return self.back_at is None and len(storage.only_finished(self.read())) >= self.trials
+        except KeyError:  # nobody has begun it yet
+            return False
 
     def strike(self):
         free = [worker for worker in self.workers if all(worker is not other for _, other in self.paused)]
@@ -127,27 +208,17 @@ class Arena:
             ):
                 yield int(number), None if score == "pruned" else float(score)
 
-    def count_told(self):
-        return len(set(self.told()))
-
     def read(self):
-        import optuna
-
-        from wastetune.database import open_storage
-
-        return optuna.load_study(study_name=self.study.stem, storage=open_storage(self.url))
-
-    def finished(self):
-        from wastetune.storage import finished_trials
-
-        return len(finished_trials(self.read()))
+        """The trials. No connection stays open: SQLite loses its locks where one is carried across a fork."""
+        opened = open_storage(self.url)
+        try:
+            return optuna.load_study(study_name=self.study.stem, storage=opened).trials
+        finally:
+            engine_of(opened).dispose()
 
     def check(self):
         """What is wrong with what is left; nothing else."""
-        from wastetune import storage
-
-        study = self.read()
-        trials = study.trials
+        trials = self.read()
         wrong = []
         finished = storage.only_finished(trials)
         if len(finished) != self.trials:
@@ -192,10 +263,6 @@ class Arena:
 
     def check_mirror(self, trials):
         """`wastetune sync`, twice; then each trial that ran is one run, in its state, with its score."""
-        from mlflow import MlflowClient
-
-        from wastetune.storage import is_void
-
         command = [
             sys.executable,
             "-m",
@@ -217,7 +284,7 @@ class Arena:
         expected = sorted(
             (f"trial {t.number}", names[t.state.name], t.value if t.state.name == "COMPLETE" else None)
             for t in trials
-            if not is_void(t)
+            if not storage.is_void(t)
         )
         found = sorted(
             (r.info.run_name, r.info.status, r.data.metrics.get("best_score") if r.info.status == "FINISHED" else None)
@@ -246,13 +313,11 @@ def run_chaos(folder, url, tracking, postgres, *, trials, seed, minutes):
 
 
 def main():
-    from conftest import open_postgres
-    from wastetune.data.sample import write_sample
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
-    parser.add_argument("--trials", type=int, default=40, help="of each study")
+    parser.add_argument("--trials", type=int, default=200, help="of each study")
+    parser.add_argument("--studies", type=int, default=1000, help="no more than so many")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     done, wrong, studies = Counter(), [], 0
@@ -262,8 +327,10 @@ def main():
         write_sample(folder / "pictures", classes=("box", "leaf"), per_class=20, size=48)
         postgres = stack.enter_context(open_postgres()) if asked.database == "postgresql" else None
         url = postgres.new_database() if postgres else f"sqlite:///{folder / 'study.db'}"
-        while time.monotonic() - began < 60 * asked.minutes:
-            tracking = f"sqlite:///{folder / 'mlflow.db'}"
+        tracking = f"sqlite:///{folder / 'mlflow.db'}"
+        cache, lease = str(folder / "cache"), str(LEASE)
+        os.environ.update(WASTETUNE_STORAGE=url, WASTETUNE_LEASE=lease, WASTETUNE_CACHE=cache)
+        while time.monotonic() - began < 60 * asked.minutes and studies < asked.studies:
             more, bad = run_chaos(
                 folder, url, tracking, postgres, trials=asked.trials, seed=asked.seed + studies, minutes=asked.minutes
             )
@@ -272,11 +339,8 @@ def main():
             studies += 1
             print(json.dumps({"study": studies, "done": more, "wrong": bad}), flush=True)
     minutes = round((time.monotonic() - began) / 60, 1)
-    print(
-        json.dumps(
-            {"database": asked.database, "minutes": minutes, "studies": studies, **done, "wrong": wrong}, indent=1
-        )
-    )
+    found = {"database": asked.database, "minutes": minutes, "studies": studies, "done": done, "wrong": wrong}
+    print(json.dumps(found))
     sys.exit(1 if wrong else 0)
 
 

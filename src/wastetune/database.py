@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from wastetune.errors import UserError
 from wastetune.locks import LONG, alone
+from wastetune.patience import patiently
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
@@ -29,10 +30,10 @@ _POSTGRESQL = {
 _GRPC_PORT = 13000  # Optuna's
 
 
-def open_storage(url: str) -> "BaseStorage":
+def open_storage(url: str, *, patient: bool = False) -> "BaseStorage":
     """Optuna's storage at a database URL, or behind `grpc://HOST:PORT`; tables are made on first use.
 
-    UserError for a URL that is none, a missing driver and a database that does not answer.
+    UserError for a URL that is none, a missing driver and a database that does not answer, unless it is waited for.
     """
     import optuna
 
@@ -52,7 +53,7 @@ def open_storage(url: str) -> "BaseStorage":
         if not file.parent.is_dir():
             raise UserError(f"the folder of the study database {file} does not exist; create {file.parent}")
     try:
-        return _open_database(url, parsed)
+        return patiently(lambda: _open_database(url, parsed)) if patient else _open_database(url, parsed)
     except ImportError as error:
         raise UserError(
             f"the driver for {shown} is not installed ({error}); for PostgreSQL: pip install 'wastetune[postgres]'"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Names the process that started a worker; where that is gone, the worker ends.
 PARENT = "WASTETUNE_PARENT"
+_RENEWED = "WASTETUNE_RENEWED"
 _LOOK_EVERY = 0.3  # seconds
 _GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 # Workers that may die without any trial having been finished in between, for each that there shall be.
@@ -119,6 +120,12 @@ def parent_process() -> int | None:
     return int(number) if number.isdigit() else None
 
 
+def goes_on() -> bool:
+    """Whether this worker takes another one's place: one that died, or itself before it was renewed."""
+    return parent_process() is not None or _RENEWED in os.environ
+
+
 def renew_process() -> None:
     """This process begins anew, with the same number and arguments: its memory is given back."""
+    os.environ[_RENEWED] = "1"
     os.execv(sys.executable, [sys.executable, "-m", "wastetune", *sys.argv[1:]])

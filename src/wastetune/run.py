@@ -16,7 +16,7 @@ from wastetune.bundle import MODEL_FILE, save_description, save_model
 from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
 from wastetune.interrupts import heeded_interrupts
-from wastetune.launch import parent_process, run_workers
+from wastetune.launch import goes_on, parent_process, run_workers
 from wastetune.metrics import scores_dict
 from wastetune.mirroring import AllTrials, FinalReport, mirrored
 from wastetune.prepare import Prepared, prepare_study
@@ -180,7 +180,8 @@ def open_mirror_of(study: "optuna.Study", uri: str) -> tracking.Mirror:
 def _join(prepared: Prepared, url: str, terminal: Terminal) -> "optuna.Study":
     """The study in its database, with what was lost there told to be."""
     spec = prepared.setting.spec
-    study = storage.open_study(database.open_storage(url), spec.name, prepared.fingerprint)
+    opened = database.open_storage(url, patient=goes_on())  # a successor must not end because the database is away
+    study = storage.open_study(opened, spec.name, prepared.fingerprint)
     if storage.recall(study, "about") is None:
         dataset = prepared.index.folder.resolve().name
         tags = {"backbone": spec.backbone, "dataset": dataset, **package_versions()}

@@ -334,6 +334,8 @@ def _server_lock(uri: str) -> Iterator[None]:
     from sqlalchemy.pool import NullPool
 
     engine = create_engine(uri, poolclass=NullPool) if _scheme(uri) == "postgresql" else None
+    if engine is not None:
+        engine.connect().close()  # a server that is away says so at once; MLflow would ask it for two minutes
     with locks.alone(engine, "mlflow", patience=locks.LONG):
         yield
 
