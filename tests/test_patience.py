@@ -83,3 +83,36 @@ def test_a_lock_that_somebody_holds_for_long_is_waited_for(tmp_path, monkeypatch
     began = time.monotonic()
     assert storage.complete(trial, 0.5).value == 0.5
     assert time.monotonic() - began > 0.5
+
+
+def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres):
+    url, over, broken = postgres.new_database(), threading.Event(), []
+    storage.open_study(database.open_storage(url), "mine", {})
+
+    def work():
+        study = storage.open_study(database.open_storage(url), "mine", {})
+        while not over.is_set():
+            try:
+                with storage.turn(study):
+                    storage.read_trials(study)
+                    trial = storage.begin_trial(study, {}, {}, {"config": {}})
+                storage.report(trial, 1, 0.25)
+                storage.record(trial, {"cut": "top"})
+                storage.complete(trial, 0.5)
+            except Exception as error:
+                broken.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        time.sleep(0.6)
+        postgres.stop()
+        postgres.start()
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert broken == []
+    trials = storage.find_study(database.open_storage(url), "mine").trials
+    assert len(trials) > 5
+    assert {trial.state.name for trial in trials} == {"COMPLETE"}

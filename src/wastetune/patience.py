@@ -58,7 +58,8 @@ def _is_away(error: BaseException | None) -> bool:
     """Whether another attempt may succeed. Optuna wraps the database's own error, gRPC gives a code."""
     if error is None:
         return False
-    if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError):
+    # A connection that breaks while a transaction is rolled back leaves the session waiting for another rollback.
+    if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError | exc.PendingRollbackError):
         return True
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return True
