@@ -1,6 +1,8 @@
 """The MLflow mirror, in real SQLite stores: what a reader of MLflow finds, how often one mirrors, what breaks."""
 
 import json
+import subprocess
+import sys
 from datetime import datetime, timedelta
 
 import optuna
@@ -271,3 +273,31 @@ def test_a_sync_brings_the_mirror_to_the_truth_and_the_next_one_changes_nothing(
     assert {after[f"trial {n}"].data.tags["mlflow.parentRunId"] for n in range(3)} == {mirror.parent}
     assert after["mine"].info.status == "FINISHED"
     assert sync_trials(mirror, study.get_trials()) == Changes(copied=0, deleted=0, there=3)
+
+
+TOGETHER = """
+import os, sys
+from multiprocessing import get_context
+from mlflow import MlflowClient
+from wastetune.tracking import DataSource, open_mirror
+uri, count = sys.argv[1], int(sys.argv[2])
+data = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
+wait, children = get_context("fork").Barrier(count).wait, []
+for _ in range(count):
+    if not (child := os.fork()):
+        wait()
+        mirror = open_mirror(uri, study="mine", study_id="abc", data=data, tags={})
+        os.write(1, f"{mirror.experiment} {mirror.parent}\\n".encode())
+        os._exit(0)
+    children.append(child)
+sys.exit(any(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+def test_twenty_processes_may_open_a_new_store_at_once(url):
+    """They are forked from one process that has imported MLflow, so that they come at the same moment."""
+    ran = subprocess.run([sys.executable, "-c", TOGETHER, url, "20"], capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    lines = ran.stdout.splitlines()
+    assert len(lines) == 20
+    assert len(set(lines)) == 1

@@ -12,9 +12,10 @@ from wastetune import database, storage
 from wastetune.activations import open_store
 from wastetune.errors import UserError
 from wastetune.objective import TuningData
+from wastetune.search import open_memory
 from wastetune.space import default_params, load_space
 from wastetune.terminal import open_terminal
-from wastetune.worker import run_worker
+from wastetune.worker import _begin, _choose, run_worker
 
 FIXED = "dropout = 0.1\nlearning_rate = 1e-2\nbatch_size = 16\nepochs = 2\n"
 
@@ -226,3 +227,37 @@ def test_what_a_worker_tells_that_was_taken_for_dead_is_not_heard(begin, setting
     run_worker(study, setting, trials=1, timeout=None, bar=bar, on_trial=ignore, check=fail_it)
     assert (states(study), failed) == (["FAIL", "COMPLETE"], [0])
     assert study.trials[0].value is None
+
+
+def test_workers_of_different_names_propose_different_points(begin, setting, monkeypatch):
+    monkeypatch.setattr("wastetune.worker.run_trial", lambda *given: pytest.fail("not to be run"))
+    known = [create_trial(value=0.5, user_attrs={"default": True, "config": {}})]
+    memory = open_memory(epochs=2)
+    points = [_choose(known, memory, setting, False, name).params for name in ("", "a 1", "a 2", "b 1")]
+    assert len({str(point) for point in points}) == 4
+    assert points[0] == _choose(known, open_memory(epochs=2), setting, False, "").params
+
+
+def test_a_default_that_is_lost_with_its_workers_is_not_tried_for_ever(begin, setting):
+    study = begin()
+    for _ in range(3):
+        run_until_begun(study, setting)
+        storage.fail_lost(study, study.get_trials(deepcopy=False))
+    with pytest.raises(UserError, match="worker of the default configuration was lost 3 times, perhaps for want of"):
+        run(study, setting, 1)
+
+
+def run_until_begun(study, setting):
+    _begin(study, study.get_trials(deepcopy=False), open_memory(epochs=2), setting, "")
+
+
+def test_a_lost_trial_is_run_again_before_anything_new(begin, setting):
+    study = begin()
+    run(study, setting, 1)
+    run_until_begun(study, setting)
+    storage.fail_lost(study, study.get_trials(deepcopy=False))
+    lost = study.trials[1]
+    run(study, setting, 3)
+    assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[2].user_attrs["config"] == lost.user_attrs["config"]
+    assert study.trials[2].params == lost.params
