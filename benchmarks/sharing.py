@@ -4,7 +4,7 @@
 
 Extraction: 1,536 drawn pictures through MobileNetV3Small at 224 px, by one process on core 0, then by two processes on
 cores 0 and 1 that share a folder. Retry: five times, a worker of `run --workers 1` on SQLite is killed in the middle of
-a trial; and a lone `worker` on PostgreSQL, noticed by another one when its lease of a minute is over.
+a trial; twice, a `worker` on PostgreSQL of whose host only its signs of life tell.
 """
 
 import os
@@ -38,7 +38,8 @@ def read(rows):
     return pixels[np.arange(rows.start, rows.stop) % 256]
 pictures = PictureSet(read, tuple(f"picture {n}" for n in range(1536)), np.zeros(1536, np.int64))
 backbone = load_backbone("mobilenet_v3_small", "none")
-fill_activations(open_store(Path(sys.argv[1]) / "warm"), backbone, PictureSet(read, ("a",) * 64, np.zeros(64)), [TOP], 0, 0)
+few = PictureSet(read, pictures.keys[:64], pictures.labels[:64])
+fill_activations(open_store(Path(sys.argv[1]) / "warm"), backbone, few, [TOP], 0, 0.0)
 print("ready", flush=True)
 sys.stdin.readline()
 fill_activations(open_store(Path(sys.argv[1])), backbone, pictures, [TOP], 0, 0.0)
@@ -74,55 +75,48 @@ def retry() -> None:
         (folder / "slow.toml").write_text(STUDY.format(pictures=folder / "pictures", space=folder / "space.toml"))
         os.environ["WASTETUNE_CACHE"] = str(folder / "cache")
         os.chdir(folder)
-        here = [after_kill(f"sqlite:///{folder}/{n}.db", "run", "--workers", "1") for n in range(5)]
-        print(f"same machine, replaced by its run: median {statistics.median(here):.1f} s of {rounded(here)}")
+        here = [until_retried(f"sqlite:///{folder}/{number}.db") for number in range(5)]
+        print(f"from the kill to the retry, same machine: median {statistics.median(here):.1f} s of {rounded(here)}")
         postgres = stack.enter_context(open_postgres())
-        there = [after_kill(postgres.new_database(), "worker", "worker") for _ in range(2)]
-        print(f"another worker, process number of no use: {rounded(there)} s, lease 60 s")
+        there = [until_noticed(postgres.new_database()) for _ in range(2)]
+        print(f"from the kill until another machine's worker notices, lease 60 s: {rounded(there)} s")
 
 
-def after_kill(url: str, command: str, *options: str) -> float:
-    """Seconds from the kill of a worker in its trial to the start of the next trial with its configuration."""
-    environment = os.environ | {"WASTETUNE_STORAGE": url}
-    silence = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-
-    def start(words: list[str], host: str = "") -> "subprocess.Popen[bytes]":
-        # Another host name, so that only signs of life tell.
-        code = f"import socket; socket.gethostname = lambda: {host!r}\n" if host else ""
-        code += "import sys; from wastetune.cli import main; main(prog_name='wastetune')"
-        return subprocess.Popen(
-            [sys.executable, "-c", code, *words, "--study", "slow.toml"], env=environment, **silence
-        )
-
-    if command == "run":
-        processes = [start(["run", *options, "--no-retrain", "--trials", "1"])]
-    else:
-        processes = [start(["worker"], "one")]
+def until_retried(url: str) -> float:
+    """Seconds from the kill of a worker in its trial to the start of the same trial in the one that replaces it."""
+    run = start(url, "run", "--workers", "1", "--no-retrain", "--trials", "1")
     (first,) = wait_for(url, 1)
-    if command == "worker":
-        processes.append(start(["worker"], "two"))
-        wait_for(url, 2)
     os.kill(first.user_attrs["owner"]["pid"], signal.SIGKILL)
     killed = time.time()
-    count = len(read(url))
-    again = None
-    while again is None:
-        for trial in read(url)[count:]:
-            if trial.user_attrs["config"] == first.user_attrs["config"]:
-                again = trial
-        if command == "worker" and again is None:  # the other one is busy with an endless trial: it is told to end
-            lost = read(url)[first.number].state.name == "FAIL"
-            if lost:
-                again_at = time.time()
-                for process in processes:
-                    process.kill()
-                    process.wait()
-                return again_at - killed
-        time.sleep(0.05)
-    for process in processes:
-        process.terminate()
-        process.wait()
+    _, again = wait_for(url, 2)
+    run.terminate()
+    run.wait()
     return again.datetime_start.timestamp() - killed
+
+
+def until_noticed(url: str) -> float:
+    """Seconds from the kill of a worker until one with another host name has failed its trial."""
+    workers = [start(url, "worker", host="one")]
+    wait_for(url, 1)
+    workers.append(start(url, "worker", host="two"))
+    wait_for(url, 2)
+    workers[0].kill()
+    killed = time.time()
+    while read(url)[0].state.name == "RUNNING":
+        time.sleep(0.1)
+    noticed = time.time()
+    workers[1].terminate()
+    for worker in workers:
+        worker.wait()
+    return noticed - killed
+
+
+def start(url: str, *words: str, host: str = "") -> "subprocess.Popen[bytes]":
+    code = f"import socket; socket.gethostname = lambda: {host!r}\n" if host else ""
+    code += "import sys; from wastetune.cli import main; main(prog_name='wastetune')"
+    command = [sys.executable, "-c", code, *words, "--study", "slow.toml"]
+    silence = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=os.environ | {"WASTETUNE_STORAGE": url}, **silence)
 
 
 def wait_for(url: str, count: int) -> list[optuna.trial.FrozenTrial]:
