@@ -14,7 +14,7 @@ demo/pictures: | $(READY)
 	$(BIN)/wastetune data sample demo/pictures --per-class 100
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
