@@ -100,12 +100,15 @@ from pathlib import Path
 from test_activations import SIZE, picture_set
 from wastetune.activations import PictureSet, fill_activations, open_store
 from wastetune.backbone import TOP, load_backbone
-pictures = picture_set(1024)
+pictures, taken = picture_set(1024), 0
 def read(rows):
+    global taken
+    taken += len(rows)
     time.sleep(0.05)
     return pictures.read(rows)
 slow = PictureSet(read, pictures.keys, pictures.labels)
 fill_activations(open_store(Path({store!r})), load_backbone("resnet50", "none", size=SIZE), slow, [TOP], 0, 0.0)
+print(taken)
 """
 
 
@@ -130,8 +133,11 @@ def test_a_kill_in_the_middle_leaves_whole_parts_and_the_rest_is_done_later(tmp_
 
 def test_two_processes_share_the_work(tmp_path):
     code = SLOWLY.format(tests=os.path.dirname(__file__), store=str(tmp_path))  # noqa: PTH120
-    both = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
+    taken = [int(process.communicate(timeout=200)[0]) for process in both]
+    assert sum(taken) == 1024, "each picture goes through one trunk"
+    assert min(taken) > 0, "nobody waits for the other"
     assert len(stored(open_store(tmp_path))) == 4
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -87,7 +87,7 @@ def test_a_lock_that_somebody_holds_for_long_is_waited_for(tmp_path, monkeypatch
 
 def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres):
     url, over, broken = postgres.new_database(), threading.Event(), []
-    storage.open_study(database.open_storage(url), "mine", {})
+    study = storage.open_study(database.open_storage(url), "mine", {})
 
     def work():
         study = storage.open_study(database.open_storage(url), "mine", {})
@@ -102,17 +102,23 @@ def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres
             except Exception as error:
                 broken.append(error)
 
+    def finished():
+        return len(storage.finished_trials(study))
+
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
     for _ in range(5):
-        time.sleep(0.6)
+        before, deadline = finished(), time.monotonic() + 60
+        while finished() < before + 2:  # in the middle of work, however fast the machine is
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         postgres.stop()
         postgres.start()
     over.set()
     for thread in threads:
         thread.join()
     assert broken == []
-    trials = storage.find_study(database.open_storage(url), "mine").trials
-    assert len(trials) > 5
+    trials = storage.read_trials(study)
+    assert len(trials) >= 10
     assert {trial.state.name for trial in trials} == {"COMPLETE"}

@@ -208,7 +208,7 @@ def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, ru
 def test_a_study_that_changed_is_refused(finished, run_cli, tiny):
     changed = run_cli("run", "--study", tiny, "--seed", 1, **CACHE)
     assert changed.returncode == 2
-    assert "study 'tiny' was begun with another study, data and split" in changed.stderr
+    assert "study 'tiny' was begun with another seed, data and split (seed: then 0, now 1; " in changed.stderr
     assert trials_of(finished) == [("COMPLETE", None)] * 3
 
 

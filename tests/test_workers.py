@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from functools import lru_cache
 
 import optuna
 import pytest
@@ -14,8 +15,13 @@ from wastetune import database, storage
 LEASE = "3"
 
 
+@lru_cache(maxsize=1)  # a server has few connections to give, and it is asked again and again
+def opened(url):
+    return database.open_storage(url)
+
+
 def study_of(url, name="tiny"):
-    return optuna.load_study(study_name=name, storage=database.open_storage(url))
+    return optuna.load_study(study_name=name, storage=opened(url))
 
 
 def wait_until(true, seconds=120):
