@@ -80,10 +80,11 @@ def run_workers(
                 say(f"a worker died ({how}); another one takes its place")
                 hands.append(_start(arguments, environment))
             time.sleep(_LOOK_EVERY)
-    finally:
-        _end(hands)
-        storage.fail_lost(study)
-        tick()
+    except BaseException:
+        _end(hands)  # and ask the database nothing more: it may be what was waited for in vain
+        raise
+    storage.fail_lost(study)
+    tick()
 
 
 def _start(arguments: Sequence[str], environment: dict[str, str]) -> _Hand:

@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -330,10 +330,11 @@ def _started(pid: int) -> float | None:
         return None
 
 
+@cache
 def _process_space() -> str:
-    """Where process numbers mean the same: a container of the same host name has numbers of its own."""
+    """Where process numbers mean the same: another container, or another machine, may have the same host name."""
     with contextlib.suppress(OSError):
-        return str(Path("/proc/self/ns/pid").readlink())
+        return f"{Path('/proc/self/ns/pid').readlink()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
     return ""
 
 

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from wastetune.activations import Activations
 from wastetune.backbone import TOP, Backbone, Cut, activation_shape, gains_from_xla, split
@@ -88,12 +89,18 @@ def built_learner(
         (features,) = activation_shape(backbone, cut)
         # One thread: matrices this small gain little from more, and threads that wait for each other on a busy
         # machine cost ten times the work.
-        with threadpool_limits(1, "blas"):
+        with _thread_pools().limit(limits=1, user_api="blas"):
             yield Perceptron(features, config, classes, horizon=horizon, seed=seed)
         return
     with built_model(backbone, cut, config, classes, seed) as model:
         compile_model(model, config, horizon=horizon, xla=gains_from_xla(backbone, cut))
         yield model
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """The thread pools of the libraries that are loaded; to look for them takes longer than to limit them."""
+    return ThreadpoolController()
 
 
 @contextmanager

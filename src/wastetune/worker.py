@@ -78,7 +78,8 @@ def run_worker(
                 time.sleep(_WAIT)
                 continue
             lease.hold(begun.trial)
-            if reason := storage.why_void(begun.trial, trials):
+            # With the next number after those that were seen, nobody came in between and there is nothing to check.
+            if begun.trial.number > len(known) and (reason := storage.why_void(begun.trial, trials)):
                 storage.fail(begun.trial, reason, void=True)
                 lease.hold(None)
                 continue
