@@ -32,7 +32,9 @@ from conftest import open_postgres
 from wastetune import run, storage
 from wastetune.data.sample import write_sample
 from wastetune.database import engine_of, open_storage
+from wastetune.errors import UserError
 from wastetune.interrupts import heeded_interrupts
+from wastetune.launch import PARENT
 from wastetune.objective import choose_config, tuning_sets
 from wastetune.prepare import prepare_study
 from wastetune.space import default_params
@@ -65,18 +67,20 @@ views = 2
 
 
 class Fork:
-    """A worker forked from this process, with what `Popen` has."""
+    """A worker forked from this process, as `wastetune run --workers` starts them, with what `Popen` has."""
 
     def __init__(self, work, log):
         self.returncode = None
         self.pid = os.fork()
         if not self.pid:
+            os.environ[PARENT] = str(os.getppid())
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             try:
                 work()
-            except SystemExit as end:
-                os._exit(end.code or 0)
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                os._exit(2)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
@@ -145,9 +149,7 @@ class Arena:
         wrong = []
         while time.monotonic() < deadline:
             now = time.monotonic()
-            for moment, worker in [each for each in self.paused if each[0] <= now]:
-                self.paused.remove((moment, worker))
-                worker.send_signal(signal.SIGCONT)
+            self.paused = [each for each in self.paused if each[0] > now]
             if self.back_at is not None and self.back_at <= now:
                 self.postgres.start()
                 self.back_at = None
@@ -194,8 +196,11 @@ class Arena:
         elif blow == "term":
             victim.terminate()
         elif blow == "pause":
+            seconds = self.random.uniform(0.5, 3 * LEASE)
             victim.send_signal(signal.SIGSTOP)
-            self.paused.append((time.monotonic() + self.random.uniform(0.5, 3 * LEASE), victim))
+            # Woken by another process: this one may wait for a lock that the victim holds.
+            subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {victim.pid}"], stderr=subprocess.DEVNULL)
+            self.paused.append((time.monotonic() + seconds, victim))
         else:
             self.postgres.stop()
             self.back_at = time.monotonic() + (0 if blow == "restart" else self.random.uniform(2, 8))
