@@ -19,17 +19,18 @@ import numpy as np
 
 from wastetune.activations import Activations
 from wastetune.augment import build_views, usable_views, view_magnitude
-from wastetune.backbone import TOP, build_trunk, load_backbone
+from wastetune.backbone import TOP, load_backbone
 from wastetune.data.index import index_folder
 from wastetune.data.pixels import open_pixels
 from wastetune.data.splits import split_index
 from wastetune.metrics import metric_value
 from wastetune.prepare import cache_folder
+from wastetune.runtime import open_trunk
 from wastetune.space import TrialConfig, default_params, load_space
 from wastetune.training import TrainingSet, built_learner, fit_final, predict_probabilities, steps_per_epoch
 
 BANKS = (1, 2, 4, 8)
-SPLITS, SEEDS, BATCH = 5, 2, 32
+SPLITS, SEEDS = 5, 2
 FRESH = 1000  # numbers of the views made anew: none of a bank's
 
 
@@ -40,19 +41,20 @@ def main() -> None:
     if arguments.strength is not None:
         config = config.model_copy(update={"augmentation": arguments.strength})
     backbone = load_backbone(arguments.backbone, folder=weights)
-    trunk = build_trunk(backbone, (TOP,))
+    trunk = open_trunk(backbone, (TOP,))
     index = index_folder(folder / "trashnet", cache=cache_folder())
     pixels = open_pixels(index, backbone.size, cache_folder())
     labels = np.array([picture.label for picture in index.pictures])
 
     def features(view: int, magnitudes: np.ndarray) -> np.ndarray:
-        made = []
-        for start in range(0, len(labels), BATCH):
-            rows = range(start, min(start + BATCH, len(labels)))
-            views = [build_views(pixels.array[r : r + 1], [pixels.keys[r]], view, magnitudes[r])[0] for r in rows]
-            batch = np.zeros((BATCH, *pixels.array.shape[1:]), np.float32)
-            batch[: len(rows)] = np.stack(views)
-            made.append(trunk.predict_on_batch(batch)[: len(rows)])
+        def batches():
+            for start in range(0, len(labels), trunk.batch):
+                rows = range(start, min(start + trunk.batch, len(labels)))
+                yield np.concatenate(
+                    [build_views(pixels.array[r : r + 1], [pixels.keys[r]], view, magnitudes[r]) for r in rows]
+                )
+
+        made = [activations for (activations,) in trunk.run(batches())]
         print(f"view {view}: {len(labels)} pictures", file=sys.stderr)
         return np.concatenate(made)
 

@@ -87,7 +87,7 @@ def measure_everyday(name: str, asked: argparse.Namespace, folder: Path) -> dict
     command += ["--space", str(Path(load_space(asked.space).source).resolve())]  # it runs in another folder
     for option in ("dataset", "backbone", "views", "seed", "weights", "trials"):
         command += [f"--{option}", str(getattr(asked, option))]
-    for option in ("seconds", "epochs", "epochs_per_trial"):
+    for option in ("seconds", "epochs", "all_epochs", "epochs_per_trial"):
         if (value := getattr(asked, option)) is not None:
             command += [f"--{option.replace('_', '-')}", str(value)]
     run = run_contestant(command, folder)
@@ -116,7 +116,9 @@ def measure_everyday(name: str, asked: argparse.Namespace, folder: Path) -> dict
         "curve": rising((event["seconds"], event["score"]) for event in found["events"]),
         "pictures": found["pictures"],
         "gpus": found["gpus"],
-        "limits": {option: getattr(asked, option) for option in ("seconds", "epochs", "epochs_per_trial")},
+        "limits": {
+            option: getattr(asked, option) for option in ("seconds", "epochs", "all_epochs", "epochs_per_trial")
+        },
     }
 
 
@@ -310,6 +312,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=2, help="trials of KerasTuner and of Optuna")
     parser.add_argument("--seconds", type=float, help="stop KerasTuner and Optuna so long after their start")
     parser.add_argument("--epochs", type=int, help="train no more epochs of one of their trials than this")
+    parser.add_argument("--all-epochs", type=int, help="stop them after so many epochs of all trials together")
     parser.add_argument("--epochs-per-trial", type=int, help="with --epochs: what a whole trial is taken to have")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     arguments = parser.parse_args()

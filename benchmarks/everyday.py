@@ -41,6 +41,7 @@ class Ledger:
 
     deadline: float | None  # seconds since the process began
     most_epochs: int | None  # of a trial, for backbones that are too slow for all of them
+    all_epochs: int | None = None  # of all trials together: what an hour holds, on a machine that is not idle
     trials: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
 
@@ -57,7 +58,9 @@ class Ledger:
         print(f"trial {trial['number']}: {len(scores)} epochs, {trial['seconds']:.0f} s, best {trial['best']}")
 
     def is_over(self) -> bool:
-        """Whether the seconds are used up."""
+        """Whether the seconds, or the epochs, are used up."""
+        if self.all_epochs is not None and sum(len(trial["epochs"]) for trial in self.trials) >= self.all_epochs:
+            return True
         return self.deadline is not None and since_start() >= self.deadline
 
     def epochs_of(self, config: TrialConfig) -> int:
@@ -69,7 +72,7 @@ class Ledger:
 
 
 class Watch(keras.callbacks.Callback):
-    """Writes each epoch into the ledger, and stops in the middle of one when the seconds are used up."""
+    """Writes each epoch into the ledger, and stops in the middle of one when the time is used up."""
 
     def __init__(self, ledger: Ledger, config: TrialConfig, steps: int) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class Watch(keras.callbacks.Callback):
             self._trial["starting_seconds"] = since_start() - self._trial["begun"]
             self._begun, self._batches = since_start(), 0
         if self._ledger.is_over():
-            self._trial["stopped"] = "the seconds were used up"
+            self._trial["stopped"] = "the time was used up"
             self.model.stop_training = True  # what was reached is still validated
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -111,7 +114,7 @@ class Watch(keras.callbacks.Callback):
             {"seconds": now, "trial": self._trial["number"], "epoch": epoch + 1, "score": score, "best": best}
         )
         if self._ledger.is_over() and self._trial["stopped"] is None:
-            self._trial["stopped"] = "the seconds were used up"
+            self._trial["stopped"] = "the time was used up"
             self.model.stop_training = True
 
 
@@ -153,7 +156,7 @@ class EverydayModel(keras_tuner.HyperModel):
 
 
 class TimedRandomSearch(keras_tuner.RandomSearch):
-    """RandomSearch that notes its trials and begins none when the seconds are used up."""
+    """RandomSearch that notes its trials and begins none when the time is used up."""
 
     def __init__(self, ledger: Ledger, **options: Any) -> None:
         self._ledger = ledger
@@ -324,6 +327,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=2)
     parser.add_argument("--seconds", type=float, help="stop so long after the start of the process")
     parser.add_argument("--epochs", type=int, help="train no more epochs of a trial than this")
+    parser.add_argument("--all-epochs", type=int, help="stop after so many epochs of all trials together")
     parser.add_argument("--epochs-per-trial", type=int, help="with --epochs: what a whole trial is taken to have")
     parser.add_argument("--json", type=Path, help="where the record goes")
     return parser.parse_args()
@@ -336,7 +340,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         question = asking.load_question(asking.write_study(arguments, folder, arguments.trials))
-        ledger = Ledger(arguments.seconds, arguments.epochs)
+        ledger = Ledger(arguments.seconds, arguments.epochs, arguments.all_epochs)
         prepared = since_start()
         model = search(question, ledger, arguments.trials, folder)
         searched, peak = since_start(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
