@@ -44,6 +44,8 @@ FAIRNESS = [
     "Memory is the largest sum over the process and its children: resident includes wastetune's memory-mapped "
     "activations, private does not.",
 ]
+# What may cut a search of KerasTuner or Optuna short.
+LIMITS = ("seconds", "epochs", "all_epochs", "epochs_per_trial")
 
 
 def run_contestant(command: list[str], folder: Path) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def measure_everyday(name: str, asked: argparse.Namespace, folder: Path) -> dict
     command += ["--space", str(Path(load_space(asked.space).source).resolve())]  # it runs in another folder
     for option in ("dataset", "backbone", "views", "seed", "weights", "trials"):
         command += [f"--{option}", str(getattr(asked, option))]
-    for option in ("seconds", "epochs", "all_epochs", "epochs_per_trial"):
+    for option in LIMITS:
         if (value := getattr(asked, option)) is not None:
             command += [f"--{option.replace('_', '-')}", str(value)]
     run = run_contestant(command, folder)
