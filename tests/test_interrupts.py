@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -44,3 +46,20 @@ def test_a_held_interrupt_is_heard_by_whoever_heeds_it():
             os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             check()
+
+
+def test_an_interrupt_that_was_caught_is_no_reason_to_end_by_a_signal():
+    """As it may hit in the middle of an import: of a dataclass, whose methods are executed from text."""
+    code = "\n".join(
+        [
+            "from wastetune.interrupts import heeded_interrupts, leave",
+            "try:",
+            "    with heeded_interrupts():",
+            "        exec('import os, signal; os.kill(os.getpid(), signal.SIGTERM)')",
+            "except KeyboardInterrupt:",
+            "    print('stopped')",
+            "    leave(0)",
+        ]
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "stopped\n", "")

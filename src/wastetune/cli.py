@@ -169,7 +169,7 @@ def run(
     if results.exists() and not results.is_dir():
         raise UserError(f"--results {results} is no folder; name a folder, or one to be made")
 
-    from wastetune.interrupts import heeded_interrupts
+    from wastetune.interrupts import heeded_interrupts, leave
     from wastetune.report import render_report
     from wastetune.run import Places, run_study
 
@@ -191,7 +191,7 @@ def run(
             f"\nstopped; what is finished is kept. Go on with:\n  {_same_command(storage, tracking_uri)}",
             err=True,
         )
-        sys.exit(130)
+        leave(130)
     if report is not None:
         terminal.say()
         terminal.say(render_report(report))
@@ -231,7 +231,7 @@ def worker(
     Example:
       wastetune worker --study inception_wid --storage postgresql+psycopg://me:secret@db/studies
     """
-    from wastetune.interrupts import heeded_interrupts
+    from wastetune.interrupts import heeded_interrupts, leave
 
     try:
         with heeded_interrupts() as check:
@@ -249,7 +249,7 @@ def worker(
                 raise
     except KeyboardInterrupt:
         click.echo("stopped; the trial in hand was handed back", err=True)
-        return
+        leave(0)
     if again:
         renew_process()
 
