@@ -62,7 +62,7 @@ def test_workers_do_not_get_it_in_their_command_line(protected, start_cli, tiny,
     run = start_cli("run", "--study", tiny, "--workers", 1, "--no-retrain", WASTETUNE_STORAGE=protected())
     seen = set()
     while run.poll() is None:
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+        listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True)
         seen |= set(listed.stdout.splitlines())
         time.sleep(0.2)
     run.communicate()
