@@ -11,8 +11,12 @@ from markupsafe import Markup
 
 from wastetune.page.scales import Scale
 
-# A shape around its own middle.
-_SHAPES = {"diamond": "M0-6L6 0 0 6-6 0Z", "cross": "M-4-4L4 4M-4 4L4-4"}
+# Shapes around their own middle.
+_SHAPES = {
+    "circle": "M-6 0A6 6 0 1 1 6 0A6 6 0 1 1-6 0Z",
+    "diamond": "M0-6L6 0 0 6-6 0Z",
+    "cross": "M-4-4L4 4M-4 4L4-4",
+}
 
 Point = tuple[float, float]
 
@@ -39,11 +43,16 @@ def dot(plot: Plot, point: Point, kind: str, title: str = "", radius: float = 4)
 
 
 def shape(plot: Plot, point: Point, name: str, kind: str, title: str = "") -> Markup:
-    """A diamond or a cross."""
+    """A circle, diamond or cross."""
     left, top = plot.at(point)
-    return Markup(
-        '<svg class="at" x="{:.2f}%" y="{:.1f}"><path class="{}" d="{}"><title>{}</title></path></svg>'
-    ).format(left, top, kind, _SHAPES[name], title)
+    return mark(f"{left:.2f}%", f"{top:.1f}", name, kind, title)
+
+
+def mark(left: str, top: str, name: str, kind: str, title: str) -> Markup:
+    """The same at a place in SVG's own words."""
+    return Markup('<svg class="at" x="{}" y="{}"><path class="{}" d="{}"><title>{}</title></path></svg>').format(
+        left, top, kind, _SHAPES[name], title
+    )
 
 
 def line(plot: Plot, points: Iterable[Point], kind: str) -> Markup:

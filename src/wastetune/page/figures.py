@@ -7,49 +7,76 @@ from typing import Any
 from markupsafe import Markup
 
 from wastetune.history import History, Searched, TrialRecord
-from wastetune.page.charts import Plot, Point, dot, framed, line, shape, steps
+from wastetune.page.charts import Plot, Point, dot, framed, line, mark, shape, steps
 from wastetune.page.scales import Scale, number_scale, option_scale, score_scale
 from wastetune.published import Published
 from wastetune.report import METRICS, render_value
 
-_LANE = Scale(0, 1, False, ())
-
 
 @dataclass(frozen=True)
 class Standing:
-    """One result on the scale of a score: a lane with a mark and its interval, and the same in words."""
+    """One result on the scale of a score: what it is, its value in words, and a lane with its mark and interval."""
 
     label: str
+    note: str
     value: str
     kind: str  # winner, default or published
     lane: Markup
 
 
-def draw_standing(
-    report: Mapping[str, Any], key: str, published: Sequence[Published]
-) -> tuple[list[Standing], tuple[tuple[float, str], ...]]:
-    """The final model, the default and what was published, on one axis; and that axis's ticks, in percent."""
-    rows: list[tuple[str, str, float, tuple[float, float] | None]] = []
-    pairs = [("winner", "tuned, this study", report["test"])]
+def draw_standing(report: Mapping[str, Any], key: str, published: Sequence[Published]) -> tuple[list[Standing], Markup]:
+    """The final model, the default and what was published, the best first, on one axis; and that axis's labels."""
+    rows = [_of_scores("winner", "tuned, this study", report["test"], key)]
     if report["best"]["number"] != report.get("default_number", 0):
-        pairs.append(("default", "default configuration", report["default_test"]))
-    for kind, label, scores in pairs:
-        interval = scores["intervals"].get(key)
-        rows.append((kind, label, scores[key], (interval[0], interval[1]) if interval else None))
-    for one in published:
-        value = one.accuracy if key == "accuracy" else one.f1 if key == "f1_macro" else None
-        if value is not None:
-            spread = one.spread if key == "accuracy" else None
-            interval = (value - spread, value + spread) if spread else None
-            label = f"{one.model} (published{', ' + one.note if one.note else ''})"
-            rows.append(("published", label, value, interval))
-    scale = number_scale([end for row in rows for end in (row[2], *(row[3] or ()))])
-    lanes = [
-        Standing(label, _in_words(value, span), kind, _lane(scale, *row))
-        for row in rows
-        for kind, label, value, span in [row]
-    ]
-    return lanes, tuple((100 * scale.place(value), label) for value, label in scale.ticks)
+        rows.append(_of_scores("default", "default configuration", report["default_test"], key))
+    rows += sorted(filter(None, (_of_publication(one, key) for one in published)), key=lambda row: -row.value)
+    scale = number_scale(end for row in rows for end in (row.low, row.value, row.high))
+    grid = Markup("").join(
+        Markup('<line class="grid" x1="{0:.2f}%" x2="{0:.2f}%" y1="0" y2="100%"/>').format(100 * scale.place(tick))
+        for tick, _ in scale.ticks
+    )
+    labels = Markup("").join(
+        Markup('<text x="{:.2f}%" y="14">{}</text>').format(100 * scale.place(tick), label)
+        for tick, label in scale.ticks
+    )
+    return [Standing(row.label, row.note, row.text, row.kind, grid + _lane(scale, row)) for row in rows], labels
+
+
+@dataclass(frozen=True)
+class _Row:
+    kind: str
+    label: str
+    note: str
+    value: float
+    low: float
+    high: float
+    text: str
+
+
+def _of_scores(kind: str, label: str, scores: Mapping[str, Any], key: str) -> _Row:
+    value = scores[key]
+    low, high = scores["intervals"].get(key, (value, value))
+    text = f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low < high else "")
+    return _Row(kind, label, "", value, low, high, text)
+
+
+def _of_publication(one: Published, key: str) -> _Row | None:
+    value = {"accuracy": one.accuracy, "f1_macro": one.f1}.get(key)
+    if value is None:
+        return None
+    spread = one.spread or 0.0 if key == "accuracy" else 0.0
+    text = f"{value:.4f}" + (f" ± {spread:.4f}" if spread else "")
+    note = "published" + (f"; {one.note}" if one.note else "")
+    return _Row("published", one.model, note, value, value - spread, value + spread, text)
+
+
+def _lane(scale: Scale, row: _Row) -> Markup:
+    low, at, high = (100 * scale.place(value) for value in (row.low, row.value, row.high))
+    whisker = Markup('<line class="{} whisker" x1="{:.2f}%" x2="{:.2f}%" y1="50%" y2="50%"/>').format(
+        row.kind, low, high
+    )
+    title = f"{row.label}{', ' + row.note if row.note else ''}: {row.text}"
+    return whisker + mark(f"{at:.2f}%", "50%", "circle" if row.kind == "winner" else "diamond", row.kind, title)
 
 
 def draw_curves(report: Mapping[str, Any], history: History) -> list[Markup]:
@@ -74,7 +101,9 @@ def draw_curves(report: Mapping[str, Any], history: History) -> list[Markup]:
                 best = number == trial.best_epoch
                 when = f"epoch {number:g}{' (its best)' if best else ''}"
                 title = f"trial {trial.number} ({kind}), {when}: {label} {value:.4f}"
-                marks.append(dot(plot, (number, value), kind, title, radius=5 if best else 2.5))
+                marks.append(
+                    dot(plot, (number, value), kind if best else f"{kind} small", title, radius=5 if best else 2)
+                )
         charts.append(framed(plot, marks, x_label="epoch", y_label=label, what=f"{label} by epoch"))
     return charts
 
@@ -95,7 +124,7 @@ def draw_search(report: Mapping[str, Any], history: History) -> Markup:
     return framed(plot, marks, x_label="trial", y_label=_score_name(report), what="scores of all trials in order")
 
 
-def draw_slices(report: Mapping[str, Any], history: History) -> list[tuple[str, Markup]]:
+def draw_slices(report: Mapping[str, Any], history: History) -> list[Markup]:
     """For each searched parameter, the important first, the scores of the trials against its values."""
     order = [*history.importance, *(key for key in history.searched if key not in history.importance)]
     charts = []
@@ -117,8 +146,7 @@ def draw_slices(report: Mapping[str, Any], history: History) -> list[tuple[str, 
             lambda trial, key=key, searched=searched: _position(searched, trial, key),
             lambda trial, key=key: f"{key} {render_value(trial.config[key])}",
         )
-        chart = framed(plot, marks, x_label=key, y_label=_score_name(report), what=f"scores against {key}")
-        charts.append((key, chart))
+        charts.append(framed(plot, marks, x_label="", y_label=key, what=f"scores against {key}"))
     return charts
 
 
@@ -170,23 +198,6 @@ def _told(trial: TrialRecord) -> str:
         return f"failed, {trial.failure[:200]}"
     score = "" if trial.score is None else f"{trial.score:.4f}"
     return score if trial.state == "complete" else f"pruned at {score}" if score else "pruned"
-
-
-def _lane(scale: Scale, kind: str, label: str, value: float, interval: tuple[float, float] | None) -> Markup:
-    plot = Plot(scale, _LANE, height=24)
-    marks = []
-    if interval:
-        marks.append(line(plot, [(interval[0], 0.5), (interval[1], 0.5)], f"{kind} whisker"))
-    title = f"{label}: {_in_words(value, interval)}"
-    if kind == "winner":
-        marks.append(dot(plot, (value, 0.5), kind, title, radius=6))
-    else:
-        marks.append(shape(plot, (value, 0.5), "diamond", kind, title))
-    return Markup("").join(marks)
-
-
-def _in_words(value: float, interval: tuple[float, float] | None) -> str:
-    return f"{value:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
 def _position(searched: Searched, trial: TrialRecord, key: str) -> float:

@@ -24,6 +24,7 @@ from wastetune.report import (
     findings,
     openings,
     problem_lines,
+    render_count,
     render_duration,
     render_title,
     render_value,
@@ -99,6 +100,7 @@ def render_page(
         curves=draw_curves(report, history),
         search=draw_search(report, history),
         search_note=_search_note(report),
+        score_name=f"Validation {METRICS[report['metric']][0]}",
         failures=_failures(history),
         importance=list(history.importance.items()),
         slices=draw_slices(report, history),
@@ -106,7 +108,7 @@ def render_page(
         mistakes=None if mistakes is None else [_mistake(one, image) for one, image in mistakes],
         mistakes_note=_mistakes_note(report, len(mistakes or ())),
         class_counts=_class_counts(report),
-        data_lines=[*data_facts(report), *openings(report.get("test_opened_for", []))],
+        data_lines=_data_lines(report),
         problems=problem_lines(report, most=50),
         seconds=[(name, render_duration(spent)) for name, spent in report["seconds"].items()],
     )
@@ -150,11 +152,9 @@ def _tiles(report: Mapping[str, Any]) -> list[dict[str, str]]:
         value = f"{test[key] - default[key]:+.3f}"
         note = f"{name}, {span[0]:+.3f} to {span[1]:+.3f}" if span else f"{name}, {default[key]:.3f} before"
     tiles.append({"name": "Gain over the default", "value": value, "note": note})
-    total = render_duration(report["seconds"]["total"])
-    count = sum(trials.values())
-    tiles.append(
-        {"name": "Trials", "value": str(count), "note": f"in {total}, {report['counts']['test']} test pictures"}
-    )
+    told = ", ".join(f"{trials[state]} {state}" for state in ("complete", "pruned", "failed") if trials[state])
+    note = f"{told}; {render_duration(report['seconds']['total'])} in all"
+    tiles.append({"name": "Trials", "value": str(sum(trials.values())), "note": note})
     return tiles
 
 
@@ -221,6 +221,13 @@ def _mistakes_note(report: Mapping[str, Any], shown: int) -> str:
     wrong = total - sum(row[i] for i, row in enumerate(matrix))
     told = f"{wrong} of {total} test pictures were taken for another class"
     return f"{told}." if shown == wrong else f"{told}; these are the {shown} that the model was surest of."
+
+
+def _data_lines(report: Mapping[str, Any]) -> list[str]:
+    lines = [*data_facts(report), "Pictures that look alike, pixel for pixel or nearly, are on one side of the split."]
+    if left_out := report.get("left_out"):
+        lines.append(f"{render_count(left_out, 'training picture')} left out for looking like a test picture.")
+    return [*lines, *openings(report.get("test_opened_for", []))]
 
 
 def _class_counts(report: Mapping[str, Any]) -> list[tuple[Any, ...]]:
