@@ -14,7 +14,18 @@ from wastetune.published import Published, published_for
 from wastetune.report import aligned, markdown_table, read_report, render_duration, write_whole
 from wastetune.toml_file import suggest
 
-HEADER = ("study", "backbone", "data set", "accuracy", "precision", "recall", "F1", "trials", "time", "size")
+HEADER = (
+    "study",
+    "backbone",
+    "data set",
+    "accuracy",
+    "precision",
+    "recall",
+    "F1",
+    "trials",
+    "time",
+    "parameters, file",
+)
 _WORDS = 3  # the columns before the first number
 _NOTE = "Precision, recall and F1 are macro averages. Published figures are quoted: other splits, other protocols."
 
@@ -54,10 +65,11 @@ def compare_studies(results: Path, names: Sequence[str] = ()) -> list[Row]:
 
 
 def render_text(rows: Sequence[Row]) -> str:
-    """The table for a terminal."""
-    lines = aligned([HEADER, *map(_cells, rows)], left=_WORDS)
-    sources = [f"  {row.backbone}, {row.dataset}: {row.source}" for row in rows if row.study is None]
-    return "\n".join([*lines, "", _NOTE, *(["Published:", *sources] if sources else [])])
+    """The table for a terminal; the sources of what is published stand below it."""
+    sources = list(dict.fromkeys(row.source for row in rows if row.study is None))
+    lines = aligned([HEADER, *(_cells(row, _mark(row, sources)) for row in rows)], left=_WORDS)
+    below = [f"[{number}] {source}" for number, source in enumerate(sources, start=1)]
+    return "\n".join([*lines, "", _NOTE, *below])
 
 
 def render_csv(rows: Sequence[Row]) -> str:
@@ -74,7 +86,7 @@ def render_csv(rows: Sequence[Row]) -> str:
 
 def render_markdown(rows: Sequence[Row]) -> str:
     """The table for a README."""
-    lines = markdown_table((*HEADER, "source"), [(*_cells(row), row.source) for row in rows])
+    lines = markdown_table((*HEADER, "source"), [(*_cells(row), row.source) for row in rows], left=_WORDS)
     return "\n".join([*lines, "", _NOTE]) + "\n"
 
 
@@ -140,9 +152,13 @@ def _published_row(one: Published) -> Row:
     return Row(None, model, one.dataset, one.accuracy, one.precision, one.recall, one.f1, source=one.source)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _mark(row: Row, sources: Sequence[str]) -> str:
+    return "" if row.study is not None else f" [{sources.index(row.source) + 1}]"
+
+
+def _cells(row: Row, mark: str = "") -> tuple[str, ...]:
     return (
-        "(published)" if row.study is None else row.study,
+        f"published{mark}" if row.study is None else row.study,
         row.backbone,
         row.dataset,
         *("" if value is None else f"{value:.4f}" for value in (row.accuracy, row.precision, row.recall, row.f1)),

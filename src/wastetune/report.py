@@ -276,9 +276,9 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     ]
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table, all columns but the first to the right."""
-    ruler = ["---", *("---:" for _ in header[1:])]
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+    """The lines of a Markdown table, the first `left` columns to the left, the others to the right."""
+    ruler = ["---" if column < left else "---:" for column in range(len(header))]
     table = [header, ruler, *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
 

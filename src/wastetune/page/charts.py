@@ -62,6 +62,7 @@ def line(plot: Plot, points: Iterable[Point], kind: str) -> Markup:
             kind, *plot.at(start), *plot.at(end)
         )
         for start, end in pairwise(points)
+        if start != end
     )
 
 

@@ -61,7 +61,8 @@ def _labelled(values: Iterable[float]) -> tuple[tuple[float, str], ...]:
 def _round_numbers(low: float, high: float, most: int, whole: bool) -> list[float]:
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     steps = [step * power for step in (1, 2, 5, 10, 20)]
-    step = next(step for step in steps if (high - low) / step <= most and (not whole or step >= 1))
+    step = next(step for step in steps if (high - low) / step <= most)
+    step = max(step, 1.0) if whole else step
     first = math.ceil(low / step - 1e-9)
     return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
