@@ -170,7 +170,7 @@ def test_the_best_so_far_only_rises_and_ends_at_the_best_score():
     assert len(heights) > 3
     assert all(after <= before for before, after in heights)
     best = max(CASES["five hundred trials"][1].trials, key=lambda trial: trial.score)
-    top = re.search(rf'cx="[\d.]+%" cy="([\d.]+)" r="\d"><title>trial {best.number}[,:]', search)
+    top = re.search(rf'cx="[\d.]+%" cy="([\d.]+)" r="[\d.]+"><title>trial {best.number}[,:]', search)
     assert float(top[1]) == pytest.approx(heights[-1][1], abs=0.06)
 
 

@@ -12,6 +12,8 @@ from wastetune.page.scales import Scale, number_scale, option_scale, score_scale
 from wastetune.published import Published
 from wastetune.report import METRICS, render_value
 
+_MANY = 150  # trials; more are drawn smaller
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -133,17 +135,21 @@ def draw_slices(report: Mapping[str, Any], history: History) -> list[Markup]:
         having = [trial for trial in history.trials if key in trial.drawn and trial.config.get(key) is not None]
         if not having:
             continue
-        values = [_position(searched, trial, key) for trial in having]
+        at = {trial.number: _position(searched, trial, key) for trial in having}
+        values = list(at.values())
         if searched.options:
             x = option_scale(searched.options)
         else:
             x = number_scale(values, log=searched.log and min(values) > 0, whole=searched.whole)
         plot = Plot(x, _score_scale(history), height=170)
+        if (searched.options or searched.whole) and len(set(values)) <= 8 < len(values):
+            # Many trials at few values would hide each other.
+            at = {number: value + 0.5 * _sideways(number) for number, value in at.items()}
         marks = _trial_marks(
             plot,
             report,
             History(tuple(having), history.searched, history.importance),
-            lambda trial, key=key, searched=searched: _position(searched, trial, key),
+            lambda trial, at=at: at[trial.number],
             lambda trial, key=key: f"{key} {render_value(trial.config[key])}",
         )
         charts.append(framed(plot, marks, x_label="", y_label=key, what=f"scores against {key}"))
@@ -189,7 +195,7 @@ def _trial_marks(plot: Plot, report: Mapping[str, Any], history: History, x_of: 
         elif trial.default:
             marks.append(shape(plot, point, "diamond", "default", title))
         else:
-            marks.append(dot(plot, point, trial.state, title))
+            marks.append(dot(plot, point, trial.state, title, radius=4 if len(history.trials) <= _MANY else 2.5))
     return marks
 
 
@@ -198,6 +204,11 @@ def _told(trial: TrialRecord) -> str:
         return f"failed, {trial.failure[:200]}"
     score = "" if trial.score is None else f"{trial.score:.4f}"
     return score if trial.state == "complete" else f"pruned at {score}" if score else "pruned"
+
+
+def _sideways(number: int) -> float:
+    """From -0.5 to 0.5, evenly spread over the trials."""
+    return number * 0.6180339887 % 1 - 0.5
 
 
 def _position(searched: Searched, trial: TrialRecord, key: str) -> float:

@@ -38,7 +38,7 @@ def score_scale(scores: Iterable[float]) -> Scale:
     known = sorted(score for score in scores if math.isfinite(score)) or [0.0]
     middle, best = known[len(known) // 2], known[-1]
     lowest = max(known[0], middle - 4 * max(best - middle, 0.02))
-    return number_scale([lowest, best])
+    return number_scale([min(lowest, best - 0.02), best])  # a difference in the third digit is none
 
 
 def option_scale(options: Sequence[object]) -> Scale:
@@ -47,11 +47,11 @@ def option_scale(options: Sequence[object]) -> Scale:
 
 
 def short_number(value: float) -> str:
-    """A number in few characters: 0.0003, 1.2k, 3.4M."""
+    """A round number in few characters: 0.0003, 12k, 3.4M."""
     for size, sign in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size and (sign == "M" or abs(value) >= 1e4):
-            return f"{value / size:.3g}{sign}"
-    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 1e-4 else f"{value:.4g}"
+            return f"{value / size:.10g}{sign}"
+    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 1e-4 else f"{value:.10g}"
 
 
 def _labelled(values: Iterable[float]) -> tuple[tuple[float, str], ...]:
