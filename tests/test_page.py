@@ -136,8 +136,8 @@ def test_the_answer_comes_first_and_has_all_that_was_asked():
     low, high = report["test"]["intervals"]["f1_macro"]
     assert f"95 % interval {low:.3f} to {high:.3f}" in answer
     assert "trial 17, validation macro F1 0.951" in answer
-    assert "95 % interval of the difference -0.010 to +0.050, so chance may explain it" in answer
-    assert "at the bound 0.003 of its range" in answer
+    assert "95 % interval of the difference in macro F1 -0.010 to +0.050, so chance may explain it" in answer
+    assert "at its bound 0.003" in answer
     for published in ("ResNeXt50 + IPAM", "0.9605 ± 0.0014", "PMC11479324", "Published figures are quoted"):
         assert published in answer
 

@@ -154,7 +154,7 @@ def findings(report: Mapping[str, Any]) -> list[str]:
             for name, key in dict.fromkeys([metric, METRICS["accuracy"]])
         )
         if span := report.get("gain", {}).get(key):
-            sure = f"; 95 % interval of the difference {span[0]:+.3f} to {span[1]:+.3f}"
+            sure = f"; 95 % interval of the difference in {metric[0]} {span[0]:+.3f} to {span[1]:+.3f}"
             doubt = f"{sure}, so chance may explain it" if span[0] <= 0 <= span[1] else sure
         elif low <= default[key] <= high:
             doubt = "; the default lies inside the interval, so chance may explain the difference"

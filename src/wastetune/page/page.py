@@ -165,7 +165,7 @@ def _config(report: Mapping[str, Any], default: Mapping[str, Any]) -> list[dict[
             "key": key,
             "value": render_value(value),
             "default": render_value(default.get(key)),
-            "note": f"at the bound {render_value(bounds[key])} of its range" if key in bounds else "",
+            "note": f"at its bound {render_value(bounds[key])}" if key in bounds else "",
         }
         for key, value in report["best"]["config"].items()
     ]
