@@ -17,7 +17,7 @@ errors interrupts patience locks database seeding terminal toml_file metrics spe
 data.archive data.sources data.layout data.looks data.picture data.index data.splits data.pixels data.sample
 architectures backbone runtime augment activations schedule head perceptron training bundle objective prepare storage
 lease tracking mirroring search worker launch retrain plots report record history published predictions page.scales
-page.charts page.figures page.thumbnails page.page compare progress status run predict serve cli __main__
+page.charts page.standing page.figures page.thumbnails page.page compare progress status run predict serve cli __main__
 """
 ROOMS = ORDER.split()
 

@@ -251,7 +251,7 @@ def _finish(
             "gain": gain_intervals(test.labels, said, by_default),
             "model": {
                 "parameters": winner.parameters,
-                "trained": best.user_attrs["trainable_parameters"],
+                "trained": best.user_attrs.get("trainable_parameters"),
                 "bytes": (folder / "bundle" / MODEL_FILE).stat().st_size,
             },
         }

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from wastetune.history import History
-from wastetune.page.figures import draw_curves, draw_frontier, draw_search, draw_slices, draw_standing
+from wastetune.page.figures import draw_curves, draw_frontier, draw_search, draw_slices
+from wastetune.page.standing import draw_standing
 from wastetune.page.thumbnails import draw_thumbnail
 from wastetune.plots import SHADE, shortened
 from wastetune.predictions import Mistake

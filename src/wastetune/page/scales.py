@@ -25,7 +25,7 @@ def number_scale(values: Iterable[float], *, log: bool = False, whole: bool = Fa
     finite = [float(value) for value in values if math.isfinite(value)] or [1.0]
     low, high = min(finite), max(finite)
     if log:
-        room = max((high / low) ** 0.05, 1.1)
+        room = max((high / low) ** 0.05, 1.1 if high > 1.5 * low else 2.0)
         low, high = low / room, high * room
         return Scale(low, high, log, _labelled(_round_log(low, high, most)))
     room = max((high - low) * 0.05, abs(high) * 1e-3, 0.25 if whole else 1e-3)
@@ -51,7 +51,7 @@ def short_number(value: float) -> str:
     for size, sign in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size and (sign == "M" or abs(value) >= 1e4):
             return f"{value / size:.10g}{sign}"
-    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 1e-4 else f"{value:.10g}"
+    return f"{value:.10g}".replace("e-0", "e-")
 
 
 def _labelled(values: Iterable[float]) -> tuple[tuple[float, str], ...]:
