@@ -23,9 +23,9 @@ class Published:
 
 
 _ORIGINAL = "the study that wastetune comes from"
-_PMC = "pmc.ncbi.nlm.nih.gov/articles/PMC11479324"
+_PMC = "PubMed Central, PMC11479324"
 _IRE = "IRE Journals, paper 1704821"
-_VK = "github.com/VK4041/TrashNet_Image_Classification"
+_VK = "GitHub, VK4041/TrashNet_Image_Classification"
 
 PUBLISHED: tuple[Published, ...] = (
     # Its precision, recall and F1 fit each other as macro averages; its accuracy does not fit them, so show all four.
