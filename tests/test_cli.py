@@ -88,6 +88,9 @@ def test_help_loads_nothing_heavy(path):
     ("arguments", "words"),
     [
         (["run", "--study", "dmeo"], "There is no study named 'dmeo'; did you mean demo?"),
+        (["run", "--study", "nothing_*"], "No study's name matches 'nothing_*'; known: demo, "),
+        (["compare"], "there is no finished study in results"),
+        (["compare", "--output", "table.txt"], "--output table.txt must end in .csv, .md, .html"),
         (["run", "--study", "mine.toml"], "There is no study file mine.toml"),
         (["data", "check", "nowhere"], "'nowhere' is neither a data set in data, nor a folder"),
         (["data", "check", "wcd"], "The data set wcd is not in data/wcd: sign in at Kaggle"),

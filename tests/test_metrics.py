@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_recall_fscore_support
 
-from wastetune.metrics import metric_value, score_predictions, scores_dict
+from wastetune.metrics import gain_intervals, metric_value, score_predictions, scores_dict
 
 CLASSES = ["card board", "glass", "metal", "paper"]
 
@@ -89,6 +89,26 @@ def test_interval_is_about_the_binomial_one():
 def test_what_has_no_score_gets_none(labels, probabilities, complaint):
     with pytest.raises(ValueError, match=complaint):
         metric_value("accuracy", np.array(labels, int), np.array(probabilities))
+
+
+def test_the_interval_of_a_gain_is_that_of_pictures_only_one_of_two_knows():
+    # Of 400 pictures, 300 are easy for both, 60 known to the first alone, 40 to the second alone.
+    labels = np.zeros(400, int)
+    ours = np.eye(2)[[0] * 360 + [1] * 40]
+    theirs = np.eye(2)[[0] * 300 + [1] * 60 + [0] * 40]
+    low, high = gain_intervals(labels, ours, theirs)["accuracy"]
+    error = 1.96 * np.sqrt((0.25 - 0.05**2) / 400)  # of a difference that is 1, 0 or -1
+    assert (low, high) == pytest.approx((0.05 - error, 0.05 + error), abs=0.008)
+    assert gain_intervals(labels, ours, ours)["accuracy"] == (0, 0)
+
+
+def test_the_gain_of_macro_f1_covers_the_difference_and_turns_with_the_sides():
+    (labels, ours), (_, theirs) = predictions(300), predictions(300, seed=0)
+    theirs = theirs[:, [1, 0, 2, 3]]
+    low, high = gain_intervals(labels, ours, theirs)["f1_macro"]
+    scored = [score_predictions(labels, one, CLASSES).f1_macro for one in (ours, theirs)]
+    assert 0 < low < scored[0] - scored[1] < high
+    assert gain_intervals(labels, theirs, ours)["f1_macro"] == pytest.approx((-high, -low), abs=0.02)
 
 
 def test_scores_dict_survives_json():

@@ -96,6 +96,15 @@ def test_a_default_within_the_interval_is_not_sold_as_a_gain():
     assert "chance may explain" not in render_report(a_report(default_test=scores(0.3)))
 
 
+def test_the_interval_of_the_difference_decides_where_it_is_known():
+    near = a_report(default_test=scores(0.745))  # inside the interval, and yet surely worse
+    surely = render_report(near | {"gain": {"f1_macro": [0.002, 0.03], "accuracy": [0, 0]}})
+    assert "interval of the difference in macro F1 +0.002 to +0.030." in " ".join(surely.split())
+    assert "chance" not in surely
+    perhaps = render_report(near | {"gain": {"f1_macro": [-0.01, 0.03], "accuracy": [0, 0]}})
+    assert "+0.030, so chance may explain it." in " ".join(perhaps.split())
+
+
 def test_each_metric_is_named_once_in_the_headline():
     for metric, times in (("accuracy", 2), ("balanced_accuracy", 4), ("macro_f1", 2)):
         headline = render_report(a_report(metric=metric)).split("\n\n")[1]

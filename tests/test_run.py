@@ -120,7 +120,9 @@ def test_all_files_are_there_and_whole(first, report):
     wanted = {
         "report.json",
         "report.md",
+        "report.html",
         "confusion_matrix.png",
+        "predictions.csv",
         "split.csv",
         "bundle/model.keras",
         "bundle/bundle.json",
@@ -139,6 +141,41 @@ def test_all_files_are_there_and_whole(first, report):
         rows = list(csv.DictReader(file))
     for side in ("train", "val", "test"):
         assert sum(row["split"] == side for row in rows) == report["counts"][side]
+
+
+def test_the_predictions_are_those_that_were_scored(first, report):
+    with (first[0] / "results" / "tiny" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["path"] for row in rows} == paths_of_test(first[0])
+    said = [[(row["true"], row["predicted"]) for row in rows].count((a, b)) for a in CLASSES for b in CLASSES]
+    assert said == [count for row in report["test"]["confusion_matrix"] for count in row]
+    hits = [row["true"] == row["predicted by default"] for row in rows]
+    assert sum(hits) / len(rows) == pytest.approx(report["default_test"]["accuracy"])
+    for row in rows:
+        chances = {name: float(row[f"probability of {name}"]) for name in CLASSES}
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
+        assert max(chances, key=chances.get) == row["predicted"]
+
+
+CLASSES = ("box", "leaf")
+
+
+def paths_of_test(folder):
+    with (folder / "results" / "tiny" / "split.csv").open(newline="") as file:
+        return {row["path"] for row in csv.DictReader(file) if row["split"] == "test"}
+
+
+def test_the_page_shows_this_study(first, report):
+    page = (first[0] / "results" / "tiny" / "report.html").read_text()
+    assert f"{report['test']['f1_macro']:.3f}" in page
+    wrong = report["counts"]["test"] - sum(row[i] for i, row in enumerate(report["test"]["confusion_matrix"]))
+    assert page.count("data:image/jpeg;base64,") == wrong
+    assert report["command"].startswith("wastetune run --study ")
+    assert report["command"] in page.replace("&#39;", "'")
+    assert report["class_counts"]["box"]["test"] == report["test"]["per_class"]["box"]["support"]
+    low, high = report["gain"]["accuracy"]
+    assert low <= report["test"]["accuracy"] - report["default_test"]["accuracy"] <= high
+    assert report["model"]["parameters"] > report["model"]["trained"] > 0
 
 
 def test_mlflow_has_the_study_its_trials_and_the_final_model(first, report):
@@ -203,6 +240,47 @@ def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, ru
     report = json.loads((folder / "report.json").read_text())
     assert report["trials"]["complete"] == 4
     assert ("retraining" in more.stdout) == (report["best"]["number"] == 3)
+
+
+def test_a_lost_page_is_written_again_without_training(finished, run_cli, tiny):
+    page = finished / "results" / "tiny" / "report.html"
+    before = page.read_bytes()
+    page.unlink()
+    again = run_cli("run", "--study", tiny, **CACHE)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "retraining" not in again.stdout
+    assert page.read_bytes() == before
+
+
+def test_a_report_from_before_there_were_pages_gets_one_without_training(finished, run_cli, tiny):
+    folder = finished / "results" / "tiny"
+    (folder / "report.html").unlink()
+    (folder / "predictions.csv").unlink()
+    report = json.loads((folder / "report.json").read_text())
+    later = ("gain", "model", "command", "begun_with", "class_counts", "left_out")
+    old = {key: value for key, value in report.items() if key not in later}
+    (folder / "report.json").write_text(json.dumps(old))
+    again = run_cli("run", "--study", tiny, **CACHE)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "retraining" not in again.stdout
+    assert "has no predictions.csv" in (folder / "report.html").read_text()
+    assert json.loads((folder / "report.json").read_text())["test"] == report["test"]
+
+
+def test_a_pattern_runs_all_it_can_and_ends_with_the_table(finished, run_cli, tiny):
+    (finished / "studies").mkdir()
+    shutil.copy(tiny, finished / "studies" / "tiny.toml")
+    (finished / "studies" / "tiny_away.toml").write_text(tiny.read_text().replace('dataset = "', 'dataset = "/away'))
+    (finished / "studies" / "another.toml").write_text("this is no study")
+    done = run_cli("run", "--study", "tiny*", **CACHE)
+    assert done.returncode == 2
+    away, summary = done.stderr.splitlines()
+    assert away.startswith("error: tiny_away: ")
+    assert "/away" in away
+    assert summary == "error: 1 of 2 studies could not be run: tiny_away"
+    assert "tiny (1 of 2)" in done.stdout
+    table = done.stdout[done.stdout.index("study  backbone") :].splitlines()
+    assert table[1].split()[:3] == ["tiny", "mobilenet_v3_small_minimalistic", "pictures"]
 
 
 def test_a_study_that_changed_is_refused(finished, run_cli, tiny):

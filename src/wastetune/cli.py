@@ -14,6 +14,8 @@ from wastetune import __version__
 from wastetune.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import optuna
 
     from wastetune.spec import StudySpec
@@ -113,7 +115,12 @@ def main() -> None:
 
 
 @main.command()
-@_study_option
+@click.option(
+    "--study",
+    required=True,
+    metavar="NAME|PATH|PATTERN",
+    help="A study's name, the path of its .toml file, or a pattern: all studies whose names match, one after another.",
+)
 @click.option(
     "--trials", type=click.IntRange(min=1), help="Finished trials the study shall have, in all runs together."
 )
@@ -155,17 +162,22 @@ def run(
 ) -> None:
     """Run a study: search, retrain the best configuration, report on the sealed test set.
 
-    Running it again goes on where it stopped, and computes nothing twice.
+    Running it again goes on where it stopped, and computes nothing twice. Of the studies of a pattern, one that
+    cannot run is told and the others go on; at the end stands the table of `wastetune compare`.
 
     \b
     Example:
       wastetune run --study mobilenet_small_trashnet --trials 30
       wastetune run --study my_study.toml --data ~/pictures --weights ~/weights --timeout 3600
       wastetune run --study inception_wid --workers 4
+      wastetune run --study 'inception_*' --trials 30
     """
+    from wastetune.spec import is_pattern, matching_studies
     from wastetune.terminal import open_terminal
 
-    spec, weights_folder = _load(study, trials=trials, seed=seed, weights=weights)
+    several = matching_studies(study) if is_pattern(study) else None
+    # One mistake is told before anything heavy is imported.
+    first = None if several else _load(study, trials=trials, seed=seed, weights=weights)
     if results.exists() and not results.is_dir():
         raise UserError(f"--results {results} is no folder; name a folder, or one to be made")
 
@@ -174,8 +186,10 @@ def run(
     from wastetune.run import Places, run_study
 
     terminal = open_terminal()
-    places = Places(storage, tracking_uri, results, folder, weights_folder)
-    try:
+
+    def run_one(name: str) -> bool:
+        spec, weights_folder = first or _load(name, trials=trials, seed=seed, weights=weights)
+        places = Places(storage, tracking_uri, results, folder, weights_folder)
         with heeded_interrupts():
             report = run_study(
                 spec,
@@ -186,18 +200,24 @@ def run(
                 workers=workers,
                 renew_after=renew_after,
             )
+        if report is not None:
+            terminal.say()
+            terminal.say(render_report(report))
+            written = "report.md, report.html, report.json, confusion_matrix.png, predictions.csv, split.csv, bundle/"
+            terminal.say(f"Written to {results / spec.name}: {written}")
+        return report is not None
+
+    try:
+        if several is None:
+            run_one(study)
+        else:
+            _run_each(several, run_one, results)
     except KeyboardInterrupt:
         click.echo(
             f"\nstopped; what is finished is kept. Go on with:\n  {_same_command(storage, tracking_uri)}",
             err=True,
         )
         leave(130)
-    if report is not None:
-        terminal.say()
-        terminal.say(render_report(report))
-        terminal.say(
-            f"Written to {results / spec.name}: report.md, report.json, confusion_matrix.png, split.csv, bundle/"
-        )
 
 
 @main.command()
@@ -283,6 +303,39 @@ def status(study: str, storage: str, watch: bool, as_json: bool) -> None:
             time.sleep(2)
         except KeyboardInterrupt:
             return
+
+
+@main.command()
+@click.argument("studies", metavar="[STUDY]...", nargs=-1)
+@_results_option
+@click.option(
+    "--output",
+    "-o",
+    "outputs",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    metavar="FILE",
+    help="Write the table to a .csv, .md or .html file as well; may be given several times.",
+)
+def compare(studies: tuple[str, ...], results: Path, outputs: tuple[Path, ...]) -> None:
+    """Put finished studies side by side, with what others have published for the same data.
+
+    Without names, all that have a report in the results folder; a name may be a pattern.
+
+    \b
+    Example:
+      wastetune compare
+      wastetune compare 'inception_*' --output table.md --output table.html
+    """
+    from wastetune.compare import check_suffix, compare_studies, render_text, write_table
+
+    for path in outputs:
+        check_suffix(path)
+    rows = compare_studies(results, studies)
+    click.echo(render_text(rows))
+    for path in outputs:
+        write_table(rows, path)
+        click.echo(f"Written to {path}")
 
 
 @main.command()
@@ -443,6 +496,25 @@ def sample(folder: Path, per_class: int, seed: int) -> None:
     from wastetune.data.sample import write_sample
 
     click.echo(f"{write_sample(folder, per_class=per_class, seed=seed)}: a data set of drawn pictures")
+
+
+def _run_each(names: tuple[str, ...], run_one: "Callable[[str], bool]", results: Path) -> None:
+    """Runs studies one after another and puts them side by side. UserError where some could not be run."""
+    from wastetune.compare import compare_studies, render_text
+
+    done, failed = [], []
+    for number, name in enumerate(names, start=1):
+        click.echo(f"\n{name} ({number} of {len(names)})")
+        try:
+            if run_one(name):
+                done.append(name)
+        except (UserError, OSError) as error:
+            click.echo(f"error: {name}: {error}", err=True)
+            failed.append(name)
+    if done:
+        click.echo(f"\n{render_text(compare_studies(results, done))}")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(names)} studies could not be run: {', '.join(failed)}")
 
 
 def _load(study: str, *, weights: str | None, **changes: object) -> "tuple[StudySpec, Path | None]":

@@ -77,6 +77,33 @@ def score_predictions(labels: NDArray[Any], probabilities: NDArray[Any], classes
     )
 
 
+def gain_intervals(labels: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any]) -> dict[str, tuple[float, float]]:
+    """95 % intervals of how much better `ours` is than `theirs` on the same pictures, for accuracy and macro F1.
+
+    labels: (n,) int; ours, theirs: (n, c) probabilities. Paired percentile bootstrap over pictures, seeded: what is
+    hard for both does not blur the difference.
+    """
+    for probabilities in (ours, theirs):
+        confusion_counts(labels, probabilities)  # says what does not fit
+    size, total = ours.shape[1], len(labels)
+    answers = (labels * size + ours.argmax(axis=1)) * size + theirs.argmax(axis=1)
+    cells, counts = np.unique(answers, return_counts=True)
+    drawn = np.random.default_rng(seed_for("gain", total)).multinomial(total, counts / total, size=RESAMPLES)
+
+    def matrices(predicted: NDArray[Any]) -> Counts:
+        table = np.zeros((RESAMPLES, size * size), np.int64)
+        for column, cell in enumerate(cells // size**2 * size + predicted):
+            table[:, cell] += drawn[:, column]
+        return table.reshape(-1, size, size)
+
+    first, second = matrices(cells // size % size), matrices(cells % size)
+    return {
+        name: (float(low), float(high))
+        for name, score in (("accuracy", _accuracy), ("f1_macro", _macro_f1))
+        for low, high in [np.percentile(score(first) - score(second), [2.5, 97.5])]
+    }
+
+
 def metric_value(metric: str, labels: NDArray[Any], probabilities: NDArray[Any]) -> float:
     """The one number a study maximises, by its name in the study file; cheap enough for every epoch.
 

@@ -1,7 +1,10 @@
 """What is known of a study when it is done, as one record of plain values: what `report.json` holds."""
 
 import platform
+import shlex
+from collections import Counter
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune.backbone import reachable_cuts
@@ -11,12 +14,15 @@ from wastetune.prepare import Prepared
 from wastetune.report import edge_findings
 from wastetune.runtime import choose_runtime
 from wastetune.space import bounds, searched_ranges
+from wastetune.spec import StudySpec
 from wastetune.storage import read_trials
+from wastetune.toml_file import named_files
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+_SIDES = ("train", "val", "test")
 _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 
 
@@ -33,6 +39,10 @@ def describe_study(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial
         "dataset": index.folder.resolve().name,
         "classes": list(setting.classes),
         "metric": setting.spec.metric,
+        "command": render_command(setting.spec),
+        "begun_with": prepared.fingerprint,
+        "class_counts": _class_counts(prepared),
+        "left_out": len(splits.left_out),
         "counts": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         "trials": {
             "complete": states.count("COMPLETE"),
@@ -46,6 +56,13 @@ def describe_study(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial
         "duplicates": sum(len(group) - 1 for group in duplicate_groups(index)),
         "contradictions": len(contradictions(index)),
     }
+
+
+def render_command(spec: StudySpec) -> str:
+    """What a person types to have this study again."""
+    by_name = named_files("studies").get(spec.name) == Path(spec.source)
+    words = ("wastetune", "run", "--study", spec.name if by_name else spec.source)
+    return shlex.join([*words, "--trials", str(spec.trials), "--seed", str(spec.seed)])
 
 
 def package_versions() -> dict[str, str]:
@@ -66,6 +83,13 @@ def count_seconds(study: "optuna.Study", preparing: float, retraining: float) ->
         "retrain": retraining,
     }
     return {name: round(value, 2) for name, value in {**parts, "total": sum(parts.values())}.items()}
+
+
+def _class_counts(prepared: Prepared) -> dict[str, dict[str, int]]:
+    """Class -> pictures on each side of the split."""
+    index, splits = prepared.index, prepared.splits
+    counts = {side: Counter(index.pictures[row].label for row in getattr(splits, side)) for side in _SIDES}
+    return {name: {side: counts[side][label] for side in _SIDES} for label, name in enumerate(index.classes)}
 
 
 def _reachable_ranges(setting: Setting) -> dict[str, tuple[float, float, bool]]:

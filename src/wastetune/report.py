@@ -12,12 +12,25 @@ from wastetune.plots import draw_confusion_matrix, shortened
 from wastetune.space import TrialConfig
 
 __all__ = [
+    "aligned",
+    "best_line",
+    "class_rows",
+    "data_facts",
     "draw_confusion_matrix",
     "edge_findings",
+    "findings",
+    "markdown_table",
+    "openings",
+    "problem_lines",
     "read_report",
+    "render_count",
+    "render_duration",
     "render_markdown",
     "render_report",
+    "render_title",
+    "render_value",
     "write_report",
+    "write_whole",
 ]
 
 WIDTH = 100
@@ -38,17 +51,17 @@ def render_report(report: Mapping[str, Any]) -> str:
     """The report as plain text for a terminal, at most 100 columns wide."""
     test, classes = report["test"], list(report["classes"])
     short = {name: shortened(name, 30) for name in classes}
-    rows = [(short.get(row[0], row[0]), *row[1:]) for row in _class_rows(test)]
-    table = _columns([COLUMNS, *rows])
+    rows = [(short.get(row[0], row[0]), *row[1:]) for row in class_rows(test)]
+    table = aligned([COLUMNS, *rows])
     config = _config_rows(report)
     parts = [
-        _wrapped([_title(report), report["question"]]),
-        _wrapped(_findings(report)),
+        _wrapped([render_title(report), report["question"]]),
+        _wrapped(findings(report)),
         [table[0], "", *table[1:-3], "", *table[-3:]],
         [_CONFUSION, *_confusion_lines(test["confusion_matrix"], list(short.values()))],
-        [*_wrapped([_best_line(report)]), *(f"  {line}" for line in _columns(config, left=3))],
+        [*_wrapped([best_line(report)]), *(f"  {line}" for line in aligned(config, left=3))],
         _wrapped(_facts(report)),
-        _wrapped(_problem_lines(report)),
+        _wrapped(problem_lines(report)),
     ]
     return "\n\n".join("\n".join(part) for part in parts if any(part)) + "\n"
 
@@ -58,18 +71,18 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     test, classes = report["test"], list(report["classes"])
     matrix = [(name, *map(str, row)) for name, row in zip(classes, test["confusion_matrix"], strict=True)]
     parts = [
-        [f"# {_title(report)}"],
+        [f"# {render_title(report)}"],
         [report["question"]],
-        [f"- {line}" for line in _findings(report)],
+        [f"- {line}" for line in findings(report)],
         ["## Scores on the test set"],
-        _markdown_table(COLUMNS, _class_rows(test)),
+        markdown_table(COLUMNS, class_rows(test)),
         [f"## {_CONFUSION}"],
         ["![Confusion matrix](confusion_matrix.png)"],
-        _markdown_table(("", *classes), matrix),
-        [f"## {_best_line(report)}"],
-        _markdown_table(("parameter", "value", ""), _config_rows(report)),
+        markdown_table(("", *classes), matrix),
+        [f"## {best_line(report)}"],
+        markdown_table(("parameter", "value", ""), _config_rows(report)),
         ["## How it was made"],
-        [f"- {line}" for line in [*_facts(report), *_problem_lines(report)]],
+        [f"- {line}" for line in [*_facts(report), *problem_lines(report)]],
     ]
     return "\n\n".join("\n".join(part) for part in parts if any(part)) + "\n"
 
@@ -89,9 +102,9 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     markdown = render_markdown(report)
     matrix, classes = report["test"]["confusion_matrix"], report["classes"]
-    _write(folder / "report.json", lambda path: path.write_text(text, encoding="utf-8"))
-    _write(folder / "report.md", lambda path: path.write_text(markdown, encoding="utf-8"))
-    _write(folder / "confusion_matrix.png", lambda path: draw_confusion_matrix(matrix, classes, path))
+    write_whole(folder / "report.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / "report.md", lambda path: path.write_text(markdown, encoding="utf-8"))
+    write_whole(folder / "confusion_matrix.png", lambda path: draw_confusion_matrix(matrix, classes, path))
 
 
 def edge_findings(
@@ -119,11 +132,12 @@ def edge_findings(
 _CONFUSION = "Confusion matrix (rows: true class, columns: predicted class)"
 
 
-def _title(report: Mapping[str, Any]) -> str:
+def render_title(report: Mapping[str, Any]) -> str:
+    """Study, backbone and data set in one line."""
     return f"{report['study']}: {report['backbone']} on {report['dataset']}"
 
 
-def _findings(report: Mapping[str, Any]) -> list[str]:
+def findings(report: Mapping[str, Any]) -> list[str]:
     """The answer in sentences: how good, how much better than the default, where the space was too small."""
     test, default = report["test"], report.get("default_test")
     metric = METRICS[report["metric"]]
@@ -139,8 +153,14 @@ def _findings(report: Mapping[str, Any]) -> list[str]:
             f"{name} {test[key]:.3f} against {default[key]:.3f} ({test[key] - default[key]:+.3f})"
             for name, key in dict.fromkeys([metric, METRICS["accuracy"]])
         )
-        doubt = "; the default lies inside the interval, so chance may explain the difference"
-        lines.append(f"Tuned against default: {gains}{doubt if low <= default[key] <= high else ''}.")
+        if span := report.get("gain", {}).get(key):
+            sure = f"; 95 % interval of the difference in {metric[0]} {span[0]:+.3f} to {span[1]:+.3f}"
+            doubt = f"{sure}, so chance may explain it" if span[0] <= 0 <= span[1] else sure
+        elif low <= default[key] <= high:
+            doubt = "; the default lies inside the interval, so chance may explain the difference"
+        else:
+            doubt = ""
+        lines.append(f"Tuned against default: {gains}{doubt}.")
     too_small = [edge["parameter"] for edge in report.get("edges", []) if edge.get("widen", True)]
     if too_small:
         lines.append(f"On a bound of the search space: {', '.join(too_small)}; a wider space may do better.")
@@ -152,7 +172,7 @@ def _with_interval(scores: Mapping[str, Any], key: str) -> str:
     return f"{scores[key]:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
-def _class_rows(scores: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def class_rows(scores: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The classification report as scikit-learn lays it out: classes, then accuracy and the two averages."""
     total = sum(one["support"] for one in scores["per_class"].values())
     rows = [
@@ -172,7 +192,7 @@ def _confusion_lines(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> l
         (str(number), name, *map(str, row))
         for number, (name, row) in enumerate(zip(names, matrix, strict=True), start=1)
     ]
-    lines = _columns([header, *rows], left=2)
+    lines = aligned([header, *rows], left=2)
     if max(map(len, lines)) <= WIDTH:
         return lines
     # Too many classes for a terminal: name the confusions that cost most.
@@ -188,10 +208,11 @@ def _confusion_lines(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> l
     ]
 
 
-def _best_line(report: Mapping[str, Any]) -> str:
+def best_line(report: Mapping[str, Any]) -> str:
+    """Which trial won, and how it was retrained."""
     best = report["best"]
     epochs = report.get("retrain", {}).get("epochs")
-    retrained = f"; retrained for {_count(epochs, 'epoch')}" if epochs else ""
+    retrained = f"; retrained for {render_count(epochs, 'epoch')}" if epochs else ""
     score = f"validation {METRICS[report['metric']][0]} {best['score']:.3f}"
     return f"Best configuration: trial {best['number']}, {score}{retrained}"
 
@@ -199,29 +220,36 @@ def _best_line(report: Mapping[str, Any]) -> str:
 def _config_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     edges = {edge["parameter"]: edge["bound"] for edge in report.get("edges", [])}
     return [
-        (key, _value(value), f"at the bound {_value(edges[key])} of its range" if key in edges else "")
+        (key, render_value(value), f"at the bound {render_value(edges[key])} of its range" if key in edges else "")
         for key, value in report["best"]["config"].items()
     ]
 
 
 def _facts(report: Mapping[str, Any]) -> list[str]:
     """Counts, times and versions, each a sentence."""
-    trials, counts, seconds = report["trials"], report["counts"], report["seconds"]
-    contradictions = report.get("contradictions", 0)
-    twice = f", {contradictions} in more than one class" if contradictions else ""
+    trials, seconds = report["trials"], report["seconds"]
     return [
         "Trials: " + ", ".join(f"{trials[state]} {state}" for state in ("complete", "pruned", "failed")) + ".",
-        f"Pictures: {counts['train']} train, {counts['val']} validation, {counts['test']} test; "
-        f"{_count(report.get('duplicates', 0), 'duplicate')}{twice}, "
-        f"{len(report.get('problems', []))} left out.",
-        "Time: " + ", ".join(f"{name} {_duration(spent)}" for name, spent in seconds.items()) + ".",
+        *data_facts(report),
+        "Time: " + ", ".join(f"{name} {render_duration(spent)}" for name, spent in seconds.items()) + ".",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
         f"Fingerprint: {report['fingerprint']}.",
-        *_openings(report.get("test_opened_for", [])),
+        *openings(report.get("test_opened_for", [])),
     ]
 
 
-def _openings(winners: Sequence[int]) -> list[str]:
+def data_facts(report: Mapping[str, Any]) -> list[str]:
+    """The pictures, in a sentence."""
+    counts, contradictions = report["counts"], report.get("contradictions", 0)
+    twice = f", {contradictions} in more than one class" if contradictions else ""
+    return [
+        f"Pictures: {counts['train']} train, {counts['val']} validation, {counts['test']} test; "
+        f"{render_count(report.get('duplicates', 0), 'duplicate')}{twice}, "
+        f"{len(report.get('problems', []))} left out."
+    ]
+
+
+def openings(winners: Sequence[int]) -> list[str]:
     """A word of warning where the test set was looked at for more than one winner."""
     if len(winners) < 2:
         return []
@@ -229,14 +257,15 @@ def _openings(winners: Sequence[int]) -> list[str]:
     return [f"The test set was opened {len(winners)} times, for trials {trials}: trust it a little less each time."]
 
 
-def _problem_lines(report: Mapping[str, Any], most: int = 20) -> list[str]:
+def problem_lines(report: Mapping[str, Any], most: int = 20) -> list[str]:
+    """The files that were left out, each with its reason."""
     problems = [f"Left out: {one['path']}: {one['what']}" for one in report.get("problems", [])]
     rest = len(problems) - most
     return problems[:most] + ([f"... and {rest} more, see report.json"] if rest > 0 else [])
 
 
-def _columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Aligned columns, the first `left` of them to the left, the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of aligned columns, the first `left` of them to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
@@ -247,8 +276,9 @@ def _columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     ]
 
 
-def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    ruler = ["---", *("---:" for _ in header[1:])]
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+    """The lines of a Markdown table, the first `left` columns to the left, the others to the right."""
+    ruler = ["---" if column < left else "---:" for column in range(len(header))]
     table = [header, ruler, *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
 
@@ -259,15 +289,18 @@ def _wrapped(lines: Iterable[str]) -> list[str]:
     ]
 
 
-def _count(number: int, noun: str) -> str:
+def render_count(number: int, noun: str) -> str:
+    """1 picture, 2 pictures."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _value(value: object) -> str:
+def render_value(value: object) -> str:
+    """A parameter's value in four digits; a dash where it has none."""
     return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
-def _duration(seconds: float) -> str:
+def render_duration(seconds: float) -> str:
+    """Seconds in the units that a person would use."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -283,7 +316,8 @@ def _is_limit(key: str, bound: float) -> bool:
     return bound in limits
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file whole or not at all; `write` is given the path to write to."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)

@@ -38,6 +38,7 @@ class Final:
     epochs: int
     scores: Scores
     probabilities: npt.NDArray[np.float32]  # (n, classes)
+    parameters: int  # of the whole model, trained or not
     largest_difference: float  # between assembled model and stored activations, in a probability
     seconds: float
 
@@ -82,12 +83,14 @@ def retrain(
             raise TrainingFailed(
                 f"the assembled model differs from the stored activations by {difference:.3g} in a probability"
             )
+        parameters = int(whole.count_params())
         keep(whole)
     return Final(
         config,
         epochs,
         score_predictions(sealed.labels, probabilities, setting.classes),
         probabilities,
+        parameters,
         difference,
         time.perf_counter() - started,
     )

@@ -15,10 +15,14 @@ from wastetune import database, storage, tracking
 from wastetune.bundle import MODEL_FILE, save_description, save_model
 from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
+from wastetune.history import read_history
 from wastetune.interrupts import heeded_interrupts
 from wastetune.launch import goes_on, parent_process, run_workers
-from wastetune.metrics import scores_dict
+from wastetune.metrics import gain_intervals, scores_dict
 from wastetune.mirroring import AllTrials, FinalReport, mirrored
+from wastetune.page.page import FILE as PAGE
+from wastetune.page.page import MISTAKES, write_page
+from wastetune.predictions import Predictions, confident_mistakes, read_predictions, write_predictions
 from wastetune.prepare import Prepared, prepare_study
 from wastetune.progress import render_found, render_trial
 from wastetune.record import count_seconds, describe_study, package_versions
@@ -215,7 +219,9 @@ def _finish(
     before = read_report(folder) if (folder / "bundle" / MODEL_FILE).exists() else None
     answered = (fingerprint, best.number, best.user_attrs["config"])
     if before and (before["fingerprint"], before["best"]["number"], before["best"]["config"]) == answered:
-        measured = {key: before[key] for key in ("test", "default_test", "retrain", "test_opened_for", "versions")}
+        # The last two came later than the others: a report may be without them.
+        kept = ("test", "default_test", "retrain", "test_opened_for", "versions", "gain", "model")
+        measured = {key: before[key] for key in kept if key in before}
         retrain_seconds = before["seconds"]["retrain"]
     else:
         terminal.say("retraining the default configuration and the winner on train + validation")
@@ -233,12 +239,21 @@ def _finish(
         beside = None if best.number == default.number else train_again(default, lambda model: None)
         winner = train_again(best, lambda model: save_model(folder / "bundle", model))
         beside = beside or winner
+        paths = tuple(prepared.index.pictures[row].path for row in prepared.splits.test)
+        said, by_default = winner.probabilities, beside.probabilities
+        write_predictions(Predictions(setting.classes, paths, test.labels, said, by_default.argmax(axis=1)), folder)
         measured = {
             "test": scores_dict(winner.scores),
             "default_test": scores_dict(beside.scores),
             "retrain": {"epochs": winner.epochs, "largest_difference": winner.largest_difference},
             "test_opened_for": opened,
             "versions": package_versions(),
+            "gain": gain_intervals(test.labels, said, by_default),
+            "model": {
+                "parameters": winner.parameters,
+                "trained": best.user_attrs.get("trainable_parameters"),
+                "bytes": (folder / "bundle" / MODEL_FILE).stat().st_size,
+            },
         }
         retrain_seconds = winner.seconds + (0.0 if beside is winner else beside.seconds)
     report = {
@@ -248,14 +263,23 @@ def _finish(
         "fingerprint": fingerprint,
     }
     if before and {**before, "seconds": None} == json.loads(json.dumps({**report, "seconds": None})):
+        if not (folder / PAGE).exists():
+            _write_page(before, study, prepared, folder)
         return before  # nothing is new, so not even the time it took to find that out
     write_report(report, folder)
+    _write_page(report, study, prepared, folder)
     save_description(
         folder / "bundle",
         {key: report[key] for key in ("study", "backbone", "dataset", "classes", "fingerprint", "versions", "test")}
         | {"input_size": prepared.setting.backbone.size, "config": report["best"]["config"]},
     )
     return report
+
+
+def _write_page(report: dict[str, Any], study: "optuna.Study", prepared: Prepared, folder: Path) -> None:
+    predictions = read_predictions(folder, report["classes"], report["test"]["confusion_matrix"])
+    mistakes = None if predictions is None else confident_mistakes(predictions, MISTAKES)
+    write_page(report, read_history(study), mistakes, prepared.index.folder, folder)
 
 
 def _data_source(prepared: Prepared) -> tracking.DataSource:

@@ -1,5 +1,6 @@
 """Reads studies/*.toml into frozen StudySpec values."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wastetune.errors import UserError
 from wastetune.toml_file import check_keys, explain, find_file, named_files, read_toml, shipped
 
-__all__ = ["StudySpec", "load_study", "shipped", "study_names"]
+__all__ = ["StudySpec", "is_pattern", "load_study", "matching_studies", "shipped", "study_names"]
 
 
 class StudySpec(BaseModel):
@@ -53,6 +54,19 @@ def load_study(name_or_path: str) -> StudySpec:
 def study_names() -> tuple[str, ...]:
     """The names `load_study` knows, sorted: the working directory's own studies and those shipped."""
     return tuple(sorted(named_files("studies")))
+
+
+def is_pattern(study: str) -> bool:
+    """Whether that stands for all studies whose names match it, such as 'inception_*'."""
+    return not study.endswith(".toml") and any(sign in study for sign in "*?[")
+
+
+def matching_studies(pattern: str) -> tuple[str, ...]:
+    """The names that `load_study` knows and that match, sorted. UserError where there is none."""
+    names = study_names()
+    if found := tuple(name for name in names if fnmatchcase(name, pattern)):
+        return found
+    raise UserError(f"No study's name matches {pattern!r}; known: {', '.join(names)}.")
 
 
 def _question(path: Path) -> str:
