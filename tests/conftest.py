@@ -29,6 +29,9 @@ OURS = (
     "MLFLOW_TRACKING_URI",
 )
 
+# As root, in a container, without a graphics card, and without asking anybody for anything.
+CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+
 SPACE = """\
 head_layers = { int = [0, 1], default = 0 }
 head_units = { int = [4, 8], default = 8, when = "head_layers > 0" }
@@ -202,6 +205,19 @@ def start_in():
         return subprocess.Popen(command, cwd=folder, text=True, env={**os.environ, **environment}, **pipes)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A Playwright Browser: headless, and the system's own Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need pip install '.[dev]'")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("there is no chromium, chromium-browser or google-chrome here")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=CHROMIUM)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
