@@ -7,8 +7,8 @@ READY = $(VENV)/ready
 .PHONY: demo test lint docs bench chaos clean
 
 demo: $(READY) demo/pictures  ## a small study on generated pictures, half a minute
-	$(BIN)/wastetune run --study demo --storage sqlite:///demo/wastetune.db \
-		--tracking-uri sqlite:///demo/mlruns/mlflow.db --results demo/results
+	$(BIN)/wastetune run --study demo
+	@echo "Look at it with:  $(BIN)/wastetune ui --study demo"
 
 demo/pictures: | $(READY)
 	$(BIN)/wastetune data sample demo/pictures --per-class 100
@@ -40,7 +40,7 @@ chaos: $(READY)  ## half an hour of killed workers and stopped databases
 	$(BIN)/python tests/chaos.py --minutes 15 --database sqlite
 	$(BIN)/python tests/chaos.py --minutes 15 --database postgresql
 
-clean:
+clean:  ## what make made but for studies: those are in wastetune.db, mlruns and results
 	rm -rf $(VENV) demo
 
 $(READY): pyproject.toml

@@ -16,15 +16,17 @@ ORDER = """
 errors interrupts patience locks database seeding terminal toml_file metrics spec parameters space
 data.archive data.sources data.layout data.looks data.picture data.index data.splits data.pixels data.sample
 architectures backbone runtime augment activations schedule head perceptron training bundle objective prepare storage
-lease tracking mirroring search worker launch retrain plots report record progress status run predict serve cli __main__
+sketches notes artifacts dashboard lease tracking registry mirroring search worker launch retrain plots report record
+progress status run ui predict serve cli __main__
 """
 ROOMS = ORDER.split()
 
 # Library -> the rooms that may import it, at whatever depth; for annotations alone (TYPE_CHECKING) any may.
 LIBRARIES = {
     "keras": "backbone runtime augment activations head training bundle predict",
-    "optuna": "space objective database storage search worker report",
-    "mlflow": "tracking",
+    "optuna": "space objective database storage artifacts search worker report",
+    "optuna_dashboard": "ui",
+    "mlflow": "tracking registry",
     "tensorflow": "runtime",
     "openvino": "runtime",
     "fastapi": "serve",
