@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 _MODEL = "wastetune.model"  # the sha256 of its file
+_LOGGED = "wastetune.logged_model"  # its id in MLflow, which a version does not tell
 _TEST = "wastetune.test_split"  # the sha256 of its test pictures and their classes
 _SCORES = {"macro_f1": "f1_macro"}  # metric -> its key in the report, where that is another
 
@@ -105,14 +107,17 @@ def _register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return client.create_model_version(
+    version = client.create_model_version(
         name,
         source=model.artifact_location,  # by its id, MLflow would look for it in the store that is the default
         run_id=model.source_run_id,
-        tags=tags,
+        tags=tags | {_LOGGED: model.model_id},
         description=f"{report['question'] or report['study']}\n\n{_usage(report)}",
         model_id=model.model_id,
     )
+    versions = json.dumps([{"name": name, "version": str(version.version)}])
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": versions})  # as MLflow's server does
+    return version
 
 
 def _save(path: Path, folder: Path, report: Mapping[str, Any], model_id: str) -> None:
@@ -121,18 +126,20 @@ def _save(path: Path, folder: Path, report: Mapping[str, Any], model_id: str) ->
     Without a signature: one would name a single type of pixels, and refuse the other of bytes and floats.
     """
     model = load_model(folder / "bundle")  # imports Keras, which mlflow.keras would do less quietly
-    import mlflow.keras
-    from mlflow.models import Model
-
-    logging.getLogger("mlflow.keras.save").setLevel(logging.ERROR)  # it misses the signature
     versions = report["versions"]
-    mlflow.keras.save_model(
-        model,
-        str(path),
-        mlflow_model=Model(model_id=model_id),
-        pip_requirements=[f"{package}=={versions[package]}" for package in ("keras", "tensorflow")],
-        metadata={"classes": list(report["classes"]), "study": report["study"], "config": report["best"]["config"]},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns of its own types
+        import mlflow.keras
+        from mlflow.models import Model
+
+        logging.getLogger("mlflow.keras.save").setLevel(logging.ERROR)  # it misses the signature
+        mlflow.keras.save_model(
+            model,
+            str(path),
+            mlflow_model=Model(model_id=model_id),
+            pip_requirements=[f"{package}=={versions[package]}" for package in ("keras", "tensorflow")],
+            metadata={"classes": list(report["classes"]), "study": report["study"], "config": report["best"]["config"]},
+        )
 
 
 def _usage(report: Mapping[str, Any]) -> str:
@@ -165,6 +172,6 @@ def _link_final(mirror: Mirror, version: "ModelVersion") -> None:
     from mlflow.entities import LoggedModelOutput
 
     run = find_final(mirror)
-    linked = run and run.outputs and any(each.model_id == version.model_id for each in run.outputs.model_outputs)
-    if run and version.model_id and not linked:
-        mirror.client.log_outputs(run.info.run_id, [LoggedModelOutput(version.model_id, 0)])
+    model = version.tags[_LOGGED]
+    if run and not (run.outputs and any(each.model_id == model for each in run.outputs.model_outputs)):
+        mirror.client.log_outputs(run.info.run_id, [LoggedModelOutput(model, 0)])

@@ -66,6 +66,9 @@ def served_study(
     An MLflow server that `tracking_uri` names is used as it is. Afterwards all that was started here is stopped.
     UserError for a port that is taken, a package that is missing, a server that does not start or ends by itself.
     """
+    for what, option, number in (("the dashboard", "--port", port), ("MLflow", "--mlflow-port", mlflow_port)):
+        if number:
+            _check_port(what, option, host, number)
     with contextlib.ExitStack() as stack:
         if urlsplit(tracking_uri).scheme in ("http", "https"):
             mlflow, child = tracking_uri.rstrip("/"), None
@@ -108,7 +111,6 @@ class _Child:
 @contextlib.contextmanager
 def _mlflow_server(uri: str, host: str, port: int) -> Iterator[_Child]:
     uri = quote_password(uri)
-    _check_port("MLflow", "--mlflow-port", host, port)
     environment = {
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,
@@ -162,8 +164,6 @@ def _dashboard_server(study: "optuna.Study", results: Path, host: str, port: int
     except ImportError as error:
         raise UserError(f"the Optuna dashboard is not installed ({error}); pip install optuna-dashboard") from error
     warnings.filterwarnings("ignore", module="optuna")  # each look at a young study would warn
-    if port:
-        _check_port("the dashboard", "--port", host, port)
     pictures = DrawnPictures(study, artifact_folder(study._storage), results)
     app = _guarded(wsgi(study._storage, artifact_store=pictures), host)
     try:
@@ -194,7 +194,7 @@ def _guarded(app: "WSGIApplication", host: str) -> "WSGIApplication":
 
 
 def _wait_for(address: str, child: _Child | None) -> None:
-    deadline = time.monotonic() + (_START if child else 10)
+    deadline = time.monotonic() + (_START if child else 0)
     while True:
         if child:
             child.check()
