@@ -31,6 +31,7 @@ bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTE
 	$(BIN)/python benchmarks/compare.py --space benchmarks/depth.toml --trials 2 --epochs 2 --epochs-per-trial 12
 	$(BIN)/python benchmarks/compare.py --space head --backbone resnet50 --trials 1 --epochs 1 --epochs-per-trial 25
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/notes.py
 	$(BIN)/python benchmarks/memory.py trials
 	$(BIN)/python benchmarks/memory.py pictures
 	$(BIN)/python benchmarks/pruning.py

@@ -25,7 +25,7 @@ def draw_learning_curve(history: Sequence[Mapping[str, Any]], best_epoch: int, m
         _panel(0, "training", numbers, [("loss", _ORANGE, loss)], best_epoch, floor=0.0),
         _panel(330, "validation", numbers, right, best_epoch),
     ]
-    return _svg(660, 250, "".join(panels))
+    return _svg(660, 308, "".join(panels))
 
 
 def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
@@ -73,8 +73,8 @@ def _panel(
     best_epoch: int,
     floor: float | None = None,
 ) -> str:
-    """One chart, 330 wide and 250 high, with its title and the names of its lines above."""
-    x0, y0, width, height = left + 46, 36.0, 266.0, 172.0
+    """One chart, 330 wide and 308 high, with its title and the names of its lines above."""
+    x0, y0, width, height = left + 46, 36.0, 266.0, 230.0
     values = [value for _, _, line in lines for value in line]
     low, high = min(values) if floor is None else floor, max(values)
     if not high > low:

@@ -36,7 +36,7 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 VIEW = "mlflow.sharedViewState."
 _COLUMNS = (
     "attributes.`Run Name`",
-    *(f"metrics.`{name}`" for name in ("best_score", "trainable_parameters")),
+    *(f"metrics.`{name}`" for name in ("best_score", "test_f1_macro", "trainable_parameters")),
     *(f"tags.`{name}`" for name in ("state", "cut")),
     *(
         f"params.`{name}`"
@@ -186,7 +186,7 @@ def open_mirror(
                 tags={**tags, _STUDY: study_id, _TRIAL: "study", "study": study, **({_NOTE: note} if note else {})},
             ).info.run_id
             _log_data(client, parent, data)
-        if not found or f"{VIEW}{study_id}" not in found.tags:
+        if not found or found.tags.get(f"{VIEW}{study_id}") != _view(study_id):
             client.set_experiment_tag(experiment, f"{VIEW}{study_id}", _view(study_id))
     return Mirror(client, experiment, study_id, parent, data, {**tags, "study": study}, alone)
 
