@@ -143,6 +143,14 @@ def test_a_folder_that_cannot_be_written_to_is_said_once_and_costs_pictures_alon
     assert said.startswith("what the dashboard shows of trials cannot be written")
 
 
+def test_a_trial_that_was_taken_away_meanwhile_is_no_news(study, caplog):
+    trial = storage.begin_trial(study, {}, {}, {"config": CONFIG})
+    storage.fail(trial, storage.LOST)
+    with caplog.at_level(logging.WARNING, "wastetune"):
+        Notes(study, "macro_f1", CLASSES).write(trial, CONFIG, ATTRS, pruned=False)
+    assert not caplog.records
+
+
 def test_a_note_that_fails_costs_no_trial(setting, tmp_path, monkeypatch, caplog):
     def broken(*arguments, **options):
         raise OSError("the disk is gone")

@@ -35,6 +35,8 @@ class Notes:
 
     def write(self, trial: InHand, config: Mapping[str, Any], attrs: Mapping[str, Any], *, pruned: bool) -> None:
         """Pictures and note of a trial that is about to be told, from its record. Nothing that goes wrong is raised."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
         try:
             with held_interrupts(), tempfile.TemporaryDirectory() as folder:
                 pictures = []
@@ -44,6 +46,8 @@ class Notes:
                     pictures.append((file.stem.replace("_", " "), upload(self._store, file, trial)))
                 note = render_trial_note(config, attrs, self._metric, self._classes, pictures, pruned=pruned)
                 _save(self._study, f"dashboard:{trial.id}:", note, version=1)
+        except UpdateFinishedTrialError:  # this process was taken for dead; nobody hears what it tells
+            return
         except Exception as error:  # a full disk, a database that is away
             self._say(error)
         if self._store.broken is not None:
