@@ -7,8 +7,8 @@ READY = $(VENV)/ready
 .PHONY: demo test lint docs bench chaos clean
 
 demo: $(READY) demo/pictures  ## a small study on generated pictures, half a minute
-	$(BIN)/wastetune run --study demo --storage sqlite:///demo/wastetune.db \
-		--tracking-uri sqlite:///demo/mlruns/mlflow.db --results demo/results
+	$(BIN)/wastetune run --study demo
+	@echo "Look at it with:  $(BIN)/wastetune ui --study demo"
 
 demo/pictures: | $(READY)
 	$(BIN)/wastetune data sample demo/pictures --per-class 100
@@ -31,6 +31,7 @@ bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTE
 	$(BIN)/python benchmarks/compare.py --space benchmarks/depth.toml --trials 2 --epochs 2 --epochs-per-trial 12
 	$(BIN)/python benchmarks/compare.py --space head --backbone resnet50 --trials 1 --epochs 1 --epochs-per-trial 25
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/notes.py
 	$(BIN)/python benchmarks/memory.py trials
 	$(BIN)/python benchmarks/memory.py pictures
 	$(BIN)/python benchmarks/pruning.py
@@ -40,7 +41,7 @@ chaos: $(READY)  ## half an hour of killed workers and stopped databases
 	$(BIN)/python tests/chaos.py --minutes 15 --database sqlite
 	$(BIN)/python tests/chaos.py --minutes 15 --database postgresql
 
-clean:
+clean:  ## what make made but for studies: those are in wastetune.db, mlruns and results
 	rm -rf $(VENV) demo
 
 $(READY): pyproject.toml

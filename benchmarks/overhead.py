@@ -16,7 +16,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from wastetune import database, objective, search, storage, worker
+from wastetune import dashboard, database, objective, search, storage, worker
 from wastetune.prepare import prepare_study
 from wastetune.spec import load_study
 from wastetune.terminal import open_terminal
@@ -27,6 +27,7 @@ PARTS = {
     "SQL: scores told": (storage, "report"),
     "pruner": (search, "is_hopeless"),
     "SQL: record left": (storage, "record"),
+    "note for the dashboard": (dashboard.Notes, "write"),
     "SQL: trial ended": (storage, "_finish"),
     "stored activations opened": (objective, "tuning_sets"),
 }

@@ -79,7 +79,7 @@ def load_backbone(
     they would otherwise learn the statistics of small batches (and Keras forgets `training=False` in `fit`).
     UserError for an unknown name and for weights that cannot be found, fetched or fitted.
     """
-    with _held_back_stderr():
+    with held_back_stderr():
         import keras
 
     row = find_architecture(name)
@@ -173,7 +173,7 @@ def activation_shape(backbone: Backbone, cut: Cut) -> tuple[int, ...]:
 
 
 @contextmanager
-def _held_back_stderr() -> Iterator[None]:
+def held_back_stderr() -> Iterator[None]:
     """Keeps what TensorFlow's C++ prints on being imported off the terminal, unless the import fails."""
     screen = os.dup(2)
     with tempfile.TemporaryFile() as held:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wastetune.backbone import Backbone, Cut, build_trunk
+from wastetune.backbone import Backbone, Cut, build_trunk, held_back_stderr
 
 MODEL_FILE = "model.keras"
 DESCRIPTION_FILE = "bundle.json"
@@ -26,6 +26,14 @@ def save_model(folder: Path, model: Any) -> None:
     temporary = folder / f"new-{MODEL_FILE}"
     model.save(temporary)
     temporary.replace(folder / MODEL_FILE)
+
+
+def load_model(folder: Path) -> Any:
+    """The whole model of a bundle, as Keras reads it."""
+    with held_back_stderr():
+        import keras
+
+    return keras.saving.load_model(folder / MODEL_FILE, compile=False)
 
 
 def save_description(folder: Path, description: Mapping[str, Any]) -> None:

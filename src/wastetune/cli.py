@@ -370,6 +370,68 @@ def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
         f"{found.study_name}: {changes.there + changes.copied} trials in MLflow, {changes.copied} of them copied now, "
         f"{changes.deleted} wrong ones deleted"
     )
+    if changes.model:
+        click.echo(changes.model)
+
+
+@main.command()
+@_study_option
+@_storage_option
+@_tracking_option
+@_results_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; neither asks for a password.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The dashboard's port. Left out: a free one.")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="MLflow's port. Left out: a free one.")
+@click.option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
+def ui(
+    study: str,
+    storage: str,
+    tracking_uri: str,
+    results: Path,
+    host: str,
+    port: int | None,
+    mlflow_port: int | None,
+    open_browser: bool,
+) -> None:
+    """Show a study: its trials in the Optuna dashboard, its runs and models in the MLflow UI. Ctrl-C stops both.
+
+    It may still be running. Each trial has a note there with its learning curve and its confusion matrix.
+
+    \b
+    Example:
+      wastetune ui --study mobilenet_small_trashnet
+      wastetune ui --study demo --port 8080 --mlflow-port 5000 --open
+    """
+    from wastetune.interrupts import heeded_interrupts
+
+    try:
+        with heeded_interrupts():
+            from wastetune.tracking import check_store
+            from wastetune.ui import served_study
+
+            found = _find_study(study, storage)
+            check_store(tracking_uri)
+            if host not in ("127.0.0.1", "localhost"):
+                click.echo(
+                    f"warning: neither asks for a password; whoever reaches {host} may change and delete this study",
+                    err=True,
+                )
+            with served_study(
+                found, tracking_uri, results, host=host, port=port or 0, mlflow_port=mlflow_port or 0
+            ) as (addresses, wait):
+                click.echo(f"Optuna dashboard  {addresses.dashboard}")
+                click.echo(f"MLflow            {addresses.mlflow}")
+                if not addresses.mirrored:
+                    click.echo(f"(MLflow has nothing of this study yet: wastetune sync --study {study})")
+                report = results / found.study_name / "report.html"
+                if report.is_file():
+                    click.echo(f"Report            {report.resolve().as_uri()}")
+                click.echo("Ctrl-C stops both")
+                for address in (addresses.dashboard, addresses.mlflow) if open_browser else ():
+                    click.launch(address)
+                wait()
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
 
 
 @main.command()

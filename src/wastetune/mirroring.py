@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from wastetune.registry import register_model
 from wastetune.terminal import Terminal
 from wastetune.tracking import Mirror, mirror_final, mirror_trials, render_reason, sync_trials
 
@@ -98,7 +99,7 @@ def _keep_up(box: _Box, open_store: Callable[[], Mirror], terminal: Terminal, ur
         box.lacking += _take_all(box.posted)
         try:
             mirror = mirror or open_store()
-            _copy(mirror, box.lacking, box.leaving.is_set)
+            _copy(mirror, box.lacking, box.leaving.is_set, terminal.say)
             box.lacking.clear()
         except Exception as error:  # whatever a database, a server or a network may raise
             if not said:
@@ -110,11 +111,13 @@ def _keep_up(box: _Box, open_store: Callable[[], Mirror], terminal: Terminal, ur
             box.closing.wait(_BETWEEN)
 
 
-def _copy(mirror: Mirror, items: list[Item], stop: Callable[[], bool]) -> None:
+def _copy(mirror: Mirror, items: list[Item], stop: Callable[[], bool], say: Callable[[str], None]) -> None:
     mirror_trials(mirror, (item for item in items if not isinstance(item, FinalReport | AllTrials)), stop)
     for item in items:
         if isinstance(item, FinalReport) and not stop():
             mirror_final(mirror, item.report, item.folder)
+            if registered := register_model(mirror, item.report, item.folder):
+                say(registered)
         elif isinstance(item, AllTrials) and not stop():
             sync_trials(mirror, item.trials)
 

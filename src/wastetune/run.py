@@ -6,13 +6,14 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune import database, storage, tracking
 from wastetune.bundle import MODEL_FILE, save_description, save_model
+from wastetune.dashboard import note_study
 from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
 from wastetune.history import read_history
@@ -26,6 +27,7 @@ from wastetune.predictions import Predictions, confident_mistakes, read_predicti
 from wastetune.prepare import Prepared, prepare_study
 from wastetune.progress import render_found, render_trial
 from wastetune.record import count_seconds, describe_study, package_versions
+from wastetune.registry import register_model
 from wastetune.report import read_report, write_report
 from wastetune.retrain import Final, retrain
 from wastetune.spec import StudySpec
@@ -120,6 +122,7 @@ def run_study(
             terminal.say("no trial with a score yet, so there is nothing to retrain")
         else:
             report = _finish(study, prepared, folder, terminal, preparing)
+            note_study(study, report, folder)
             post(FinalReport(report, folder))
         post(AllTrials(tuple(storage.read_trials(study))))
     return report
@@ -164,6 +167,7 @@ def sync_study(study: "optuna.Study", uri: str, results: Path) -> tracking.Chang
     folder = results / study.study_name
     if report := read_report(folder):
         tracking.mirror_final(mirror, report, folder)
+        changes = replace(changes, model=register_model(mirror, report, folder))
     return changes
 
 
@@ -178,6 +182,7 @@ def open_mirror_of(study: "optuna.Study", uri: str) -> tracking.Mirror:
         study_id=storage.recall(study, "id"),
         data=tracking.DataSource(**about["data"]),
         tags=about["tags"],
+        note=about["question"],
     )
 
 
@@ -191,6 +196,7 @@ def _join(prepared: Prepared, url: str, terminal: Terminal) -> "optuna.Study":
         tags = {"backbone": spec.backbone, "dataset": dataset, **package_versions()}
         about = {"question": spec.question, "metric": spec.metric, "data": asdict(_data_source(prepared)), "tags": tags}
         storage.remember(study, "about", about)
+        note_study(study)
     for number in storage.fail_lost(study):
         terminal.say(f"trial {number} was in the hands of a process that is gone: failed")
     return study

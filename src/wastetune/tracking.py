@@ -29,8 +29,20 @@ _STUDY = "wastetune.study_id"
 _TRIAL = "wastetune.trial"
 _REPORT = "wastetune.report"
 _PARENT = "mlflow.parentRunId"
+_NOTE = "mlflow.note.content"
 # Opens the experiment in MLflow's view of model training; it guesses at GenAI else.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
+# Under this tag of an experiment, and a study's id, MLflow finds the columns and the order of the study's runs.
+VIEW = "mlflow.sharedViewState."
+_COLUMNS = (
+    "attributes.`Run Name`",
+    *(f"metrics.`{name}`" for name in ("best_score", "test_f1_macro", "trainable_parameters")),
+    *(f"tags.`{name}`" for name in ("state", "cut")),
+    *(
+        f"params.`{name}`"
+        for name in ("learning_rate", "head_layers", "head_units", "dropout", "augmentation", "frozen_depth")
+    ),
+)
 # MLflow has no word for pruned; the tag `state` has.
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 _DATABASES = ("mysql", "sqlite", "postgresql", "mssql")
@@ -70,6 +82,7 @@ class Changes:
     copied: int
     deleted: int
     there: int
+    model: str | None = None  # what became of the model, if it was registered now
 
 
 def check_uri(uri: str) -> None:
@@ -99,6 +112,27 @@ def check_uri(uri: str) -> None:
         ) from error
 
 
+def check_store(uri: str) -> None:
+    """UserError for what can never be a store, for a file that is not there, and a database that does not answer."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    file = None
+    with contextlib.suppress(SQLAlchemyError):  # said by check_uri
+        file = _sqlite_file(uri) if _scheme(uri) == "sqlite" else None
+    if file is not None and not file.exists():
+        raise UserError(f"there is no MLflow store {file}; name another --tracking-uri, or make it: wastetune sync")
+    check_uri(uri)
+    if _scheme(uri) in _DATABASES:
+        try:
+            create_engine(quote_password(uri), poolclass=NullPool).connect().close()
+        except (SQLAlchemyError, OSError) as error:
+            raise UserError(
+                f"the MLflow store does not answer ({render_reason(error, uri)}); check --tracking-uri"
+            ) from error
+
+
 def render_reason(error: Exception, uri: str) -> str:
     """What went wrong with a store, in a line without its password."""
     line = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
@@ -107,13 +141,18 @@ def render_reason(error: Exception, uri: str) -> str:
     return line[:_SHOWN]
 
 
-def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: Mapping[str, str]) -> Mirror:
+def open_mirror(
+    uri: str, *, study: str, study_id: str, data: DataSource, tags: Mapping[str, str], note: str = ""
+) -> Mirror:
     """The study's place in an MLflow store: an experiment per data set, a parent run per study.
+
+    `note` is what MLflow shows as the description of the parent run, in Markdown.
 
     Takes seconds, for MLflow is imported and a new store gets its tables. Raises whatever a database, a server or
     a network may raise.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run on a server
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     from filelock import FileLock
@@ -143,10 +182,14 @@ def open_mirror(uri: str, *, study: str, study_id: str, data: DataSource, tags: 
             parent = min(runs, key=lambda run: (run.info.start_time, run.info.run_id)).info.run_id
         else:
             parent = client.create_run(
-                experiment, run_name=study, tags={**tags, _STUDY: study_id, _TRIAL: "study", "study": study}
+                experiment,
+                run_name=study,
+                tags={**tags, _STUDY: study_id, _TRIAL: "study", "study": study, **({_NOTE: note} if note else {})},
             ).info.run_id
             _log_data(client, parent, data)
-    return Mirror(client, experiment, study_id, parent, data, tags, alone)
+        if not found or found.tags.get(f"{VIEW}{study_id}") != _view(study_id):
+            client.set_experiment_tag(experiment, f"{VIEW}{study_id}", _view(study_id))
+    return Mirror(client, experiment, study_id, parent, data, {**tags, "study": study}, alone)
 
 
 def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callable[[], bool] = lambda: False) -> int:
@@ -221,6 +264,12 @@ def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> Non
         _copy_final(mirror, report, folder, digest)
 
 
+def find_final(mirror: Mirror) -> Any:
+    """The MLflow run of the report; None where there is none."""
+    query = f"tags.`{_STUDY}` = '{mirror.study_id}' and tags.`{_TRIAL}` = 'final'"
+    return next(iter(_search(mirror.client, mirror.experiment, query)), None)
+
+
 def _is_mirrored(trial: "FrozenTrial") -> bool:
     """Whether it ended; what was begun and never ran is nobody's news."""
     return trial.state.name in _STATUS and not is_void(trial)
@@ -234,7 +283,6 @@ def _copy_final(mirror: Mirror, report: Mapping[str, Any], folder: Path, digest:
         _TRIAL: "final",
         _REPORT: digest,
         _PARENT: mirror.parent,
-        "study": report["study"],
     }
     run = client.create_run(mirror.experiment, run_name=f"{report['study']} final", tags=tags).info.run_id
     scores = [
@@ -251,6 +299,17 @@ def _copy_final(mirror: Mirror, report: Mapping[str, Any], folder: Path, digest:
     best += [(f"test_{key}", report["test"][key], 0) for key in ("accuracy", "f1_macro")]
     _log(client, mirror.parent, params={}, metrics=best)
     client.set_terminated(mirror.parent)
+
+
+def _view(study_id: str) -> str:
+    """How MLflow's page shows a study: its runs alone, the best first."""
+    state = {
+        "searchFilter": f"tags.`{_STUDY}` = '{study_id}'",
+        "orderByKey": "metrics.`best_score`",
+        "orderByAsc": False,
+        "selectedColumns": _COLUMNS,
+    }
+    return json.dumps(state)
 
 
 def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:

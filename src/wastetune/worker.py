@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune import search, storage
 from wastetune.backbone import TOP, nearest_cut
+from wastetune.dashboard import Notes
 from wastetune.errors import UserError
 from wastetune.lease import Lease, leased
 from wastetune.objective import Bar, Setting, choose_config, run_trial, trial_seed
@@ -62,6 +63,7 @@ def run_worker(
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     memory = search.open_memory(epochs=int(bounds(setting.space, "epochs")[1]))
+    notes = Notes(study, setting.spec.metric, setting.classes)
     failures = models = 0
     with _handing_back(study), leased(study, parent) as lease:
         while True:
@@ -83,7 +85,7 @@ def run_worker(
                 storage.fail(begun.trial, reason, void=True)
                 lease.hold(None)
                 continue
-            ended = _run_one(begun, lease, memory, setting, bar, check)
+            ended = _run_one(begun, lease, memory, setting, notes, bar, check)
             lease.hold(None)
             on_trial(ended)
             failures = failures + 1 if ended.state.name == "FAIL" and not _was_taken(ended) else 0
@@ -121,7 +123,13 @@ def _begin(
 
 
 def _run_one(
-    begun: _Begun, lease: Lease, memory: Memory, setting: Setting, bar: Bar, check: Callable[[], None]
+    begun: _Begun,
+    lease: Lease,
+    memory: Memory,
+    setting: Setting,
+    notes: Notes,
+    bar: Bar,
+    check: Callable[[], None],
 ) -> "FrozenTrial":
     """A trial that has begun, to what it comes to."""
     trial, config = begun.trial, begun.proposal.config
@@ -141,18 +149,17 @@ def _run_one(
 
     try:
         result = run_trial(config, trial.number, setting, bar, on_epoch)
-        storage.record(
-            trial,
-            {
-                "history": history,
-                "seed": trial_seed(setting, trial.number),
-                "best_epoch": result.fit.best.number,
-                "val_accuracy": result.fit.best.accuracy,
-                "confusion_matrix": result.confusion_matrix,
-                "trainable_parameters": result.trainable_parameters,
-                "activation_seconds": result.activation_seconds,
-            },
-        )
+        attrs = {
+            "history": history,
+            "seed": trial_seed(setting, trial.number),
+            "best_epoch": result.fit.best.number,
+            "val_accuracy": result.fit.best.accuracy,
+            "confusion_matrix": result.confusion_matrix,
+            "trainable_parameters": result.trainable_parameters,
+            "activation_seconds": result.activation_seconds,
+        }
+        storage.record(trial, attrs)
+        notes.write(trial, config.model_dump(), attrs, pruned=pruned)
         return storage.prune(trial) if pruned else storage.complete(trial, result.fit.best.score)
     except UserError:  # not of this configuration's making
         raise
