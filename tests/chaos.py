@@ -282,7 +282,7 @@ class Arena:
             subprocess.run(command, check=True, env={**os.environ, "WASTETUNE_STORAGE": self.url}, cwd=self.folder)
         client = MlflowClient(self.tracking)
         (experiment,) = (each for each in client.search_experiments() if each.name == "pictures")
-        query = f"tags.study = '{self.study.stem}'"
+        query = f"tags.study = '{self.study.stem}' and tags.`wastetune.trial` = 'study'"
         (parent,) = client.search_runs([experiment.experiment_id], query)
         runs = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
         names = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
