@@ -55,7 +55,9 @@ def main(folder: Path) -> None:
 
     trials = wastetune.load_trials("small", storage=storage).sort_values("score", ascending=False)
     print("\nThe best trials:")
-    print(trials[["number", "state", "score", "seconds", "head_layers", "learning_rate"]].head(3).to_string(index=False))
+    print(
+        trials[["number", "state", "score", "seconds", "head_layers", "learning_rate"]].head(3).to_string(index=False)
+    )
 
     unseen = write_sample(folder / "unseen", classes=("bottle", "leaf"), per_class=5, size=64, seed=1)
     said = wastetune.predict(folder / "results" / "small" / "bundle", unseen)
