@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_every_key_of_a_file_is_explained_with_its_default(heading, model, keys)
             if field.is_required() or field.default is None:
                 assert value in (None, "the backbone's"), name
             else:
-                assert value.strip('`"') in (str(field.default).lower(), f"{field.default:g}"), name
+                assert tomllib.loads(f"told = {value.strip('`')}")["told"] == field.default, name
 
 
 def test_every_backbone_and_known_data_set_is_named():
