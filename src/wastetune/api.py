@@ -36,7 +36,8 @@ def run_study(
     """The report of a study, run up to its number of trials, as `wastetune run` does: again goes on where it stopped.
 
     `study` is a name or the path of a .toml file; `trials` is in all runs together, `timeout` in seconds. The report
-    is what stands in report.json, and that and the rest lie in `results`. `quiet` keeps this process, not its workers, from printing what happens.
+    is what stands in report.json, and that and the rest lie in `results`. `quiet` keeps this process, not its workers,
+    from printing what happens.
 
     Raises UserError for what is wrong, in one sentence, and where no trial has a score yet. On Ctrl-C what is finished
     is kept.
