@@ -13,21 +13,22 @@ SOURCE = Path(wastetune.__file__).parent
 
 # The one place where the order stands. A room listed but not built yet is fine; a file not listed is not.
 ORDER = """
-errors interrupts patience locks database seeding terminal toml_file metrics spec parameters space
+errors places interrupts patience locks database seeding terminal toml_file metrics spec parameters space
 data.archive data.sources data.layout data.looks data.picture data.index data.splits data.pixels data.sample
 architectures backbone runtime augment activations schedule head perceptron training bundle objective prepare storage
 sketches notes artifacts dashboard lease tracking registry mirroring search worker launch retrain plots report record
 history published predictions page.scales page.charts page.standing page.figures page.thumbnails page.page compare
-progress status run ui predict serve cli __main__
+progress status run ui predictor serve api cli __main__
 """
 ROOMS = ORDER.split()
 
 # Library -> the rooms that may import it, at whatever depth; for annotations alone (TYPE_CHECKING) any may.
 LIBRARIES = {
-    "keras": "backbone runtime augment activations head training bundle predict",
+    "keras": "backbone runtime augment activations head training bundle predictor",
     "optuna": "space objective database storage artifacts dashboard search worker history report",
     "optuna_dashboard": "ui",
     "mlflow": "tracking registry",
+    "pandas": "api",
     "tensorflow": "runtime",
     "openvino": "runtime",
     "fastapi": "serve",

@@ -1,9 +1,20 @@
 """What is written about wastetune is true of it."""
 
+import re
 import runpy
+import tomllib
 from pathlib import Path
 
+import pytest
+
+import wastetune
+from wastetune.architectures import BACKBONES
+from wastetune.data.sources import SOURCES
+from wastetune.space import TrialConfig
+from wastetune.spec import StudySpec
+
 DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
 def test_the_command_reference_is_that_of_the_command_line():
@@ -16,3 +27,87 @@ def test_every_command_has_an_example():
     sections = page.split("\n## ")[1:]
     assert len(sections) >= 8
     assert [section.splitlines()[0] for section in sections if "Example:" not in section] == []
+
+
+@pytest.mark.parametrize(
+    ("heading", "model", "keys"),
+    [
+        ("A study", StudySpec, set(StudySpec.model_fields) - {"name", "source", "question"}),
+        ("A space", TrialConfig, set(TrialConfig.model_fields)),
+    ],
+    ids=["studies", "spaces"],
+)
+def test_every_key_of_a_file_is_explained_with_its_default(heading, model, keys):
+    rows = table(section("studies.md", heading))
+    names = [re.findall(r"`(\w+)`", row[0]) for row in rows]
+    assert {name for group in names for name in group} == keys
+    for group, row in zip(names, rows, strict=True):
+        assert row[-1], f"{group} has no explanation"
+        told = [word.strip() for word in row[1].split(",")] if row[1] else [None] * len(group)
+        for name, value in zip(group, told, strict=True):
+            field = model.model_fields[name]
+            if field.is_required() or field.default is None:
+                assert value in (None, "the backbone's"), name
+            else:
+                assert tomllib.loads(f"told = {value.strip('`')}")["told"] == field.default, name
+
+
+def test_every_backbone_and_known_data_set_is_named():
+    studies, datasets = (read(DOCS / name) for name in ("studies.md", "datasets.md"))
+    assert [name for name in BACKBONES if f"`{name}`" not in studies] == []
+    for source in SOURCES:
+        (row,) = [row for row in table(datasets) if row[0] == f"`{source.name}`"]
+        assert row[2] == f"{source.total:,}, {len(source.classes)}"
+
+
+def test_every_name_that_python_gets_is_explained():
+    rows = table(read(DOCS / "python.md"))
+    assert {re.match(r"`(\w+)", row[0])[1] for row in rows} == set(wastetune.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", without_code(page))
+    for link in links:
+        if re.match(r"\w+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there), link
+
+
+def test_every_page_is_linked_from_another():
+    linked = {
+        (page.parent / link).resolve()
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)#\s]+)", without_code(page))
+        if not re.match(r"\w+:", link)
+    }
+    unlinked = [page.name for page in PAGES[1:] if page.resolve() not in linked]
+    assert unlinked == []
+
+
+def read(page):
+    return page.read_text(encoding="utf-8")
+
+
+def without_code(page):
+    return re.sub(r"^```.*?^```", "", read(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def section(page, heading):
+    return read(DOCS / page).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def table(text):
+    """The cells of all rows of all tables, without their headers."""
+    rows = re.findall(r"^\|(.*)\|$(?!\n\| ---)", text, flags=re.MULTILINE)
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)] for row in rows]
+    return [row for row in cells if not set("".join(row)) <= set("-: ")]
+
+
+def anchors(page):
+    """The headings of a page as GitHub links to them."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,3 +1,24 @@
 """Hyperparameter-optimisation studies of transfer learning on image folders."""
 
+from typing import TYPE_CHECKING
+
+from wastetune.errors import UserError
+
+if TYPE_CHECKING:
+    from wastetune.api import load_report, load_trials, predict, run_study
+
 __version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "load_report", "load_trials", "predict", "run_study"]
+
+
+def __getattr__(name: str) -> object:
+    """What is in `__all__`, imported when it is first asked for: `import wastetune` stays light."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from wastetune import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wastetune.backbone import Backbone, Cut, build_trunk, held_back_stderr
+from wastetune.errors import UserError
 
 MODEL_FILE = "model.keras"
 DESCRIPTION_FILE = "bundle.json"
@@ -41,3 +42,19 @@ def save_description(folder: Path, description: Mapping[str, Any]) -> None:
     temporary = folder / f"new-{DESCRIPTION_FILE}"
     temporary.write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
     temporary.replace(folder / DESCRIPTION_FILE)
+
+
+def load_description(folder: Path) -> dict[str, Any]:
+    """What the model of a bundle is. UserError where the folder is no bundle."""
+    file = folder / DESCRIPTION_FILE
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{folder} is no bundle ({error.strerror}: {file}); name the folder `bundle` in a study's results"
+        ) from None
+    except ValueError:
+        description = None
+    if not isinstance(description, dict) or not description.keys() >= {"classes", "input_size"}:
+        raise UserError(f"{file} is damaged; delete {folder} and run the study again, which writes it anew")
+    return description

@@ -1,8 +1,6 @@
 """The commands."""
 
 import json
-import logging
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,25 +10,21 @@ import click
 
 from wastetune import __version__
 from wastetune.errors import UserError
+from wastetune.places import DATA, RESULTS, STORAGE, TRACKING, WEIGHTS, Places, check_results
+from wastetune.terminal import hush_tensorflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import optuna
 
-    from wastetune.spec import StudySpec
-
-STORAGE = "sqlite:///wastetune.db"
-TRACKING = "sqlite:///mlruns/mlflow.db"
-
-
 _data_option = click.option(
     "--data",
     "folder",
     type=click.Path(path_type=Path),
-    default=Path("data"),
+    default=Path(DATA.value),
     show_default=True,
-    envvar="WASTETUNE_DATA",
+    envvar=DATA.variable,
     metavar="FOLDER",
     help="A folder of data sets.",
 )
@@ -41,30 +35,30 @@ _study_option = click.option(
 )
 _storage_option = click.option(
     "--storage",
-    default=STORAGE,
-    envvar="WASTETUNE_STORAGE",
+    default=STORAGE.value,
+    envvar=STORAGE.variable,
     show_default=True,
     metavar="URL",
     help="The study database.",
 )
 _tracking_option = click.option(
     "--tracking-uri",
-    default=TRACKING,
-    envvar="MLFLOW_TRACKING_URI",
+    default=TRACKING.value,
+    envvar=TRACKING.variable,
     show_default=True,
     metavar="URI",
     help="The MLflow store.",
 )
 _weights_option = click.option(
     "--weights",
-    envvar="WASTETUNE_WEIGHTS",
+    envvar=WEIGHTS.variable,
     metavar="FOLDER|FILE|none",
     help="A folder of weights files, searched before Keras's download; a file; or none.",
 )
 _results_option = click.option(
     "--results",
     type=click.Path(path_type=Path),
-    default=Path("results"),
+    default=Path(RESULTS.value),
     show_default=True,
     metavar="FOLDER",
     help="Where reports and models go.",
@@ -108,10 +102,7 @@ def main() -> None:
       wastetune data sample demo/pictures
       wastetune run --study demo
     """
-    # TensorFlow reads these when it is imported, and would fill the screen.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each trial is a new model, which it takes for a mistake
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    hush_tensorflow()
 
 
 @main.command()
@@ -172,23 +163,22 @@ def run(
       wastetune run --study inception_wid --workers 4
       wastetune run --study 'inception_*' --trials 30
     """
-    from wastetune.spec import is_pattern, matching_studies
+    from wastetune.spec import changed_study, is_pattern, matching_studies
     from wastetune.terminal import open_terminal
 
     several = matching_studies(study) if is_pattern(study) else None
     # One mistake is told before anything heavy is imported.
-    first = None if several else _load(study, trials=trials, seed=seed, weights=weights)
-    if results.exists() and not results.is_dir():
-        raise UserError(f"--results {results} is no folder; name a folder, or one to be made")
+    first = None if several else changed_study(study, trials=trials, seed=seed, weights=weights)
+    check_results(results)
 
     from wastetune.interrupts import heeded_interrupts, leave
     from wastetune.report import render_report
-    from wastetune.run import Places, run_study
+    from wastetune.run import run_study
 
     terminal = open_terminal()
 
     def run_one(name: str) -> bool:
-        spec, weights_folder = first or _load(name, trials=trials, seed=seed, weights=weights)
+        spec, weights_folder = first or changed_study(name, trials=trials, seed=seed, weights=weights)
         places = Places(storage, tracking_uri, results, folder, weights_folder)
         with heeded_interrupts():
             report = run_study(
@@ -256,10 +246,11 @@ def worker(
     try:
         with heeded_interrupts() as check:
             from wastetune.launch import parent_process, renew_process
-            from wastetune.run import Places, run_one_worker
+            from wastetune.run import run_one_worker
+            from wastetune.spec import changed_study
             from wastetune.terminal import open_terminal
 
-            spec, weights_folder = _load(study, seed=seed, weights=weights)
+            spec, weights_folder = changed_study(study, seed=seed, weights=weights)
             places = Places(storage, "", Path(), folder, weights_folder)
             terminal = open_terminal(bars=parent_process() is None)
             try:
@@ -579,23 +570,13 @@ def _run_each(names: tuple[str, ...], run_one: "Callable[[str], bool]", results:
         raise UserError(f"{len(failed)} of {len(names)} studies could not be run: {', '.join(failed)}")
 
 
-def _load(study: str, *, weights: str | None, **changes: object) -> "tuple[StudySpec, Path | None]":
-    """A study with what the command line changes of it, and the folder of weights, if it names one."""
-    from wastetune.spec import load_study
-
-    folder = Path(weights) if weights and Path(weights).is_dir() else None
-    if weights and folder is None:
-        changes["weights"] = weights
-    spec = load_study(study)
-    return spec.model_copy(update={key: value for key, value in changes.items() if value is not None}), folder
-
-
 def _find_study(study: str, url: str) -> "optuna.Study":
     """A study in its database, by its name or by the path of its file."""
     from wastetune.database import open_storage
+    from wastetune.spec import study_name
     from wastetune.storage import find_study
 
-    return find_study(open_storage(url), Path(study).stem if study.endswith(".toml") else study)
+    return find_study(open_storage(url), study_name(study))
 
 
 def _list_all(what: str, lines: list[str]) -> None:

@@ -32,6 +32,7 @@ class TrialRecord:
     epochs: Sequence[Mapping[str, float]]  # number, loss, score, accuracy, seconds
     best_epoch: int | None
     failure: str
+    cut: str | None = None  # what was frozen: all below this block
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,18 @@ class History:
 
 def read_history(study: "optuna.Study") -> History:
     """The search so far."""
-    trials = [trial for trial in read_trials(study) if trial.state.name in _STATES and not is_void(trial)]
+    trials = _ended(study)
     ranges = {key: drawn for trial in trials for key, drawn in trial.distributions.items()}
     return History(
         tuple(_record(trial) for trial in trials),
         {key: _searched(drawn) for key, drawn in ranges.items()},
         rank_parameters(study),
     )
+
+
+def read_records(study: "optuna.Study") -> tuple[TrialRecord, ...]:
+    """Its trials alone, by number."""
+    return tuple(_record(trial) for trial in _ended(study))
 
 
 def rank_parameters(study: "optuna.Study") -> dict[str, float]:
@@ -83,6 +89,10 @@ def rank_parameters(study: "optuna.Study") -> dict[str, float]:
     return shares if len(shares) == 1 or max(shares.values(), default=0) > min(shares.values(), default=0) else {}
 
 
+def _ended(study: "optuna.Study") -> "list[FrozenTrial]":
+    return [trial for trial in read_trials(study) if trial.state.name in _STATES and not is_void(trial)]
+
+
 def _record(trial: "FrozenTrial") -> TrialRecord:
     attrs = trial.user_attrs
     told = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
@@ -99,6 +109,7 @@ def _record(trial: "FrozenTrial") -> TrialRecord:
         epochs=attrs.get("history", ()),
         best_epoch=attrs.get("best_epoch"),
         failure=attrs.get("failure", ""),
+        cut=attrs.get("cut"),
     )
 
 

@@ -14,7 +14,7 @@ from wastetune.metrics import confusion_counts
 
 FILE = "predictions.csv"
 _COLUMNS = ("path", "split", "true", "predicted", "predicted by default")
-_PROBABILITY = "probability of "
+PROBABILITY = "probability of "  # and the class: a column each
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def write_predictions(predictions: Predictions, folder: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     classes = predictions.classes
-    writer.writerow([*_COLUMNS, *(_PROBABILITY + name for name in classes)])
+    writer.writerow([*_COLUMNS, *(PROBABILITY + name for name in classes)])
     for path, label, row, other in zip(
         predictions.paths, predictions.labels, predictions.probabilities, predictions.by_default, strict=True
     ):
@@ -68,7 +68,7 @@ def read_predictions(
             tuple(classes),
             tuple(row["path"] for row in rows),
             np.array([place[row["true"]] for row in rows], np.int64),
-            np.array([[float(row[_PROBABILITY + name]) for name in classes] for row in rows], np.float32),
+            np.array([[float(row[PROBABILITY + name]) for name in classes] for row in rows], np.float32),
             np.array([place[row["predicted by default"]] for row in rows], np.int64),
         )
         counts = confusion_counts(found.labels, found.probabilities)

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from wastetune.metrics import gain_intervals, scores_dict
 from wastetune.mirroring import AllTrials, FinalReport, mirrored
 from wastetune.page.page import FILE as PAGE
 from wastetune.page.page import MISTAKES, write_page
+from wastetune.places import Places
 from wastetune.predictions import Predictions, confident_mistakes, read_predictions, write_predictions
 from wastetune.prepare import Prepared, prepare_study
 from wastetune.progress import render_found, render_trial
@@ -38,17 +39,6 @@ from wastetune.worker import run_worker
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a run finds and leaves things."""
-
-    storage: str
-    tracking_uri: str
-    results: Path
-    data: Path | None  # a folder of data sets
-    weights: Path | None  # a folder of weights files
 
 
 def run_study(

@@ -9,7 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wastetune.errors import UserError
 from wastetune.toml_file import check_keys, explain, find_file, named_files, read_toml, shipped
 
-__all__ = ["StudySpec", "is_pattern", "load_study", "matching_studies", "shipped", "study_names"]
+__all__ = [
+    "StudySpec",
+    "changed_study",
+    "is_pattern",
+    "load_study",
+    "matching_studies",
+    "shipped",
+    "study_name",
+    "study_names",
+]
 
 
 class StudySpec(BaseModel):
@@ -49,6 +58,27 @@ def load_study(name_or_path: str) -> StudySpec:
         return StudySpec.model_validate(fixed | values)
     except ValidationError as error:
         raise UserError(explain(StudySpec, str(path), error)) from error
+
+
+def changed_study(name_or_path: str, *, weights: str | None = None, **changes: object) -> tuple[StudySpec, Path | None]:
+    """That study with some keys changed for this time, and the folder of weights, if `weights` names one.
+
+    What is None stays as the file has it. Raises UserError as `load_study` does, and for a value that is not allowed.
+    """
+    folder = Path(weights) if weights and Path(weights).is_dir() else None
+    if weights and folder is None:
+        changes["weights"] = weights
+    spec = load_study(name_or_path)
+    values = {key: value for key, value in changes.items() if value is not None}
+    try:
+        return StudySpec.model_validate(spec.model_dump() | values), folder
+    except ValidationError as error:
+        raise UserError(explain(StudySpec, f"study {spec.name!r}", error)) from error
+
+
+def study_name(name_or_path: str) -> str:
+    """What the study is called in its database and its results folder."""
+    return Path(name_or_path).stem if name_or_path.endswith(".toml") else name_or_path
 
 
 def study_names() -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """What a person sees while a study runs: lines, and bars where the output is a terminal."""
 
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,8 +54,15 @@ class Terminal:
             self.say(f"{what}: {done:,} images, {rate():.0f} images/s")
 
 
-def open_terminal(*, bars: bool = True) -> Terminal:
-    """The standard output; without bars where several processes share it."""
+def open_terminal(*, bars: bool = True, quiet: bool = False) -> Terminal:
+    """The standard output; without bars where several processes share it, and `quiet` where nobody is to read it."""
     from rich.console import Console
 
-    return Terminal(Console(force_terminal=None if bars else False))
+    return Terminal(Console(force_terminal=None if bars and not quiet else False, quiet=quiet))
+
+
+def hush_tensorflow() -> None:
+    """Keeps TensorFlow, not yet imported, from filling the screen; Keras runs on it, unless KERAS_BACKEND says else."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each trial is a new model, which it takes for a mistake

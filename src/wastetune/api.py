@@ -1,0 +1,147 @@
+"""wastetune from Python: run a study, load its report and its trials, predict. `import wastetune` offers these.
+
+Each argument is the command line's option of that name, with the same default and the same environment variable; the
+messages name it as the command line does.
+"""
+
+from collections.abc import Iterable, Iterator
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wastetune.errors import UserError
+from wastetune.places import DATA, RESULTS, STORAGE, TRACKING, WEIGHTS, Places, check_results
+from wastetune.terminal import hush_tensorflow, open_terminal
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["load_report", "load_trials", "predict", "run_study"]
+
+
+def run_study(
+    study: str | Path,
+    *,
+    trials: int | None = None,
+    seed: int | None = None,
+    timeout: float | None = None,
+    workers: int | None = None,
+    data: str | Path | None = None,
+    weights: str | Path | None = None,
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    results: str | Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """The report of a study, run up to its number of trials, as `wastetune run` does: again goes on where it stopped.
+
+    `study` is a name or the path of a .toml file; `trials` is in all runs together, `timeout` in seconds. The report
+    is what stands in report.json, and that and the rest lie in `results`. `quiet` keeps this process, not its workers,
+    from printing what happens.
+
+    Raises UserError for what is wrong, in one sentence, and where no trial has a score yet. On Ctrl-C what is finished
+    is kept.
+    """
+    if timeout is not None and not timeout > 0:
+        raise UserError(f"timeout is {timeout}, but must be a number of seconds above 0, or None")
+    if workers is not None and workers < 0:
+        raise UserError(f"workers is {workers}, but must be 0 or more, or None for this process alone")
+    hush_tensorflow()
+    from wastetune.spec import changed_study
+
+    named = WEIGHTS.unless(weights) or None
+    spec, weights_folder = changed_study(str(study), weights=named, trials=trials, seed=seed)
+    places = Places(
+        storage=STORAGE.unless(storage),
+        tracking_uri=TRACKING.unless(tracking_uri),
+        results=Path(RESULTS.unless(results)),
+        data=Path(DATA.unless(data)),
+        weights=weights_folder,
+    )
+    check_results(places.results)
+    from wastetune import run
+
+    report = run.run_study(spec, places, open_terminal(quiet=quiet), timeout=timeout, workers=workers)
+    if report is None:
+        raise UserError(f"study {spec.name!r} has no trial with a score yet, so there is no report; run it again")
+    return report
+
+
+def load_report(study: str | Path, *, results: str | Path | None = None) -> dict[str, Any]:
+    """The report of a finished study: what stands in results/<study>/report.json.
+
+    `test` holds the scores on the test set and their 95 % intervals, `best` the winning trial and its configuration.
+    UserError where there is none.
+    """
+    from wastetune.report import read_report
+    from wastetune.spec import study_name
+
+    name = study_name(str(study))
+    folder = Path(RESULTS.unless(results)) / name
+    if (report := read_report(folder)) is None:
+        raise UserError(f"there is no report of study {name!r} in {folder}; run the study, or see --results")
+    return report
+
+
+def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.DataFrame":
+    """A pandas DataFrame with a row for each trial that has ended, by number; the study may still be running.
+
+    Columns: number; state (complete, pruned or failed); score on the validation pictures, of a pruned trial the last
+    that was told; seconds, without the activations; cut, the block of the backbone below which all was frozen; then
+    each parameter of the configuration, as it acted; and failure, the reason why a trial failed, or nothing.
+    UserError where there is no such study, or no such database.
+    """
+    import pandas
+
+    from wastetune.database import open_storage
+    from wastetune.history import read_records
+    from wastetune.space import TrialConfig
+    from wastetune.spec import study_name
+    from wastetune.storage import find_study
+
+    records = read_records(find_study(open_storage(STORAGE.unless(storage)), study_name(str(study))))
+    fields = ("number", "state", "score", "seconds", "cut", *TrialConfig.model_fields, "failure")
+    rows = [{**vars(record), **record.config} for record in records]
+    return pandas.DataFrame(rows, columns=list(fields))
+
+
+def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> "pandas.DataFrame":
+    """A pandas DataFrame with a row for each picture: what the model of a study says is on it.
+
+    `bundle` is the folder `results/<study>/bundle`; `pictures` a file, a folder (all files in it, hidden ones passed
+    over) or several of either. The model is loaded at each call, so give it all pictures at once.
+
+    Columns: picture, its path; class, the most probable one; probability, its own; problem, why a picture could not be
+    read, or nothing; and "probability of <class>" for each class. A picture with a problem has no class and no
+    probabilities, and stops nothing. UserError for a bundle that cannot be read, and where there is no picture.
+    """
+    paths = list(_files([pictures] if isinstance(pictures, str | Path) else pictures))
+    if not paths:
+        raise UserError(f"there is no picture in {pictures}; name files, or a folder that holds some")
+    hush_tensorflow()
+    import pandas
+
+    from wastetune.predictions import PROBABILITY
+    from wastetune.predictor import load_predictor, predict_files
+
+    predictor = load_predictor(Path(bundle))
+    rows: list[list[Any]] = []
+    for said in predict_files(predictor, paths):
+        if said.probabilities is None:
+            rows.append([str(said.path), None, nan, said.problem, *(nan for _ in predictor.classes)])
+        else:
+            best = int(said.probabilities.argmax())
+            shares = [float(share) for share in said.probabilities]
+            rows.append([str(said.path), predictor.classes[best], shares[best], "", *shares])
+    columns = ["picture", "class", "probability", "problem", *(PROBABILITY + name for name in predictor.classes)]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def _files(pictures: Iterable[str | Path]) -> Iterator[Path]:
+    """The files that are meant, those of a folder by name; what is not there is left to be told of as a problem."""
+    for path in map(Path, pictures):
+        if not path.is_dir():
+            yield path
+            continue
+        below = (each.relative_to(path) for each in sorted(path.rglob("*")) if each.is_file())
+        yield from (path / each for each in below if not any(part.startswith(".") for part in each.parts))

@@ -1,0 +1,44 @@
+"""Where a study's things lie: what a person names, else an environment variable, else the working directory."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from wastetune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Default:
+    """What holds where a person names nothing: the environment variable, then the value."""
+
+    variable: str | None
+    value: str
+
+    def unless(self, given: str | Path | None) -> str:
+        """What was given, or else what holds."""
+        named = os.environ.get(self.variable) if self.variable else None
+        return str(given) if given is not None else named or self.value
+
+
+STORAGE = Default("WASTETUNE_STORAGE", "sqlite:///wastetune.db")
+TRACKING = Default("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db")
+DATA = Default("WASTETUNE_DATA", "data")
+WEIGHTS = Default("WASTETUNE_WEIGHTS", "")  # nothing: those of the study's file
+RESULTS = Default(None, "results")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run finds and leaves things."""
+
+    storage: str
+    tracking_uri: str
+    results: Path
+    data: Path | None  # a folder of data sets
+    weights: Path | None  # a folder of weights files
+
+
+def check_results(folder: Path) -> None:
+    """Raises UserError where results cannot go: before a study is run, not after."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--results {folder} is no folder; name a folder, or one to be made")
