@@ -2,9 +2,10 @@
 
     python benchmarks/sharing.py [extraction|retry ...]
 
-Extraction: 1,536 drawn pictures through MobileNetV3Small at 224 px, by one process on core 0, then by two processes on
-cores 0 and 1 that share a folder. Retry: five times, a worker of `run --workers 1` on SQLite is killed in the middle of
-a trial; twice, a `worker` on PostgreSQL of whose host only its signs of life tell.
+Extraction: 6,144 drawn pictures through MobileNetV3Small at 224 px, by one process on core 0, by two on cores 0 and 1
+that share a folder, and by two that share nothing, which tells what the second core is worth. Retry: five times, a
+worker of `run --workers 1` on SQLite is killed in the middle of a trial; twice, a `worker` on PostgreSQL of whose host
+only its signs of life tell.
 """
 
 import os
@@ -36,7 +37,7 @@ from wastetune.backbone import TOP, load_backbone
 pixels = np.random.default_rng(0).integers(0, 256, (256, 224, 224, 3), dtype=np.uint8)
 def read(rows):
     return pixels[np.arange(rows.start, rows.stop) % 256]
-pictures = PictureSet(read, tuple(f"picture {n}" for n in range(1536)), np.zeros(1536, np.int64))
+pictures = PictureSet(read, tuple(f"picture {n}" for n in range(6144)), np.zeros(6144, np.int64))
 backbone = load_backbone("mobilenet_v3_small", "none")
 few = PictureSet(read, pictures.keys[:64], pictures.labels[:64])
 fill_activations(open_store(Path(sys.argv[1]) / "warm"), backbone, few, [TOP], 0, 0.0)
@@ -47,23 +48,32 @@ fill_activations(open_store(Path(sys.argv[1])), backbone, pictures, [TOP], 0, 0.
 
 
 def extraction() -> None:
-    seconds = {}
-    for cores in ([0], [0, 1]):
-        with tempfile.TemporaryDirectory() as folder:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            processes = [
-                subprocess.Popen([sys.executable, "-c", EXTRACT, folder, str(core)], **pipes) for core in cores
-            ]
-            for process in processes:
-                assert process.stdout.readline() == "ready\n"
-            began = time.perf_counter()
-            for process in processes:
-                process.stdin.write("\n")
-                process.stdin.flush()
-            assert [process.wait() for process in processes] == [0] * len(cores)
-            seconds[len(cores)] = time.perf_counter() - began
-    one, two = seconds[1], seconds[2]
-    print(f"extraction: one worker on one core {one:.1f} s, two on two {two:.1f} s: {one / two:.2f} times")
+    one = seconds_to_extract([0], shared=True)
+    together = seconds_to_extract([0, 1], shared=True)
+    apart = seconds_to_extract([0, 1], shared=False)
+    print(f"extraction: one worker on one core {one:.1f} s, two on two {together:.1f} s: {one / together:.2f} times")
+    print(
+        f"two on two that share nothing, all for each: {apart:.1f} s, so a second core is worth {2 * one / apart:.2f}"
+    )
+
+
+def seconds_to_extract(cores: list[int], *, shared: bool) -> float:
+    """Seconds until one worker on each of the cores is done, in one folder or each in its own."""
+    with ExitStack() as stack:
+        folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in cores]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        processes = [
+            subprocess.Popen([sys.executable, "-c", EXTRACT, folders[0] if shared else folder, str(core)], **pipes)
+            for core, folder in zip(cores, folders, strict=True)
+        ]
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        began = time.perf_counter()
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert [process.wait() for process in processes] == [0] * len(cores)
+        return time.perf_counter() - began
 
 
 def retry() -> None:
