@@ -61,3 +61,15 @@ def test_the_command_line_says_it_too(study, url, run_cli):
     none = run_cli("status", "--study", "yours", "--storage", url)
     assert (none.returncode, none.stderr.count("\n")) == (2, 1)
     assert "there is no study 'yours' in this database (there: mine)" in none.stderr
+
+
+def test_watching_says_it_again_until_the_study_has_its_trials(study, url, start_cli):
+    watching = start_cli("status", "--study", "mine", "--storage", url, "--watch", "--json", PYTHONUNBUFFERED="1")
+    try:
+        assert json.loads(watching.stdout.readline())["asked"] == 20
+        storage.remember(study[0], "trials", 6)
+        rest, stderr = watching.communicate(timeout=60)
+    finally:
+        watching.kill()
+    assert (watching.returncode, stderr) == (0, "")
+    assert [json.loads(line)["asked"] for line in rest.splitlines()][-1] == 6
