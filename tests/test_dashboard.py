@@ -35,7 +35,12 @@ ABOUT = {
     "tags": {"backbone": "tiny_net"},
 }
 SCORES = {"accuracy": 0.75, "f1_macro": 0.5}
-REPORT = {"best": {"number": 0, "score": 0.6}, "test": SCORES, "default_test": SCORES | {"f1_macro": 0.25}}
+REPORT = {
+    "best": {"number": 0, "score": 0.6},
+    "default_number": 1,
+    "test": SCORES,
+    "default_test": SCORES | {"f1_macro": 0.25},
+}
 
 
 def open_study(url):
@@ -190,6 +195,8 @@ def test_the_study_has_its_question_then_its_answer_and_a_link_to_the_report(stu
         "macro F1 **0.500** and accuracy **0.750** on the sealed test set; the default configuration has 0.250" in note
     )
     assert f"[Trial 0](/dashboard/studies/{study._study_id}/trials?numbers=0)" in note
+    note_study(study, REPORT | {"default_number": 0}, folder)
+    assert "sealed test set; it is the default configuration." in get_note(study)
     assert [meta.filename for meta in get_all_artifact_meta(study)] == ["report.html"]
     kept = pictures_in(study, note, Pictures(artifact_folder(study._storage)))
     assert kept[0][0] == 200

@@ -78,11 +78,13 @@ def metric_name(metric: str) -> str:
 
 def _answer(report: Mapping[str, Any], metric: str, trial: str, files: str, link: str) -> list[str]:
     best, test, default = report["best"], report["test"], report["default_test"]
+    is_default = best["number"] == report.get("default_number", 0)
+    beside = f"{default['f1_macro']:.3f} and {default['accuracy']:.3f}"
     return [
         f"[Trial {best['number']}]({trial}) is best, with a validation {metric_name(metric)} of {best['score']:.4f}. "
         f"Trained again on train + validation, it has macro F1 **{test['f1_macro']:.3f}** and accuracy "
-        f"**{test['accuracy']:.3f}** on the sealed test set; the default configuration has {default['f1_macro']:.3f} "
-        f"and {default['accuracy']:.3f}.",
+        f"**{test['accuracy']:.3f}** on the sealed test set; "
+        f"{'it is the default configuration' if is_default else f'the default configuration has {beside}'}.",
         "",
         f"{f'[Open the report]({link}). ' if link else ''}Files: `{files}`",
         "",
