@@ -398,11 +398,11 @@ def ui(
     try:
         with heeded_interrupts():
             from wastetune.tracking import check_store
-            from wastetune.ui import served_study
+            from wastetune.ui import ONLY_HERE, served_study
 
             found = _find_study(study, storage)
             check_store(tracking_uri)
-            if host not in ("127.0.0.1", "localhost"):
+            if host not in ONLY_HERE:
                 click.echo(
                     f"warning: neither asks for a password; whoever reaches {host} may change and delete this study",
                     err=True,

@@ -9,6 +9,13 @@ from numpy.typing import NDArray
 
 from wastetune.seeding import seed_for
 
+# The study's metric -> (how it is called in a sentence, its key in the scores).
+METRICS = {
+    "macro_f1": ("macro F1", "f1_macro"),
+    "accuracy": ("accuracy", "accuracy"),
+    "balanced_accuracy": ("balanced accuracy", "balanced_accuracy"),
+}
+
 RESAMPLES = 1000
 
 # Confusion matrices (..., c, c): row = true class, column = predicted class. All scores follow from them, so

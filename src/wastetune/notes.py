@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from wastetune.metrics import METRICS
+
 _WORST = 3  # classes that a trial's note names
 _LISTED = 12  # classes that a study's note lists
 _SIDES = (("train", "to train"), ("val", "to validate"), ("test", "sealed for the test"))
@@ -73,7 +75,7 @@ def render_study_note(
 
 def metric_name(metric: str) -> str:
     """The metric as it is called in a sentence."""
-    return metric.replace("_", " ").replace("f1", "F1")
+    return METRICS[metric][0]
 
 
 def _answer(report: Mapping[str, Any], metric: str, trial: str, files: str, link: str) -> list[str]:

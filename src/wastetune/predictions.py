@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wastetune.metrics import confusion_counts
+from wastetune.report import write_whole
 
 FILE = "predictions.csv"
 _COLUMNS = ("path", "split", "true", "predicted", "predicted by default")
@@ -50,10 +50,8 @@ def write_predictions(predictions: Predictions, folder: Path) -> None:
         names = (classes[label], classes[row.argmax()], classes[other])
         writer.writerow([path, "test", *names, *(f"{value:.9g}" for value in row)])  # digits that give the same float32
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{FILE}.{os.getpid()}.part"
     # File names need not be valid text; what cannot be written goes back to the bytes it came from.
-    part.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
-    part.replace(folder / FILE)
+    write_whole(folder / FILE, lambda part: part.write_bytes(text.getvalue().encode("utf-8", "surrogateescape")))
 
 
 def read_predictions(

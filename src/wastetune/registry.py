@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune.bundle import MODEL_FILE, load_model
+from wastetune.metrics import METRICS
 from wastetune.tracking import Mirror, find_final
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ CHAMPION = "champion"
 _MODEL = "wastetune.model"  # the sha256 of its file
 _LOGGED = "wastetune.logged_model"  # its id in MLflow, which a version does not tell
 _TEST = "wastetune.test_split"  # the sha256 of its test pictures and their classes
-_SCORES = {"macro_f1": "f1_macro"}  # metric -> its key in the report, where that is another
 
 
 def register_model(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> str | None:
@@ -79,7 +79,7 @@ def _add_version(mirror: Mirror, name: str, report: Mapping[str, Any], folder: P
         "study": report["study"],
         "backbone": report["backbone"],
         "metric": metric,
-        "score": repr(float(report["test"][_SCORES.get(metric, metric)])),
+        "score": repr(float(report["test"][METRICS[metric][1]])),
         "classes": json.dumps(report["classes"])[:5000],
         _TEST: test_digest(folder / "split.csv"),
         _MODEL: digest,

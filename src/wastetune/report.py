@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wastetune.metrics import METRICS
 from wastetune.plots import draw_confusion_matrix, shortened
 from wastetune.space import TrialConfig
 
@@ -36,12 +37,6 @@ __all__ = [
 WIDTH = 100
 NEAR_BOUND = 0.02  # of the range; on a log scale where it is searched on one
 
-# The study's metric -> (how it is called in a sentence, its key in the scores).
-METRICS = {
-    "macro_f1": ("macro F1", "f1_macro"),
-    "accuracy": ("accuracy", "accuracy"),
-    "balanced_accuracy": ("balanced accuracy", "balanced_accuracy"),
-}
 # What a report must have to be gone on with.
 _KEYS = {"fingerprint", "best", "test", "default_test", "retrain", "test_opened_for", "versions", "seconds"}
 COLUMNS = ("", "precision", "recall", "f1", "support")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 LOOPBACK = "127.0.0.1"
-_ONLY_HERE = {"127.0.0.1", "localhost", "::1"}
+ONLY_HERE = {"127.0.0.1", "localhost", "::1"}
 _START = 90.0  # seconds until MLflow must answer; a new store's tables alone take ten
 _LOOK_EVERY = 0.3  # seconds
 _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
@@ -120,7 +120,7 @@ def _mlflow_server(uri: str, host: str, port: int) -> Iterator[_Child]:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    if host not in _ONLY_HERE:
+    if host not in ONLY_HERE:
         names = {LOOPBACK, "localhost", host, socket.gethostname(), *_own_addresses()}
         environment.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", ",".join(f"{name}:{port}" for name in sorted(names)))
     with tempfile.TemporaryFile() as output:
@@ -184,7 +184,7 @@ def _guarded(app: "WSGIApplication", host: str) -> "WSGIApplication":
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         asked, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
-        known = host not in _ONLY_HERE or urlsplit(f"//{asked}").hostname in _ONLY_HERE
+        known = host not in ONLY_HERE or urlsplit(f"//{asked}").hostname in ONLY_HERE
         if not known or (origin and urlsplit(origin).netloc != asked):
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
             return [b"Not from this page."]
@@ -241,7 +241,7 @@ def _get(url: str) -> bytes:
 
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         request.add_header("Authorization", f"Basic {b64encode(pair.encode()).decode()}")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({})) if parts.hostname in _ONLY_HERE else None
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({})) if parts.hostname in ONLY_HERE else None
     with (opener.open if opener else urllib.request.urlopen)(request, timeout=5) as response:
         body: bytes = response.read()
         return body

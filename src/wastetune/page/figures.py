@@ -6,9 +6,10 @@ from typing import Any
 from markupsafe import Markup
 
 from wastetune.history import History, Searched, TrialRecord
+from wastetune.metrics import METRICS
 from wastetune.page.charts import Plot, Point, dot, framed, line, shape, steps
 from wastetune.page.scales import Scale, number_scale, option_scale, score_scale
-from wastetune.report import METRICS, render_value
+from wastetune.report import render_value
 
 _MANY = 150  # trials; more are drawn smaller
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from wastetune.history import History
+from wastetune.metrics import METRICS
 from wastetune.page.figures import draw_curves, draw_frontier, draw_search, draw_slices
 from wastetune.page.standing import draw_standing
 from wastetune.page.thumbnails import draw_thumbnail
@@ -18,7 +19,6 @@ from wastetune.plots import SHADE, shortened
 from wastetune.predictions import Mistake
 from wastetune.published import published_for
 from wastetune.report import (
-    METRICS,
     best_line,
     class_rows,
     data_facts,
