@@ -14,8 +14,7 @@ from PIL import Image, ImageEnhance
 
 from wastetune.augment import build_views
 from wastetune.backbone import build_trunk, load_backbone
-from wastetune.data.picture import read_picture
-from wastetune.data.pixels import resize_picture
+from wastetune.data.picture import read_picture, resize_picture
 
 COUNT, SIZE, BATCH = 256, 224, 32
 

@@ -14,8 +14,7 @@ from PIL import Image
 import wastetune
 from wastetune import UserError
 from wastetune.bundle import load_model
-from wastetune.data.picture import read_picture
-from wastetune.data.pixels import resize_picture
+from wastetune.data.picture import read_picture, resize_picture
 from wastetune.data.sample import write_sample
 from wastetune.database import open_storage
 from wastetune.space import TrialConfig

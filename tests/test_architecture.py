@@ -15,21 +15,24 @@ SOURCE = Path(wastetune.__file__).parent
 ORDER = """
 errors places interrupts patience locks database seeding terminal toml_file metrics spec parameters space
 data.archive data.sources data.layout data.looks data.picture data.index data.splits data.pixels data.sample
-architectures backbone runtime augment activations schedule head perceptron training bundle objective prepare storage
-sketches notes artifacts dashboard lease tracking registry mirroring search worker launch retrain plots report record
-history published predictions page.scales page.charts page.standing page.figures page.thumbnails page.page compare
-progress status run ui predictor serve api cli __main__
+architectures backbone runtime augment activations schedule head perceptron training bundle models objective prepare
+storage sketches notes artifacts dashboard lease tracking registry mirroring search worker launch retrain plots report
+record history published predictions predictor latency export checks page.scales page.charts page.standing page.figures
+page.thumbnails page.page compare progress status run ui serve api cli __main__
 """
 ROOMS = ORDER.split()
 
 # Library -> the rooms that may import it, at whatever depth; for annotations alone (TYPE_CHECKING) any may.
 LIBRARIES = {
-    "keras": "backbone runtime augment activations head training bundle predictor",
+    "keras": "backbone runtime augment activations head training bundle",
     "optuna": "space objective database storage artifacts dashboard search worker history report",
     "optuna_dashboard": "ui",
     "mlflow": "tracking registry",
     "pandas": "api",
-    "tensorflow": "runtime",
+    "tensorflow": "runtime models export",
+    "onnxruntime": "models",
+    "ai_edge_litert": "models",
+    "tf2onnx": "export",
     "openvino": "runtime",
     "fastapi": "serve",
     "streamlit": "serve",

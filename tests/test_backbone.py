@@ -131,8 +131,7 @@ def test_real_weights_see_what_is_in_a_picture(real_data, real_weights):
     """ImageNet features tell glass from paper; random ones or wrong preprocessing would not."""
     from sklearn.linear_model import LogisticRegression
 
-    from wastetune.data.picture import read_picture
-    from wastetune.data.pixels import resize_picture
+    from wastetune.data.picture import read_picture, resize_picture
 
     backbone = load_backbone("mobilenet_v3_small_075", folder=real_weights, size=160)
     files = [path for name in ("glass", "paper") for path in sorted((real_data / "trashnet" / name).iterdir())[:80]]

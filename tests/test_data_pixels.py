@@ -10,7 +10,8 @@ from PIL import Image
 
 import wastetune.data.pixels
 from wastetune.data.index import ImageIndex, index_folder, read_picture
-from wastetune.data.pixels import open_pixels, resize_picture
+from wastetune.data.picture import resize_picture
+from wastetune.data.pixels import open_pixels
 from wastetune.data.sample import write_sample
 from wastetune.errors import UserError
 

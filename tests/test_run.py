@@ -202,7 +202,7 @@ bundle, pictures = sys.argv[1:]
 model = keras.saving.load_model(f"{bundle}/model.keras")
 assert "wastetune" not in sys.modules
 from PIL import Image
-from wastetune.data.pixels import resize_picture
+from wastetune.data.picture import resize_picture
 description = json.load(open(f"{bundle}/bundle.json"))
 rows = [row for row in csv.DictReader(open(f"{bundle}/../split.csv")) if row["split"] == "test"]
 size = description["input_size"]

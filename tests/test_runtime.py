@@ -8,8 +8,7 @@ import pytest
 
 from wastetune import runtime
 from wastetune.backbone import TOP, activation_shape, load_backbone, nearest_cut
-from wastetune.data.picture import read_picture
-from wastetune.data.pixels import resize_picture
+from wastetune.data.picture import read_picture, resize_picture
 from wastetune.errors import UserError
 
 SIZE = 32

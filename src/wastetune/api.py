@@ -4,8 +4,7 @@ Each argument is the command line's option of that name, with the same default a
 messages name it as the command line does.
 """
 
-from collections.abc import Iterable, Iterator
-from math import nan
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,40 +107,27 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
 def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> "pandas.DataFrame":
     """A pandas DataFrame with a row for each picture: what the model of a study says is on it.
 
-    `bundle` is the folder `results/<study>/bundle`; `pictures` a file, a folder (all files in it, hidden ones passed
-    over) or several of either. The model is loaded at each call, so give it all pictures at once.
+    `bundle` is the folder `results/<study>/bundle`, or what `wastetune export` made of it; `pictures` a file, a folder
+    (all files in it, hidden ones passed over) or several of either. The model is loaded at each call, so give it all
+    pictures at once.
 
     Columns: picture, its path; class, the most probable one; probability, its own; problem, why a picture could not be
     read, or nothing; and "probability of <class>" for each class. A picture with a problem has no class and no
     probabilities, and stops nothing. UserError for a bundle that cannot be read, and where there is no picture.
     """
-    paths = list(_files([pictures] if isinstance(pictures, str | Path) else pictures))
-    if not paths:
-        raise UserError(f"there is no picture in {pictures}; name files, or a folder that holds some")
+    named = [pictures] if isinstance(pictures, str | Path) else pictures
     hush_tensorflow()
     import pandas
 
+    from wastetune.models import open_model
     from wastetune.predictions import PROBABILITY
-    from wastetune.predictor import load_predictor, predict_files
+    from wastetune.predictor import find_pictures, predict_files, table_columns, table_row
 
-    predictor = load_predictor(Path(bundle))
-    rows: list[list[Any]] = []
-    for said in predict_files(predictor, paths):
-        if said.probabilities is None:
-            rows.append([str(said.path), None, nan, said.problem, *(nan for _ in predictor.classes)])
-        else:
-            best = int(said.probabilities.argmax())
-            shares = [float(share) for share in said.probabilities]
-            rows.append([str(said.path), predictor.classes[best], shares[best], "", *shares])
-    columns = ["picture", "class", "probability", "problem", *(PROBABILITY + name for name in predictor.classes)]
-    return pandas.DataFrame(rows, columns=columns)
-
-
-def _files(pictures: Iterable[str | Path]) -> Iterator[Path]:
-    """The files that are meant, those of a folder by name; what is not there is left to be told of as a problem."""
-    for path in map(Path, pictures):
-        if not path.is_dir():
-            yield path
-            continue
-        below = (each.relative_to(path) for each in sorted(path.rglob("*")) if each.is_file())
-        yield from (path / each for each in below if not any(part.startswith(".") for part in each.parts))
+    paths = list(find_pictures(named))
+    if not paths:
+        raise UserError(f"there is no picture in {pictures}; name files, or a folder that holds some")
+    model = open_model(Path(bundle))
+    rows = [table_row(model, said) for said in predict_files(model, paths)]
+    table = pandas.DataFrame(rows, columns=table_columns(model))
+    numbers = [name for name in table.columns if name == "probability" or name.startswith(PROBABILITY)]
+    return table.astype(dict.fromkeys(numbers, float))

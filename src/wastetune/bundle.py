@@ -31,10 +31,15 @@ def save_model(folder: Path, model: Any) -> None:
 
 def load_model(folder: Path) -> Any:
     """The whole model of a bundle, as Keras reads it."""
+    return read_keras(folder / MODEL_FILE)
+
+
+def read_keras(file: Path) -> Any:
+    """The model in a .keras file."""
     with held_back_stderr():
         import keras
 
-    return keras.saving.load_model(folder / MODEL_FILE, compile=False)
+    return keras.saving.load_model(file, compile=False)
 
 
 def save_description(folder: Path, description: Mapping[str, Any]) -> None:

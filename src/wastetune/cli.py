@@ -63,6 +63,15 @@ _results_option = click.option(
     metavar="FOLDER",
     help="Where reports and models go.",
 )
+_model_study_option = click.option(
+    "--study", metavar="NAME|PATH", help="A study whose model it is: the one in its results folder."
+)
+_bundle_option = click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER|FILE",
+    help="A model instead: a study's bundle, or what `wastetune export` made.",
+)
 _seed_option = click.option(
     "--seed", type=click.IntRange(min=0), help="Another seed than the study's, for another split and search."
 )
@@ -366,6 +375,104 @@ def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
 
 
 @main.command()
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER|GLOB...")
+@_model_study_option
+@_bundle_option
+@_results_option
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
+@click.option("--csv", "as_csv", is_flag=True, help="A CSV table, with the probability of each class.")
+def predict(
+    pictures: tuple[str, ...], study: str | None, bundle: Path | None, results: Path, as_json: bool, as_csv: bool
+) -> None:
+    """Say what is on pictures: the most probable class, its probability, the next two.
+
+    A picture that cannot be read has its own line and stops nothing; the exit status is then 1.
+
+    \b
+    Example:
+      wastetune predict --study inception_wid photo.jpg new_photos/
+      wastetune predict --bundle results/inception_wid/bundle 'bin_3/*.jpg' --csv > bin_3.csv
+    """
+    if as_json and as_csv:
+        raise UserError("--json and --csv ask for two forms at once; name one of them")
+    path = _model_path(study, bundle, results)
+
+    from wastetune.models import open_model
+    from wastetune.predictor import find_pictures, predict_files, render_csv, render_json, render_text
+    from wastetune.terminal import open_terminal
+
+    paths = list(find_pictures(pictures))
+    if not paths:
+        raise UserError(f"there is no picture in {', '.join(pictures)}; name files, or a folder that holds some")
+    render = render_json if as_json else render_csv if as_csv else render_text
+    model = open_model(path)
+    problems = 0
+    # A bar on the screen does not mix with lines that go there, and a few pictures need none.
+    quiet = sys.stdout.isatty() or len(paths) < 100
+    terminal = open_terminal(stderr=True, quiet=quiet)
+    with terminal.bar("predicting", len(paths)) as advance:
+        for line, said in render(model, predict_files(model, paths)):
+            click.echo(line)
+            problems += said is not None and bool(said.problem)
+            advance(said is not None)
+    if problems:
+        click.echo(f"{problems} of {len(paths)} could not be read", err=True)
+        click.get_current_context().exit(1)
+
+
+@main.command()
+@_study_option
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(["keras", "onnx", "litert", "litert-int8", "savedmodel"]),
+    multiple=True,
+    required=True,
+    help="What to write; may be given several times.",
+)
+@_storage_option
+@_tracking_option
+@_data_option
+@_results_option
+def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str, folder: Path, results: Path) -> None:
+    """Write a study's model in another format, from pixels to probabilities, and check it on the test pictures.
+
+    It goes to `export` in the study's results. How much probabilities differ from the original's, how many pictures
+    keep their class, size, and the time that one picture takes are printed, kept in export.json and logged to MLflow;
+    too large a difference is an error. Classes and scores are inside each file.
+
+    \b
+    Example:
+      wastetune export --study inception_wid --format onnx
+      wastetune export --study inception_wid --format litert --format litert-int8
+    """
+    from wastetune.data.sources import find_dataset
+    from wastetune.spec import load_study
+
+    spec = load_study(study)
+    place = results / spec.name
+    if not (place / "bundle").is_dir():
+        raise UserError(f"study {spec.name!r} has no model in {place}; run it first: wastetune run --study {study}")
+    pictures = find_dataset(spec.dataset, folder)
+
+    from wastetune.checks import export_study, render_checks
+
+    checks = export_study(place, pictures, formats, click.echo)
+    click.echo("\n" + "\n".join(render_checks(checks)))
+    click.echo(f"Written to {place / 'export'}: {', '.join(check.file for check in checks[1:])}, export.json")
+
+    from wastetune import tracking
+    from wastetune.run import log_exports
+
+    try:
+        log_exports(_find_study(study, storage), tracking_uri, place)
+    except UserError as error:
+        click.echo(f"not logged to MLflow: {error}")
+    except Exception as error:  # whatever a database, a server or a network may raise
+        click.echo(f"not logged to MLflow, which does not answer ({tracking.render_reason(error, tracking_uri)})")
+
+
+@main.command()
 @_study_option
 @_storage_option
 @_tracking_option
@@ -568,6 +675,22 @@ def _run_each(names: tuple[str, ...], run_one: "Callable[[str], bool]", results:
         click.echo(f"\n{render_text(compare_studies(results, done))}")
     if failed:
         raise UserError(f"{len(failed)} of {len(names)} studies could not be run: {', '.join(failed)}")
+
+
+def _model_path(study: str | None, bundle: Path | None, results: Path) -> Path:
+    """Where the model is that is meant by a study or by a path."""
+    from wastetune.spec import study_name
+
+    if (study is None) == (bundle is None):
+        raise UserError("name either a study with --study or a model with --bundle")
+    if bundle is not None:
+        return bundle
+    name = study_name(str(study))
+    if not (path := results / name / "bundle").is_dir():
+        raise UserError(
+            f"study {name!r} has no model in {results / name}; run it first, or name the folder with --results"
+        )
+    return path
 
 
 def _find_study(study: str, url: str) -> "optuna.Study":

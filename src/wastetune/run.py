@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune import database, storage, tracking
 from wastetune.bundle import MODEL_FILE, save_description, save_model
+from wastetune.checks import FOLDER as EXPORTS
+from wastetune.checks import mirror_exports
 from wastetune.dashboard import note_study
 from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
+from wastetune.export import remove
 from wastetune.history import read_history
 from wastetune.interrupts import heeded_interrupts
 from wastetune.launch import goes_on, parent_process, run_workers
@@ -158,7 +161,14 @@ def sync_study(study: "optuna.Study", uri: str, results: Path) -> tracking.Chang
     if report := read_report(folder):
         tracking.mirror_final(mirror, report, folder)
         changes = replace(changes, model=register_model(mirror, report, folder))
+        mirror_exports(mirror, folder / EXPORTS)
     return changes
+
+
+def log_exports(study: "optuna.Study", uri: str, folder: Path) -> None:
+    """Copies the exports in a study's results folder, and what was found of them, to the `final` run in MLflow."""
+    tracking.check_uri(uri)
+    mirror_exports(open_mirror_of(study, uri), folder / EXPORTS)
 
 
 def open_mirror_of(study: "optuna.Study", uri: str) -> tracking.Mirror:
@@ -234,6 +244,7 @@ def _finish(
 
         beside = None if best.number == default.number else train_again(default, lambda model: None)
         winner = train_again(best, lambda model: save_model(folder / "bundle", model))
+        remove(folder / EXPORTS)  # they are of another winner
         beside = beside or winner
         paths = tuple(prepared.index.pictures[row].path for row in prepared.splits.test)
         said, by_default = winner.probabilities, beside.probabilities

@@ -54,11 +54,11 @@ class Terminal:
             self.say(f"{what}: {done:,} images, {rate():.0f} images/s")
 
 
-def open_terminal(*, bars: bool = True, quiet: bool = False) -> Terminal:
-    """The standard output; without bars where several processes share it, and `quiet` where nobody is to read it."""
+def open_terminal(*, bars: bool = True, quiet: bool = False, stderr: bool = False) -> Terminal:
+    """The standard output, or `stderr`; no bars where several processes share it, `quiet` where nobody reads it."""
     from rich.console import Console
 
-    return Terminal(Console(force_terminal=None if bars and not quiet else False, quiet=quiet))
+    return Terminal(Console(force_terminal=None if bars and not quiet else False, quiet=quiet, stderr=stderr))
 
 
 def hush_tensorflow() -> None:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wastetune.errors import UserError
@@ -67,6 +68,11 @@ def decode_picture(content: bytes) -> Image.Image:
         return _rgb(_upright(picture))
     except Exception as error:  # as above
         raise ValueError(f"broken: {_reason(error)}") from error
+
+
+def resize_picture(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """An RGB picture squashed to (size, size, 3) uint8, antialiased: so is every picture a model sees."""
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def pixels_hash(picture: Image.Image) -> str:

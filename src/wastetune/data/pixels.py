@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wastetune.data.index import ImageIndex, Picture
-from wastetune.data.picture import decode_picture
+from wastetune.data.picture import decode_picture, resize_picture
 from wastetune.errors import UserError
 
 RECIPE = 1  # raised when resize_picture gives other pixels
@@ -47,11 +47,6 @@ def open_pixels(
             if not path.exists():
                 _write(index, size, path, progress)
     return Pixels(np.load(path, mmap_mode="r"), keys, size)
-
-
-def resize_picture(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An RGB picture squashed to (size, size, 3) uint8, antialiased: so is every picture a model sees."""
-    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _write(index: ImageIndex, size: int, path: Path, progress: Callable[[int, int], None] | None) -> None:
