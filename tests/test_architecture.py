@@ -24,7 +24,7 @@ ROOMS = ORDER.split()
 
 # Library -> the rooms that may import it, at whatever depth; for annotations alone (TYPE_CHECKING) any may.
 LIBRARIES = {
-    "keras": "backbone runtime augment activations head training bundle",
+    "keras": "backbone runtime augment activations head training bundle export",
     "optuna": "space objective database storage artifacts dashboard search worker history report",
     "optuna_dashboard": "ui",
     "mlflow": "tracking registry",
