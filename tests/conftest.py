@@ -1,5 +1,6 @@
 """What many tests need: drawn pictures, a study small enough to train in a second, the command line."""
 
+import json
 import os
 import secrets
 import shutil
@@ -205,6 +206,41 @@ def start_in():
         return subprocess.Popen(command, cwd=folder, text=True, env={**os.environ, **environment}, **pipes)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def brightness(tmp_path_factory):
+    """An .onnx file that knows dark pictures from bright ones, as `wastetune export` would write it."""
+    onnx = pytest.importorskip("onnx", reason="needs pip install '.[dev]'")
+    from onnx import TensorProto, helper
+
+    weights = [[-0.01, 0.0, 0.01], [-0.01, 0.0, 0.01], [-0.01, 0.0, 0.01]]
+    flat = [value for row in weights for value in row]
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
+        helper.make_node("MatMul", ["means", "weights"], ["products"]),
+        helper.make_node("Add", ["products", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "brightness",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, [None, 8, 8, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3])],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("weights", TensorProto.FLOAT, [3, 3], flat),
+            helper.make_tensor("bias", TensorProto.FLOAT, [3], [3.8, 0.0, -3.8]),
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    about = {"classes": ["dark", "grey", "bright"], "input_size": 8}
+    helper.set_model_props(made, {"wastetune": json.dumps(about)})
+    onnx.checker.check_model(made)
+    file = tmp_path_factory.mktemp("brightness") / "model.onnx"
+    onnx.save(made, str(file))
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ data.archive data.sources data.layout data.looks data.picture data.index data.sp
 architectures backbone runtime augment activations schedule head perceptron training bundle models objective prepare
 storage sketches notes artifacts dashboard lease tracking registry mirroring search worker launch retrain plots report
 record history published predictions predictor latency export checks page.scales page.charts page.standing page.figures
-page.thumbnails page.page compare progress status run ui serve api cli __main__
+page.thumbnails page.page compare progress status run ui
+serve.batching serve.intake serve.gauges serve.answers serve.api serve.server serve.app api cli __main__
 """
 ROOMS = ORDER.split()
 
@@ -34,8 +35,11 @@ LIBRARIES = {
     "ai_edge_litert": "models",
     "tf2onnx": "export",
     "openvino": "runtime",
-    "fastapi": "serve",
-    "streamlit": "serve",
+    "fastapi": "serve.api",
+    "starlette": "serve.intake",
+    "uvicorn": "serve.server",
+    "prometheus_client": "serve.gauges",
+    "streamlit": "serve.app",
 }
 
 

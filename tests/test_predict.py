@@ -8,41 +8,6 @@ import pytest
 from PIL import Image
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """An .onnx file that knows dark pictures from bright ones, as `wastetune export` would write it."""
-    onnx = pytest.importorskip("onnx", reason="needs pip install '.[dev]'")
-    from onnx import TensorProto, helper
-
-    weights = [[-0.01, 0.0, 0.01], [-0.01, 0.0, 0.01], [-0.01, 0.0, 0.01]]
-    flat = [value for row in weights for value in row]
-    nodes = [
-        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
-        helper.make_node("MatMul", ["means", "weights"], ["products"]),
-        helper.make_node("Add", ["products", "bias"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "brightness",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, [None, 8, 8, 3])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 3])],
-        [
-            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
-            helper.make_tensor("weights", TensorProto.FLOAT, [3, 3], flat),
-            helper.make_tensor("bias", TensorProto.FLOAT, [3], [3.8, 0.0, -3.8]),
-        ],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    about = {"classes": ["dark", "grey", "bright"], "input_size": 8}
-    helper.set_model_props(made, {"wastetune": json.dumps(about)})
-    onnx.checker.check_model(made)
-    file = tmp_path_factory.mktemp("model") / "model.onnx"
-    onnx.save(made, str(file))
-    return file
-
-
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"
@@ -54,16 +19,16 @@ def photos(tmp_path):
     return folder
 
 
-def test_a_line_says_class_probability_picture_and_the_next_two(model, photos, run_cli):
-    done = run_cli("predict", "--bundle", model, "photos/night.jpg", "photos/more/noon.png")
+def test_a_line_says_class_probability_picture_and_the_next_two(brightness, photos, run_cli):
+    done = run_cli("predict", "--bundle", brightness, "photos/night.jpg", "photos/more/noon.png")
     assert (done.returncode, done.stderr) == (0, "")
     dark, bright = done.stdout.splitlines()
     assert dark == "dark     97.8%  photos/night.jpg  (grey 2.2%, bright 0.0%)"
     assert bright.startswith("bright   97.")
 
 
-def test_a_broken_picture_has_its_own_line_and_the_rest_is_told(model, photos, run_cli):
-    done = run_cli("predict", "--bundle", model, "photos", "nowhere.jpg")
+def test_a_broken_picture_has_its_own_line_and_the_rest_is_told(brightness, photos, run_cli):
+    done = run_cli("predict", "--bundle", brightness, "photos", "nowhere.jpg")
     assert done.returncode == 1
     assert done.stderr == "2 of 4 could not be read\n"
     lines = done.stdout.splitlines()
@@ -72,8 +37,8 @@ def test_a_broken_picture_has_its_own_line_and_the_rest_is_told(model, photos, r
     assert "Cannot read nowhere.jpg: No such file or directory." in lines[3]
 
 
-def test_json_has_an_object_a_line_with_all_probabilities(model, photos, run_cli):
-    done = run_cli("predict", "--bundle", model, "--json", "photos/*.jpg")
+def test_json_has_an_object_a_line_with_all_probabilities(brightness, photos, run_cli):
+    done = run_cli("predict", "--bundle", brightness, "--json", "photos/*.jpg")
     night, torn = map(json.loads, done.stdout.splitlines())
     assert (night["picture"], night["class"]) == ("photos/night.jpg", "dark")
     assert [each["class"] for each in night["top"]] == ["dark", "grey", "bright"]
@@ -82,9 +47,9 @@ def test_json_has_an_object_a_line_with_all_probabilities(model, photos, run_cli
     assert set(torn) == {"picture", "problem"}
 
 
-def test_csv_is_a_table_that_programs_read(model, photos, run_cli):
+def test_csv_is_a_table_that_programs_read(brightness, photos, run_cli):
     (photos / "a, b.jpg").write_bytes((photos / "night.jpg").read_bytes())
-    done = run_cli("predict", "--bundle", model, "--csv", "photos")
+    done = run_cli("predict", "--bundle", brightness, "--csv", "photos")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["picture"] for row in rows] == [
         f"photos/{name}" for name in ("a, b.jpg", "more/noon.png", "night.jpg", "torn.jpg")
@@ -94,18 +59,18 @@ def test_csv_is_a_table_that_programs_read(model, photos, run_cli):
     assert float(rows[1]["probability of bright"]) == pytest.approx(float(rows[1]["probability"]))
 
 
-def test_a_folder_without_pictures_is_a_mistake(model, tmp_path, run_cli):
+def test_a_folder_without_pictures_is_a_mistake(brightness, tmp_path, run_cli):
     (tmp_path / "empty").mkdir()
-    done = run_cli("predict", "--bundle", model, "empty")
+    done = run_cli("predict", "--bundle", brightness, "empty")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no picture in empty; name files, or a folder that holds some\n"
 
 
-def test_many_pictures_in_a_pipe_leave_the_lines_alone(model, photos, run_cli):
+def test_many_pictures_in_a_pipe_leave_the_lines_alone(brightness, photos, run_cli):
     for number in range(150):
         (photos / f"{number:03}.jpg").write_bytes((photos / "night.jpg").read_bytes())
     (photos / "torn.jpg").unlink()
-    done = run_cli("predict", "--bundle", model, "photos")
+    done = run_cli("predict", "--bundle", brightness, "photos")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 152
     assert done.stderr.startswith("predicting: 152 images")

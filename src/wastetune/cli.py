@@ -10,7 +10,7 @@ import click
 
 from wastetune import __version__
 from wastetune.errors import UserError
-from wastetune.places import DATA, RESULTS, STORAGE, TRACKING, WEIGHTS, Places, check_results
+from wastetune.places import DATA, ONLY_HERE, RESULTS, STORAGE, TRACKING, WEIGHTS, Places, check_results
 from wastetune.terminal import hush_tensorflow
 
 if TYPE_CHECKING:
@@ -505,7 +505,7 @@ def ui(
     try:
         with heeded_interrupts():
             from wastetune.tracking import check_store
-            from wastetune.ui import ONLY_HERE, served_study
+            from wastetune.ui import served_study
 
             found = _find_study(study, storage)
             check_store(tracking_uri)
@@ -528,6 +528,83 @@ def ui(
                 for address in (addresses.dashboard, addresses.mlflow) if open_browser else ():
                     click.launch(address)
                 wait()
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+
+
+@main.command()
+@_model_study_option
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER|FILE",
+    help="A model instead: an .onnx file, or a folder with model.onnx in it.",
+)
+@_results_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option(
+    "--api-key",
+    envvar="WASTETUNE_API_KEY",
+    show_envvar=True,
+    help="Who does not send it as X-API-Key may not predict. Other users see command lines: use the variable.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of one run. Left out: one for each core.")
+@click.option("--max-mb", type=click.IntRange(min=1), default=32, show_default=True, help="Megabytes of a request.")
+@click.option(
+    "--max-megapixels", type=click.IntRange(1, 80), default=50, show_default=True, help="Millions of pixels a picture."
+)
+@click.option("--max-files", type=click.IntRange(min=1), default=32, show_default=True, help="Files of a request.")
+@click.option(
+    "--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Pictures in hand; past it, status 503."
+)
+def serve(
+    study: str | None,
+    bundle: Path | None,
+    results: Path,
+    host: str,
+    port: int,
+    api_key: str | None,
+    threads: int | None,
+    max_mb: int,
+    max_megapixels: int,
+    max_files: int,
+    queue: int,
+) -> None:
+    """Serve a model over HTTP, from its ONNX export, until Ctrl-C: POST /predict, GET /model, and /docs for the rest.
+
+    \b
+    Example:
+      wastetune export --study inception_wid --format onnx
+      wastetune serve --study inception_wid
+      curl -F files=@photo.jpg http://127.0.0.1:8000/predict
+    """
+    file = _onnx_file(study, bundle, results)
+    try:
+        from wastetune.serve.api import Limits
+        from wastetune.serve.server import serve_model
+    except ImportError as error:
+        raise UserError(f"serving needs more packages ({error}); pip install 'wastetune[serve]'") from None
+    from wastetune.interrupts import heeded_interrupts
+
+    if host not in ONLY_HERE and not api_key:
+        click.echo(f"warning: whoever reaches {host} may predict; --api-key asks for a key", err=True)
+    if queue < max_files:
+        raise UserError(f"--queue {queue} is less than --max-files {max_files}: such a request would never be taken")
+    limits = Limits(bytes=max_mb * 2**20, pixels=max_megapixels * 10**6, files=max_files, places=queue)
+    try:
+        with heeded_interrupts():
+            serve_model(
+                file,
+                host=host,
+                port=port,
+                key=api_key,
+                threads=threads,
+                limits=limits,
+                say=lambda address: click.echo(
+                    f"{address}/predict takes pictures; {address}/docs says how. Ctrl-C ends"
+                ),
+            )
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
 
@@ -677,14 +754,35 @@ def _run_each(names: tuple[str, ...], run_one: "Callable[[str], bool]", results:
         raise UserError(f"{len(failed)} of {len(names)} studies could not be run: {', '.join(failed)}")
 
 
+def _onnx_file(study: str | None, bundle: Path | None, results: Path) -> Path:
+    """The .onnx file that is meant. UserError where it is not there, or is of an earlier winner of its study."""
+    path = _model_path(study, bundle, results)
+    if bundle is not None:
+        file = bundle / "model.onnx" if bundle.is_dir() else bundle
+        if bundle.exists() and not file.is_file():
+            raise UserError(f"{bundle} holds no model.onnx; make it with `wastetune export --format onnx`")
+        if file.suffix != ".onnx":
+            raise UserError(f"{bundle} is no .onnx file; make one with `wastetune export --format onnx`")
+        return file
+    file, how = path.parent / "export" / "model.onnx", f"wastetune export --study {study} --format onnx"
+    if not file.is_file():
+        raise UserError(f"study {study!r} has no ONNX export yet; make it: {how}")
+    from wastetune.bundle import load_description
+    from wastetune.models import open_model
+
+    if open_model(file).about != load_description(path):
+        raise UserError(f"{file} is not of the study's present winner; make it anew: {how}")
+    return file
+
+
 def _model_path(study: str | None, bundle: Path | None, results: Path) -> Path:
     """Where the model is that is meant by a study or by a path."""
-    from wastetune.spec import study_name
-
     if (study is None) == (bundle is None):
         raise UserError("name either a study with --study or a model with --bundle")
     if bundle is not None:
         return bundle
+    from wastetune.spec import study_name
+
     name = study_name(str(study))
     if not (path := results / name / "bundle").is_dir():
         raise UserError(

@@ -20,6 +20,9 @@ class Default:
         return str(given) if given is not None else named or self.value
 
 
+# Hosts that only this machine reaches.
+ONLY_HERE = {"127.0.0.1", "localhost", "::1"}
+
 STORAGE = Default("WASTETUNE_STORAGE", "sqlite:///wastetune.db")
 TRACKING = Default("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db")
 DATA = Default("WASTETUNE_DATA", "data")

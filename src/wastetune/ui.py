@@ -28,6 +28,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wastetune.artifacts import DrawnPictures, artifact_folder
 from wastetune.database import hide_password, quote_password
 from wastetune.errors import UserError
+from wastetune.places import ONLY_HERE
 from wastetune.storage import recall
 from wastetune.tracking import VIEW
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 LOOPBACK = "127.0.0.1"
-ONLY_HERE = {"127.0.0.1", "localhost", "::1"}
 _START = 90.0  # seconds until MLflow must answer; a new store's tables alone take ten
 _LOOK_EVERY = 0.3  # seconds
 _GRACE = 5.0  # seconds from SIGTERM to SIGKILL

@@ -49,20 +49,24 @@ def read_picture(path: Path) -> Image.Image:
 TOO_MANY_BYTES = f"larger than {MAX_BYTES // 2**20} MiB"
 
 
-def decode_picture(content: bytes) -> Image.Image:
-    """The same for the bytes of a file. Raises ValueError with the reason, a phrase, when that cannot be."""
+def decode_picture(content: bytes, most_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The same for the bytes of a file. Raises ValueError with the reason, a phrase, when that cannot be.
+
+    A picture of more than `most_pixels` is refused by its header, before it takes memory.
+    """
     if not content:
         raise ValueError("empty file")
+    too_many = f"more than {most_pixels / 10**6:g} million pixels"
     try:
         picture = Image.open(io.BytesIO(content), formats=_formats())
     except UnidentifiedImageError:
         raise ValueError("not a picture Pillow can read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"more than {MAX_PIXELS // 10**6} million pixels") from None
+        raise ValueError(too_many) from None
     except Exception as error:  # readers of broken headers raise anything
         raise ValueError(f"broken: {_reason(error)}") from error
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"more than {MAX_PIXELS // 10**6} million pixels")
+    if picture.width * picture.height > most_pixels:
+        raise ValueError(too_many)
     try:
         picture.load()
         return _rgb(_upright(picture))

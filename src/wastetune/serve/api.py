@@ -1,0 +1,189 @@
+"""The service: pictures in over HTTP, classes and probabilities out."""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, File, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.security import APIKeyHeader
+
+from wastetune import __version__
+from wastetune.models import Model
+from wastetune.predictor import best_classes
+from wastetune.serve.answers import Answer, Answers, ModelCard, Problem, Share, State, model_card
+from wastetune.serve.batching import Batcher, Full
+from wastetune.serve.gauges import Gauges
+from wastetune.serve.intake import BoundedBody, decode_upload, said_name
+
+KEY_HEADER = "X-API-Key"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the service takes at most."""
+
+    bytes: int = 32 * 2**20  # of a request
+    pixels: int = 50_000_000  # of a picture
+    files: int = 32  # of a request
+    places: int = 256  # pictures in hand at once, those of all requests
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the requests share."""
+
+    model: Model
+    limits: Limits
+    batcher: Batcher
+    gauges: Gauges
+    decoders: ThreadPoolExecutor
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+PROBLEMS: Responses = {
+    400: {"model": Problem, "description": "The form cannot be read."},
+    413: {"model": Problem, "description": "Too many bytes, or too many files."},
+    422: {"model": Problem, "description": "There is no picture, or none that can be read."},
+    503: {"model": Problem, "description": "As many pictures wait as the service takes; try again shortly."},
+}
+LOCKED: Responses = {401: {"model": Problem, "description": "The API key is missing or wrong."}}
+
+
+def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -> FastAPI:
+    """The service of a model; with a `key`, only those who send it in X-API-Key may predict."""
+    decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
+    batcher = Batcher(model.run, limits.places, lambda pictures: service.gauges.count_run(pictures))
+    service = Service(model, limits, batcher, Gauges(lambda: batcher.taken), decoders)
+    header = APIKeyHeader(name=KEY_HEADER, auto_error=False)
+    ready = asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(batcher.work())
+        ready.set()
+        yield
+        ready.clear()
+        batcher.close()
+        await task
+        decoders.shutdown()
+
+    async def check_key(said: Annotated[str | None, Depends(header)]) -> None:
+        if not secrets.compare_digest((said or "").encode(), (key or "").encode()):
+            raise HTTPException(401, f"send the API key in the header {KEY_HEADER}")
+
+    # Without a key, OpenAPI shall not speak of one.
+    locked, refusals = ([Depends(check_key)], LOCKED) if key else ([], {})
+    app = FastAPI(
+        title=f"wastetune: {model.about.get('study', 'a model')}",
+        summary=f"Says which of {len(model.classes)} classes is on a picture: {', '.join(model.classes)}.",
+        version=__version__,
+        lifespan=lifespan,
+    )
+    app.add_middleware(BoundedBody, most=limits.bytes)
+
+    @app.post(
+        "/predict",
+        response_model=Answers,
+        dependencies=locked,
+        responses=refusals | PROBLEMS,
+        summary="Say what is on pictures",
+    )
+    async def predict(
+        files: Annotated[
+            list[UploadFile], File(min_length=1, description="One picture or many: JPEG, PNG, WebP, GIF, TIFF ...")
+        ],
+    ) -> Any:
+        """An answer for each file, in their order.
+
+        A file that cannot be read has a `problem` in its answer and stops no other; where there is no other, the
+        status is 422.
+        """
+        return await _predict(service, files)
+
+    @app.get("/model", dependencies=locked, responses=refusals, summary="Say which model this is")
+    async def card() -> ModelCard:
+        return model_card(model.about)
+
+    @app.get("/health", summary="Alive")
+    async def health() -> State:
+        return State(status="alive")
+
+    @app.get("/ready", responses={503: {"model": Problem, "description": "Starting, or ending."}}, summary="Ready")
+    async def readiness() -> State:
+        if not ready.is_set():
+            raise HTTPException(503, "the service is starting or ending")
+        return State(status="ready")
+
+    @app.get("/metrics", response_class=Response, summary="Figures for Prometheus")
+    async def metrics() -> Response:
+        return Response(service.gauges.render(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/docs")
+
+    @app.exception_handler(RequestValidationError)
+    async def explain(request: Request, error: RequestValidationError) -> Response:
+        how = f"curl -F files=@photo.jpg {request.base_url}predict"
+        return JSONResponse({"detail": f"send pictures as files of a form, in its field `files`: {how}"}, 422)
+
+    @app.middleware("http")
+    async def count(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        began = time.perf_counter()
+        status = 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+            return response
+        finally:
+            route = request.scope.get("route")  # its template; whatever else is asked for counts as one path
+            path = getattr(route, "path", "other")
+            service.gauges.count_request(path, status, time.perf_counter() - began)
+
+    return app
+
+
+async def _predict(service: Service, files: list[UploadFile]) -> Any:
+    most = service.limits.files
+    if len(files) > most:
+        raise HTTPException(
+            413, f"{len(files)} files came, and {most} are taken at once; send them in several requests"
+        )
+    try:
+        with service.batcher.places(len(files)):
+            answers = await asyncio.gather(*(_answer(service, file) for file in files))
+    except Full:
+        detail = f"{service.limits.places} pictures are in hand, as many as the service takes; try again shortly"
+        raise HTTPException(503, detail, {"Retry-After": "1"}) from None
+    if all(answer.problem for answer in answers):
+        return JSONResponse({"detail": "; ".join(f"{each.filename}: {each.problem}" for each in answers[:3])}, 422)
+    return Answers(predictions=list(answers))
+
+
+async def _answer(service: Service, file: UploadFile) -> Answer:
+    name, model = said_name(file), service.model
+    decode = asyncio.get_running_loop().run_in_executor
+    try:
+        # The bytes are read in the decoder's turn: until then they lie in a file, not in memory.
+        pixels = await decode(service.decoders, _decode, file, model.size, service.limits.pixels)
+    except ValueError as error:
+        service.gauges.count_picture("refused")
+        return Answer(filename=name, problem=str(error))
+    said = await service.batcher.predict(pixels)
+    service.gauges.count_picture("predicted")
+    top = [Share(name=each, probability=share) for each, share in best_classes(model, said)]
+    probabilities = dict(zip(model.classes, map(float, said), strict=True))
+    return Answer(filename=name, name=top[0].name, probability=top[0].probability, top=top, probabilities=probabilities)
+
+
+def _decode(file: UploadFile, size: int, most_pixels: int) -> Any:
+    return decode_upload(file.file.read(), size, most_pixels)
