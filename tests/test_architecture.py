@@ -17,7 +17,8 @@ errors places interrupts patience locks database seeding terminal toml_file metr
 data.archive data.sources data.layout data.looks data.picture data.index data.splits data.pixels data.sample
 architectures backbone runtime augment activations schedule head perceptron training bundle models objective prepare
 storage sketches notes artifacts dashboard lease tracking registry mirroring search worker launch retrain plots report
-record history published predictions predictor latency export checks page.scales page.charts page.standing page.figures
+record history published predictions predictor latency export checks attention
+similar page.scales page.charts page.standing page.figures
 page.thumbnails page.page compare progress status run ui
 serve.batching serve.intake serve.gauges serve.answers serve.api serve.server serve.app api cli __main__
 """
@@ -25,12 +26,12 @@ ROOMS = ORDER.split()
 
 # Library -> the rooms that may import it, at whatever depth; for annotations alone (TYPE_CHECKING) any may.
 LIBRARIES = {
-    "keras": "backbone runtime augment activations head training bundle export",
+    "keras": "backbone runtime augment activations head training bundle export attention",
     "optuna": "space objective database storage artifacts dashboard search worker history report",
     "optuna_dashboard": "ui",
     "mlflow": "tracking registry",
     "pandas": "api",
-    "tensorflow": "runtime models export",
+    "tensorflow": "runtime models export attention",
     "onnxruntime": "models",
     "ai_edge_litert": "models",
     "tf2onnx": "export",
