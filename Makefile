@@ -29,7 +29,8 @@ bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTE
 	$(BIN)/python benchmarks/trunks.py
 	$(BIN)/python benchmarks/compare.py --space head --trials 2 --epochs 2 --epochs-per-trial 25
 	$(BIN)/python benchmarks/compare.py --space benchmarks/depth.toml --trials 2 --epochs 2 --epochs-per-trial 12
-	$(BIN)/python benchmarks/compare.py --space head --backbone resnet50 --trials 1 --epochs 1 --epochs-per-trial 25
+	$(BIN)/python benchmarks/compare.py --space head --backbone resnet50 --trials 2 --epochs 1 --epochs-per-trial 25
+	$(BIN)/python benchmarks/compare.py --space head --only kerastuner,wastetune --trials 100 --seconds 3600 --name hour
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/notes.py
 	$(BIN)/python benchmarks/memory.py trials
