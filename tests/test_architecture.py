@@ -31,7 +31,7 @@ LIBRARIES = {
     "optuna_dashboard": "ui",
     "mlflow": "tracking registry",
     "pandas": "api",
-    "tensorflow": "runtime models export attention",
+    "tensorflow": "runtime models export",
     "onnxruntime": "models",
     "ai_edge_litert": "models",
     "tf2onnx": "export",

@@ -1,8 +1,9 @@
-"""The pictures of the training set that a model sees as most like another one."""
+"""The training pictures that a model sees as most like another one."""
 
 import csv
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from wastetune.data.picture import read_picture, resize_picture
 from wastetune.errors import UserError
 from wastetune.report import write_whole
 
-_BATCH = 32
+_BATCH = 16  # so that a question in between does not wait long for its turn
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the model was trained on, and how it sees it."""
+    """Training pictures, and how the model sees them."""
 
     paths: tuple[Path, ...]
     classes: tuple[str, ...]
@@ -29,7 +30,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training picture, and how like the other one it is: the cosine of their vectors."""
+    """A training picture, and how like another one it is: the cosine of their vectors."""
 
     path: Path
     name: str  # its class
@@ -43,20 +44,15 @@ def open_gallery(
     cache: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Gallery:
-    """The pictures that a study's final model was trained on: training and validation, never test.
+    """The training pictures of a study, those that its table of the split calls so and no others.
 
-    Their vectors are computed once and kept in `cache`. UserError where the table of the split or a picture is gone.
+    Their vectors are computed once and kept in `cache`. UserError where the table or a picture is gone.
     """
-    table = results / "split.csv"
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] != "test"]
-    except OSError as error:
-        raise UserError(f"{table} cannot be read ({error.strerror}); run the study again, which writes it") from None
-    key = hashlib.sha256((results / "bundle" / MODEL_FILE).read_bytes())
-    key.update("\n".join(row["bytes_sha256"] for row in rows).encode())
-    kept = cache / f"vectors-{key.hexdigest()[:32]}.npy"
+    rows = _training_rows(results / "split.csv")
     paths = tuple(pictures / row["path"] for row in rows)
+    key = hashlib.sha256((results / "bundle" / MODEL_FILE).read_bytes())
+    key.update("\n".join(f"{row['path']} {row['bytes_sha256']}" for row in rows).encode())
+    kept = cache / f"vectors-{key.hexdigest()[:32]}.npy"
     if kept.exists():
         vectors = np.load(kept)
     else:
@@ -66,29 +62,39 @@ def open_gallery(
     return Gallery(paths, tuple(row["class"] for row in rows), vectors)
 
 
-def most_similar(gallery: Gallery, vector: NDArray[np.float32], most: int = 4) -> list[Neighbour]:
+def most_similar(gallery: Gallery, vector: NDArray[np.float32], most: int) -> list[Neighbour]:
     """The pictures that are most like the one of this vector (c,), the likest first."""
     cosines = gallery.vectors @ _unit(vector[None])[0]
     order = np.argsort(-cosines, kind="stable")[:most]
     return [Neighbour(gallery.paths[i], gallery.classes[i], float(cosines[i])) for i in order]
 
 
+def _training_rows(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            return [row for row in csv.DictReader(file) if row["split"] == "train"]
+    except OSError as error:
+        raise UserError(f"{table} cannot be read ({error.strerror}); run the study again, which writes it") from None
+
+
 def _all_vectors(
     paths: tuple[Path, ...], onlooker: Onlooker, progress: Callable[[int, int], None]
 ) -> NDArray[np.float32]:
+    def read(path: Path) -> NDArray[np.uint8]:
+        return resize_picture(read_picture(path), onlooker.size)
+
     parts = []
-    for start in range(0, len(paths), _BATCH):
-        batch = paths[start : start + _BATCH]
-        parts.append(onlooker.vectors(np.stack([resize_picture(read_picture(path), onlooker.size) for path in batch])))
-        progress(start + len(batch), len(paths))
+    with ThreadPoolExecutor(2) as pool:
+        for start in range(0, len(paths), _BATCH):
+            progress(start, len(paths))
+            parts.append(onlooker.vectors(np.stack(list(pool.map(read, paths[start : start + _BATCH])))))
     return _unit(np.concatenate(parts))
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return np.asarray(vectors / lengths, np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _save(part: Path, vectors: NDArray[np.float32]) -> None:
-    with part.open("wb") as file:
+    with part.open("wb") as file:  # np.save would add a suffix to the name
         np.save(file, vectors)
