@@ -24,7 +24,7 @@ from wastetune.data.index import index_folder
 from wastetune.data.pixels import open_pixels
 from wastetune.data.splits import split_index
 from wastetune.metrics import metric_value
-from wastetune.prepare import cache_folder
+from wastetune.places import cache_folder
 from wastetune.runtime import open_trunk
 from wastetune.space import TrialConfig, default_params, load_space
 from wastetune.training import TrainingSet, built_learner, fit_final, predict_probabilities, steps_per_epoch

@@ -20,7 +20,9 @@ storage sketches notes artifacts dashboard lease tracking registry mirroring sea
 record history published predictions predictor latency export checks attention
 similar page.scales page.charts page.standing page.figures
 page.thumbnails page.page compare progress status run ui
-serve.batching serve.intake serve.gauges serve.answers serve.api serve.server serve.app api cli __main__
+serve.batching serve.intake serve.gauges serve.answers serve.api serve.listening serve.server
+serve.exhibit serve.plates serve.app serve.showing
+api cli __main__
 """
 ROOMS = ORDER.split()
 
@@ -38,9 +40,9 @@ LIBRARIES = {
     "openvino": "runtime",
     "fastapi": "serve.api",
     "starlette": "serve.intake",
-    "uvicorn": "serve.server",
+    "uvicorn": "serve.listening",
     "prometheus_client": "serve.gauges",
-    "streamlit": "serve.app",
+    "streamlit": "serve.app serve.showing",
 }
 
 

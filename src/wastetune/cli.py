@@ -610,6 +610,46 @@ def serve(
 
 
 @main.command()
+@_study_option
+@_results_option
+@_data_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; it asks for no password.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Left out: a free one.")
+@click.option("--open", "open_browser", is_flag=True, help="Open it in the browser.")
+def app(study: str, results: Path, folder: Path, host: str, port: int, open_browser: bool) -> None:
+    """Show a study's model in the browser, until Ctrl-C: give it a photo, see what it says and why.
+
+    Beside the answer stand where the model looked and the training pictures that it finds most like the photo, if
+    they are here; on the second page the study's report. Photos do not leave this machine.
+
+    \b
+    Example:
+      wastetune app --study mobilenet_small_trashnet
+      wastetune app --study my_study --port 8501 --open
+    """
+    place = _model_path(study, None, results).parent
+    from wastetune.interrupts import heeded_interrupts
+
+    if host not in ONLY_HERE:
+        click.echo(f"warning: whoever reaches {host} sees the report and pictures of the data set", err=True)
+
+    def say(address: str) -> None:
+        click.echo(f"{address} shows {place.name}. Ctrl-C ends")
+        if open_browser:
+            click.launch(address)
+
+    try:
+        with heeded_interrupts():
+            try:
+                from wastetune.serve.showing import serve_app
+            except ImportError as error:
+                raise UserError(f"wastetune app needs Streamlit ({error}); pip install 'wastetune[app]'") from None
+            serve_app(place, folder, host=host, port=port, say=say)
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+
+
+@main.command()
 @_storage_option
 @click.option("--host", default="localhost", show_default=True, help="Where to listen; whoever gets there may write.")
 @click.option("--port", type=click.IntRange(1, 65535), default=13000, show_default=True, help="Where to listen.")

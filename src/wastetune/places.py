@@ -45,3 +45,13 @@ def check_results(folder: Path) -> None:
     """Raises UserError where results cannot go: before a study is run, not after."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--results {folder} is no folder; name a folder, or one to be made")
+
+
+def cache_folder() -> Path:
+    """Where pixels and activations are kept: WASTETUNE_CACHE, or the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    folder = Path(os.environ.get("WASTETUNE_CACHE") or user_cache_path("wastetune")).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"WASTETUNE_CACHE is {folder}, which is no folder; name a folder, or one to be made")
+    return folder

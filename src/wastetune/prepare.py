@@ -20,6 +20,7 @@ from wastetune.data.splits import Splits, split_digest, split_index
 from wastetune.errors import UserError
 from wastetune.objective import Setting, TuningData
 from wastetune.parameters import render_param
+from wastetune.places import cache_folder
 from wastetune.space import load_space
 from wastetune.spec import StudySpec
 from wastetune.terminal import Terminal
@@ -37,16 +38,6 @@ class Prepared:
     index: ImageIndex
     splits: Splits
     fingerprint: dict[str, str]
-
-
-def cache_folder() -> Path:
-    """Where pixels and activations are kept: WASTETUNE_CACHE, or the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    folder = Path(os.environ.get("WASTETUNE_CACHE") or user_cache_path("wastetune")).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"WASTETUNE_CACHE is {folder}, which is no folder; name a folder, or one to be made")
-    return folder
 
 
 def cache_limit() -> int | None:

@@ -1,0 +1,39 @@
+"""The app as a process: Streamlit with its settings, at an address."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from wastetune.data.picture import MAX_BYTES
+from wastetune.places import ONLY_HERE
+from wastetune.serve.exhibit import open_exhibit
+from wastetune.serve.listening import answer_at, open_listener
+
+_GRACE = 1  # second for pages that are open when the app is told to end
+
+_SETTINGS = {
+    "browser.gatherUsageStats": False,
+    "client.showErrorDetails": "none",
+    "client.toolbarMode": "minimal",
+    "logger.level": "error",  # it takes over uvicorn's, which would tell of each request
+    "server.fileWatcherType": "none",
+    "server.maxUploadSize": MAX_BYTES // 2**20,
+    "theme.light.primaryColor": "#c2410c",
+    "theme.dark.primaryColor": "#ff9b5c",
+}
+
+
+def serve_app(results: Path, data: Path, *, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Shows the study in this results folder until SIGINT or SIGTERM; `say` gets the address.
+
+    UserError where its model cannot be opened, or the place is taken.
+    """
+    import streamlit as st
+    from streamlit.web.bootstrap import load_config_options
+
+    # A name that another page has brought to this address is refused; elsewhere only its owner knows the names.
+    known = {"server.allowedHosts": sorted(ONLY_HERE)} if host in ONLY_HERE else {}
+    load_config_options(_SETTINGS | known)
+    listener = open_listener(host, port)
+    open_exhibit(results, data)  # a broken model is told now, and the script finds it open
+    app = st.App(Path(__file__).with_name("app.py"), secrets={"results": str(results), "data": str(data)})
+    answer_at(listener, app, grace=_GRACE, say=say)
