@@ -39,7 +39,7 @@ LIBRARIES = {
     "tf2onnx": "export",
     "openvino": "runtime",
     "fastapi": "serve.api",
-    "starlette": "serve.intake",
+    "starlette": "serve.intake serve.showing",
     "uvicorn": "serve.listening",
     "prometheus_client": "serve.gauges",
     "streamlit": "serve.app serve.showing",

@@ -643,7 +643,9 @@ def app(study: str, results: Path, folder: Path, host: str, port: int, open_brow
             try:
                 from wastetune.serve.showing import serve_app
             except ImportError as error:
-                raise UserError(f"wastetune app needs Streamlit ({error}); pip install 'wastetune[app]'") from None
+                raise UserError(
+                    f"wastetune app needs Streamlit ({error}); install it: pip install 'wastetune[app]'"
+                ) from None
             serve_app(place, folder, host=host, port=port, say=say)
     except KeyboardInterrupt:
         click.echo("stopped", err=True)

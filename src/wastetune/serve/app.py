@@ -11,7 +11,7 @@ import streamlit as st
 
 from wastetune.data.picture import decode_picture, resize_picture
 from wastetune.page.thumbnails import draw_thumbnail
-from wastetune.serve.exhibit import Example, Exhibit, Gathering, open_exhibit
+from wastetune.serve.exhibit import REPORT, Example, Exhibit, Gathering, open_exhibit
 from wastetune.serve.plates import (
     render_answer,
     render_invitation,
@@ -114,7 +114,7 @@ def _show_gathering(gathering: Gathering) -> None:
 def _show_report(exhibit: Exhibit) -> None:
     if exhibit.report.is_file():
         with st.container(key="report"):
-            st.iframe(exhibit.report, height=_ANY)
+            st.iframe(REPORT, height=_ANY)
     else:
         st.info(f"{exhibit.report} is not there; run the study again, which writes it.")
 

@@ -17,6 +17,7 @@ from wastetune.places import cache_folder
 from wastetune.predictions import confident_mistakes, read_predictions
 from wastetune.similar import Gallery, open_gallery
 
+REPORT = "/report.html"  # where the study's page is found
 _RIGHT, _WRONG = 6, 2  # examples
 
 
@@ -75,7 +76,7 @@ def open_exhibit(results: Path, data: Path) -> Exhibit:
         raise UserError(f"the model in {bundle} cannot be read: {reason}; delete it and run the study again") from error
 
     def gather(tell: Callable[[int, int], None]) -> Gallery:
-        return open_gallery(results, find_dataset(about["dataset"], data), onlooker, cache_folder(), tell)
+        return open_gallery(results, _find_pictures(about, data), onlooker, cache_folder(), tell)
 
     return Exhibit(
         study=about.get("study", results.name),
@@ -92,7 +93,7 @@ def _examples(results: Path, about: Mapping[str, Any], data: Path) -> tuple[Exam
     test = about.get("test", {})
     predictions = read_predictions(results, about["classes"], test.get("confusion_matrix", ()))
     try:
-        folder = find_dataset(about.get("dataset", ""), data)
+        folder = _find_pictures(about, data)
     except UserError:
         return ()
     if predictions is None:
@@ -106,3 +107,7 @@ def _examples(results: Path, about: Mapping[str, Any], data: Path) -> tuple[Exam
             found.append((predictions.paths[rows[order[len(rows) // 2]]], name))
     mistakes = [(each.path, each.true) for each in confident_mistakes(predictions, _WRONG)]
     return tuple(Example(folder / path, name) for path, name in found[:_RIGHT] + mistakes if (folder / path).is_file())
+
+
+def _find_pictures(about: Mapping[str, Any], data: Path) -> Path:
+    return find_dataset(str(about.get("dataset")), data)

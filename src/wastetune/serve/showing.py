@@ -1,11 +1,18 @@
 """The app as a process: Streamlit with its settings, at an address."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import streamlit as st
+from PIL import Image
+from starlette.responses import FileResponse
+from starlette.routing import Route
+from streamlit.web.bootstrap import load_config_options
+
 from wastetune.data.picture import MAX_BYTES
 from wastetune.places import ONLY_HERE
-from wastetune.serve.exhibit import open_exhibit
+from wastetune.serve.exhibit import REPORT, open_exhibit
 from wastetune.serve.listening import answer_at, open_listener
 
 _GRACE = 1  # second for pages that are open when the app is told to end
@@ -17,8 +24,15 @@ _SETTINGS = {
     "logger.level": "error",  # it takes over uvicorn's, which would tell of each request
     "server.fileWatcherType": "none",
     "server.maxUploadSize": MAX_BYTES // 2**20,
+    # The colours of report.html.
     "theme.light.primaryColor": "#c2410c",
+    "theme.light.backgroundColor": "#fcfcfb",
+    "theme.light.secondaryBackgroundColor": "#f2f4f6",
+    "theme.light.textColor": "#1d2329",
     "theme.dark.primaryColor": "#ff9b5c",
+    "theme.dark.backgroundColor": "#14181d",
+    "theme.dark.secondaryBackgroundColor": "#1d232a",
+    "theme.dark.textColor": "#e6e9ec",
 }
 
 
@@ -27,13 +41,16 @@ def serve_app(results: Path, data: Path, *, host: str, port: int, say: Callable[
 
     UserError where its model cannot be opened, or the place is taken.
     """
-    import streamlit as st
-    from streamlit.web.bootstrap import load_config_options
-
     # A name that another page has brought to this address is refused; elsewhere only its owner knows the names.
     known = {"server.allowedHosts": sorted(ONLY_HERE)} if host in ONLY_HERE else {}
     load_config_options(_SETTINGS | known)
     listener = open_listener(host, port)
-    open_exhibit(results, data)  # a broken model is told now, and the script finds it open
-    app = st.App(Path(__file__).with_name("app.py"), secrets={"results": str(results), "data": str(data)})
+    exhibit = open_exhibit(results, data)  # a broken model is told now, and the script finds it open
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the visitor is told
+    app = st.App(
+        Path(__file__).with_name("app.py"),
+        secrets={"results": str(results), "data": str(data)},
+        # At an address of its own: inside Streamlit's page, links within it would lead to Streamlit.
+        routes=[Route(REPORT, lambda request: FileResponse(exhibit.report))],
+    )
     answer_at(listener, app, grace=_GRACE, say=say)
