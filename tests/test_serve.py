@@ -512,6 +512,13 @@ def test_what_is_in_the_way_is_told_in_a_sentence(brightness, run_cli, tmp_path)
     assert f"is not of the study's present winner; make it anew: {how}" in told("--study", "mine")
 
 
+def test_where_nothing_but_the_service_is_installed_the_other_commands_say_what_they_need():
+    command = [sys.executable, "-c", ALONE, "compare"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: this command needs \w+, which is not installed; pip install wastetune\n", done.stderr)
+
+
 def test_where_others_can_reach_it_and_no_key_is_asked_for_that_is_said(brightness):
     with serving(brightness, "--host", "0.0.0.0") as served:
         status, _, stderr = served.stop()

@@ -97,6 +97,8 @@ class _Commands(click.Group):
             raise
         except OSError as error:  # a full disk, a folder that may not be written to
             reason = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        except ModuleNotFoundError as error:  # where only what `serve` takes is installed
+            reason = f"this command needs {error.name}, which is not installed; pip install wastetune"
         click.echo(f"error: {reason}", err=True)
         return ctx.exit(2)
 
