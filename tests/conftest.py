@@ -244,6 +244,52 @@ def brightness(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Data and results of a finished study, whose model tells red leaves from green bottles by the mean colour.
+
+    Its features are the mean colours of 8 x 8 places. The data set is `drawn` in the folder `data`.
+    """
+    import keras
+    import numpy as np
+
+    from test_report import a_report
+    from wastetune.bundle import save_description, save_model
+    from wastetune.data.index import index_folder
+    from wastetune.data.picture import read_picture, resize_picture
+    from wastetune.data.splits import split_index, write_split_table
+    from wastetune.history import History
+    from wastetune.metrics import score_predictions, scores_dict
+    from wastetune.page.page import write_page
+    from wastetune.predictions import Predictions, write_predictions
+
+    folder = tmp_path_factory.mktemp("finished")
+    results, data = folder / "results" / "colours", folder / "data"
+    pictures = write_sample(data / "drawn", classes=("bottle", "leaf"), per_class=30, size=64)
+    layers = keras.layers
+    trunk = keras.Sequential([keras.Input((64, 64, 3)), layers.Rescaling(1 / 255), layers.AveragePooling2D(8)])
+    head = keras.Sequential([keras.Input((8, 8, 3)), layers.GlobalAveragePooling2D(), layers.Dense(2)])
+    head.layers[-1].set_weights([np.array([[-40.0, 40.0], [40.0, -40.0], [0.0, 0.0]]), np.zeros(2)])
+    pixels = keras.Input((64, 64, 3))
+    model = keras.Model(pixels, layers.Softmax()(head(trunk(pixels))))
+    save_model(results / "bundle", model)
+
+    index = index_folder(pictures)
+    splits = split_index(index, seed=0)
+    write_split_table(index, splits, results / "split.csv")
+    shown = [index.pictures[position] for position in splits.test]
+    seen = np.stack([resize_picture(read_picture(pictures / each.path), 64) for each in shown]).astype(np.float32)
+    said = np.asarray(model.predict_on_batch(seen))
+    labels = np.array([each.label for each in shown])
+    paths = tuple(each.path for each in shown)
+    write_predictions(Predictions(index.classes, paths, labels, said, said.argmax(axis=1)), results)
+    scores = scores_dict(score_predictions(labels, said, index.classes))
+    about = {"study": "colours", "backbone": "mean_colour", "dataset": "drawn", "input_size": 64}
+    save_description(results / "bundle", about | {"classes": list(index.classes), "test": scores})
+    write_page(a_report(), History((), {}, {}), None, pictures, results)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def browser():
     """A Playwright Browser: headless, and the system's own Chromium."""
     playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need pip install '.[dev]'")

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 import wastetune.data.index
+import wastetune.data.picture
 from wastetune.data.index import (
     contradictions,
     duplicate_groups,
@@ -16,6 +19,7 @@ from wastetune.data.index import (
     lookalike_groups,
     read_picture,
 )
+from wastetune.data.picture import decode_picture, load_pixels
 from wastetune.errors import UserError
 
 
@@ -113,6 +117,47 @@ def test_a_decompression_bomb_is_refused_by_its_header_alone(folder: Path) -> No
     problems = what(folder)
     assert problems == dict.fromkeys(("glass/large.png", "glass/bomb.png"), "more than 80 million pixels")
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_small_tiff_with_an_enormous_tile_is_refused_too() -> None:
+    """Its tile would be unpacked whole: a gigabyte from a megabyte, for 16 by 16 pixels."""
+
+    def tiff(tile: int) -> bytes:
+        data = zlib.compress(bytes(tile * tile), 9)
+        tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, tile), (323, tile)]
+        tags += [(324, 8), (325, len(data))]
+        directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+    assert decode_picture(tiff(64)).size == (16, 16)
+    with pytest.raises(ValueError, match="more than 80 million pixels"):
+        decode_picture(tiff(9000))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "F", "RGB"])
+def test_a_large_picture_is_converted_in_bands_to_what_it_is_whole(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (50, 30, 4), np.uint8)
+    picture = Image.fromarray(noise, "RGBA")
+    if mode in ("I;16", "F"):
+        numbers = noise[..., 0].astype(np.uint16) * 251 if mode == "I;16" else noise[..., 0] / np.float32(255)
+        picture = Image.fromarray(numbers)
+    elif mode == "P":
+        picture = picture.convert("RGB").quantize(40)
+        picture.info["transparency"] = 7
+    elif mode == "RGB":
+        picture = picture.convert("RGB").quantize(8).convert("RGB")
+        picture.info["transparency"] = picture.getpixel((3, 3))
+    else:
+        picture = picture.convert(mode)
+    assert picture.mode == mode
+    whole = np.asarray(load_pixels(picture))
+    monkeypatch.setattr(wastetune.data.picture, "BAND_PIXELS", 100)  # three rows
+    np.testing.assert_array_equal(np.asarray(load_pixels(picture)), whole)
+    if mode in ("RGBA", "LA"):
+        colours, alpha = noise[..., :3].astype(float), noise[..., 3:] / 255
+        if mode == "LA":
+            colours = np.asarray(picture)[..., :1].astype(float)
+        assert np.abs(colours * alpha + 255 * (1 - alpha) - whole).max() < 1.01
 
 
 def test_other_colour_modes_become_the_rgb_they_show(tmp_path: Path) -> None:

@@ -1,11 +1,18 @@
 """Every command and flag in deploy/ and in the README and docs is one of the real command line."""
 
+import json
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import click
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from wastetune.cli import main
 
@@ -59,3 +66,53 @@ def test_the_files_are_whole():
         (container,) = job["spec"]["template"]["spec"]["containers"]
         assert all("value" in each or "secretKeyRef" in each["valueFrom"] for each in container["env"])
         assert "password" not in str(job).lower()
+
+
+def beyond(extra):
+    """The modules that would not be there if only what this extra of ours lists were installed."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    wanted, installed = [Requirement(line) for line in listed], set()
+    while wanted:
+        one = wanted.pop()
+        name = canonicalize_name(one.name)
+        if name not in installed:
+            installed.add(name)
+            found = map(Requirement, metadata.requires(name) or ())
+            wanted += [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return sorted(
+        module
+        for module, names in metadata.packages_distributions().items()
+        if not installed & set(map(canonicalize_name, names))
+        and module not in sys.stdlib_module_names
+        and "wastetune" not in module
+    )
+
+
+def test_the_container_of_the_service_starts_from_its_extra_alone_and_knows_how_it_is(brightness):
+    """Its command and its health check are run, at another port and with another model."""
+    text = (ROOT / "deploy" / "serve.Dockerfile").read_text()
+    entry, command, check = (
+        json.loads(re.search(rf"^{line} (\[.+\])$", text, re.MULTILINE)[1]) for line in ("ENTRYPOINT", "CMD", " +CMD")
+    )
+    assert shlex.join(entry + command) == "wastetune serve --bundle /model --host 0.0.0.0 --port 8000"
+    assert unknown_in(entry + command) is None
+    assert "EXPOSE 8000" in text
+    assert re.search(r"^USER (?!root$)\w+$", text, re.MULTILINE)
+
+    absent = beyond("serve")
+    assert {"tensorflow", "keras", "optuna", "mlflow", "pandas", "rich"} <= set(absent)
+    alone = f"import sys; sys.modules.update(dict.fromkeys({absent})); from wastetune.cli import main; main()"
+    here = {"/model": str(brightness.parent), "8000": "0"}
+    words = [sys.executable, "-c", alone, *(here.get(word, word) for word in command)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            port = re.search(r":(\d+)/predict", line)[1]
+            check = [sys.executable, *(word.replace("8000", port) for word in check[1:])]
+            assert subprocess.run(check, capture_output=True).returncode == 0
+            process.terminate()
+            assert process.wait(30) == 0
+            assert subprocess.run(check, capture_output=True).returncode != 0
+        finally:
+            process.kill()

@@ -43,7 +43,10 @@ def sharp_model():
 
     keras.utils.set_random_seed(3)
     pixels = keras.Input((32, 32, 3), name="pixels")
-    made = layers.Rescaling(1 / 127.5, offset=-1)(pixels)
+    # A model within the model, and constants that are no weights: so is the preprocessing of some backbones.
+    inner = keras.Input((32, 32, 3))
+    centred = layers.Normalization(mean=[104.0, 117.0, 124.0], variance=[3000.0, 4000.0, 5000.0])(inner)
+    made = keras.Model(inner, centred)(pixels)
     made = layers.Conv2D(8, 3, strides=2, use_bias=False)(made)
     made = layers.BatchNormalization()(made)
     made = layers.Activation("hard_silu")(made)
@@ -83,7 +86,7 @@ def test_it_gives_the_probabilities_of_the_original_and_says_what_it_is(format, 
     assert (model.classes, model.size) == (("box", "leaf"), 32)
     assert model.about == load_description(bundle)
     close = 1e-4 if FORMATS[format].exact else 0.3
-    assert np.ptp(original.run(pixels)[:, 0]) > 0.3
+    assert np.ptp(original.run(pixels)[:, 0]) > 0.2
     for some in (pixels, pixels[:1]):
         said = model.run(some)
         assert said.shape == (len(some), 2)

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -21,6 +22,8 @@ from PIL import Image
 
 from wastetune.models import Model, open_model
 from wastetune.serve.api import Limits, build_app
+from wastetune.serve.intake import decode_upload
+from wastetune.serve.server import open_listener
 
 # The service as it is where nothing but `wastetune[serve]` is installed.
 ALONE = """
@@ -108,16 +111,17 @@ def test_files_are_answered_in_their_order_and_a_bad_one_stops_no_other(server):
     ]
 
 
-def huge_png():
-    """30,000 by 30,000 pixels of one colour, in a file of two hundred kilobytes."""
-
+def png(header, rows):
     def chunk(kind, data):
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
-    side = (30_000).to_bytes(4, "big")
-    header = side + side + bytes([1, 0, 0, 0, 0])
-    rows = zlib.compress(bytes(30_000 * (1 + 30_000 // 8)), 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def huge_png():
+    """30,000 by 30,000 pixels of one colour, in a file of two hundred kilobytes."""
+    side = (30_000).to_bytes(4, "big")
+    return png(side + side + bytes([1, 0, 0, 0, 0]), zlib.compress(bytes(30_000 * (1 + 30_000 // 8)), 9))
 
 
 def zip_bomb():
@@ -286,6 +290,139 @@ def test_told_to_end_it_answers_what_it_has_and_ends_with_0(brightness, number):
     assert len(gone) == 8
 
 
+def test_a_client_that_goes_away_or_has_no_key_costs_nothing(brightness):
+    """The service reads no upload of those who may not predict, and says nothing of half a request."""
+    half = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n%s"
+    half += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+    with serving(brightness, WASTETUNE_API_KEY="opensesame") as served:
+        address = ("127.0.0.1", served.client.base_url.port)
+        with socket.create_connection(address, timeout=60) as client:
+            client.sendall(half % b"")
+            assert client.recv(100).startswith(b"HTTP/1.1 401 ")
+        with socket.create_connection(address, timeout=60) as client:
+            client.sendall(half % b"X-API-Key: opensesame\r\n")
+        answer = served.predict(("n.jpg", picture(0)), headers={"X-API-Key": "opensesame"})
+        assert answer.status_code == 200
+        status, _, stderr = served.stop()
+    assert (status, stderr) == (0, "stopped\n")
+
+
+def rgba(width, height):
+    """A transparent PNG; Pillow's own writer would take seconds for a large one."""
+    rows = zlib.compress(bytes(height * (1 + 4 * width)), 1)
+    size = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return png(size + bytes([8, 6, 0, 0, 0]), rows)
+
+
+def test_the_largest_pictures_from_many_clients_do_not_fill_the_memory(server):
+    """Each takes 160 MB while it is unpacked, and three times that where it is laid on white in one go."""
+    content = rgba(5000, 4000)
+
+    def ask(number):
+        with httpx.Client(base_url=server.url, timeout=120, trust_env=False) as client:
+            files = {"files": (f"{number}.png", content)}
+            return client.post("/predict", files=files).raise_for_status().json()["predictions"][0]["class"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(8))) == {"bright"}
+    status = Path(f"/proc/{server.process.pid}/status")
+    if not status.exists():
+        pytest.skip("only Linux tells how much memory a process has ever had")
+    assert int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) < 500_000
+    assert psutil.Process(server.process.pid).memory_info().rss < 250e6  # and it has been given back
+
+
+def test_a_large_picture_is_unpacked_in_its_turn_and_a_small_one_at_once():
+    turns = []
+
+    @contextmanager
+    def turn():
+        turns.append("large")
+        yield
+
+    for side, taken in ((10, []), (30, ["large"])):
+        assert decode_upload(picture(9, (side, side)), 8, 1000, turn()).shape == (8, 8, 3)
+        assert turns == taken
+    with pytest.raises(ValueError, match=r"more than 0\.001 million pixels"):
+        decode_upload(picture(9, (40, 40)), 8, 1000, turn())
+
+
+class Talk:
+    """A request to an app in this process, whose body comes when the test says so."""
+
+    def __init__(self, app, *, length=None):
+        self.body, self.asked, self.sent = asyncio.Queue(), asyncio.Event(), []
+        headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+        if length is not None:
+            headers.append((b"content-length", str(length).encode()))
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers, "query_string": b""}
+        self.task = asyncio.create_task(app(scope, self._receive, self._send))
+
+    async def _receive(self):
+        self.asked.set()
+        return {"type": "http.request", "body": await self.body.get(), "more_body": True}
+
+    async def _send(self, message):
+        self.sent.append(message)
+
+    @property
+    def status(self):
+        return self.sent[0]["status"]
+
+
+HALF = Model(("a", "b"), 8, {"classes": ["a", "b"], "input_size": 8}, lambda pixels: np.full((len(pixels), 2), 0.5))
+
+
+def test_a_request_that_takes_too_long_to_arrive_is_refused():
+    async def talk():
+        slow = Talk(build_app(HALF, Limits(seconds=0.01)))
+        await slow.task
+        assert slow.status == 408
+        assert b"did not arrive within 0.01 seconds" in slow.sent[1]["body"]
+
+    asyncio.run(talk())
+
+
+def test_a_request_that_is_cut_off_at_the_end_of_the_service_is_told():
+    async def talk():
+        slow = Talk(build_app(HALF))
+        await slow.asked.wait()
+        slow.task.cancel()
+        await slow.task
+        assert (slow.status, slow.sent[1]["body"]) == (503, b'{"detail":"the service is ending"}')
+
+    asyncio.run(talk())
+
+
+def test_all_requests_together_hold_so_many_bytes_and_room_is_made_again():
+    async def talk():
+        app = build_app(HALF, Limits(bytes=1000))  # so 8,000 in all
+        start = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+        first = [Talk(app) for _ in range(8)]
+        for each in first:
+            each.body.put_nowait(start + bytes(990 - len(start)))
+        while any(not each.body.empty() for each in first):
+            await asyncio.sleep(0)
+        refused = Talk(app)
+        refused.body.put_nowait(start + bytes(900 - len(start)))
+        await refused.task
+        assert refused.status == 503
+        assert (b"retry-after", b"1") in refused.sent[0]["headers"]
+        assert b"requests of 8,000 bytes are in hand" in refused.sent[1]["body"]
+        for each in first:
+            each.body.put_nowait(bytes(11))  # one more than its own bound
+            await each.task
+            assert each.status == 413
+        again = Talk(app)
+        again.body.put_nowait(start + bytes(900 - len(start)))
+        await again.asked.wait()
+        assert not again.task.done()
+        again.task.cancel()
+        await again.task
+
+    asyncio.run(talk())
+
+
 def test_past_its_places_it_says_503_and_is_well_afterwards():
     """In this process, where a model can be made to wait."""
     free = threading.Event()
@@ -320,13 +457,16 @@ def test_past_its_places_it_says_503_and_is_well_afterwards():
     asyncio.run(talk())
 
 
-def test_a_model_that_fails_costs_that_request_alone():
+@pytest.mark.parametrize("failure", ["it raises", "it answers too little"])
+def test_a_model_that_fails_costs_that_request_alone(failure):
     calls = []
 
     def run(pixels):
         calls.append(len(pixels))
         if len(calls) == 1:
-            raise MemoryError("no room")
+            if failure == "it raises":
+                raise MemoryError("no room")
+            return np.zeros((0, 2), np.float32)
         return np.full((len(pixels), 2), 0.5, np.float32)
 
     app = build_app(Model(("a", "b"), 8, {"classes": ["a", "b"], "input_size": 8}, run))
@@ -338,7 +478,9 @@ def test_a_model_that_fails_costs_that_request_alone():
             httpx.AsyncClient(transport=transport, base_url="http://test") as client,
         ):
             files = {"files": ("n.jpg", picture(0))}
-            assert (await client.post("/predict", files=files)).status_code == 500
+            failed = await client.post("/predict", files=files)
+            assert failed.status_code == 500
+            assert failed.json() == {"detail": "the service has failed over this request; its log says why"}
             assert (await client.post("/predict", files=files)).status_code == 200
 
     asyncio.run(talk())
@@ -359,6 +501,8 @@ def test_what_is_in_the_way_is_told_in_a_sentence(brightness, run_cli, tmp_path)
     assert "no.onnx does not exist" in told("--bundle", tmp_path / "no.onnx")
     assert "is no .onnx file" in told("--bundle", __file__)
     assert "--queue 3 is less than --max-files 32" in told("--bundle", brightness, "--queue", "3")
+    for key in ("", "schlüssel", "two\nlines", " space"):
+        assert "the API key travels in a header" in told("--bundle", brightness, "--api-key", key)
     (tmp_path / "results" / "mine" / "bundle").mkdir(parents=True)
     how = "wastetune export --study mine --format onnx"
     assert f"has no ONNX export yet; make it: {how}" in told("--study", "mine")
@@ -367,6 +511,23 @@ def test_what_is_in_the_way_is_told_in_a_sentence(brightness, run_cli, tmp_path)
     description = '{"classes": ["dark", "grey", "bright"], "input_size": 16}'
     (tmp_path / "results" / "mine" / "bundle" / "bundle.json").write_text(description)
     assert f"is not of the study's present winner; make it anew: {how}" in told("--study", "mine")
+
+
+def test_an_answer_goes_out_at_once():
+    """Without this option each takes 40 ms more, in which the system waits for more to send."""
+    with (
+        open_listener("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_where_nothing_but_the_service_is_installed_the_other_commands_say_what_they_need():
+    command = [sys.executable, "-c", ALONE, "compare"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: this command needs \w+, which is not installed; pip install wastetune\n", done.stderr)
 
 
 def test_where_others_can_reach_it_and_no_key_is_asked_for_that_is_said(brightness):

@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,7 +14,7 @@ from wastetune.places import DATA, ONLY_HERE, RESULTS, STORAGE, TRACKING, WEIGHT
 from wastetune.terminal import hush_tensorflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import optuna
 
@@ -97,6 +97,8 @@ class _Commands(click.Group):
             raise
         except OSError as error:  # a full disk, a folder that may not be written to
             reason = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        except ModuleNotFoundError as error:  # where only what `serve` takes is installed
+            reason = f"this command needs {error.name}, which is not installed; pip install wastetune"
         click.echo(f"error: {reason}", err=True)
         return ctx.exit(2)
 
@@ -580,12 +582,15 @@ def serve(
       curl -F files=@photo.jpg http://127.0.0.1:8000/predict
     """
     file = _onnx_file(study, bundle, results)
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip() != ""):
+        raise UserError("the API key travels in a header: name one of ASCII letters, digits and signs")
     try:
         from wastetune.serve.api import Limits
         from wastetune.serve.server import serve_model
     except ImportError as error:
         raise UserError(f"serving needs more packages ({error}); pip install 'wastetune[serve]'") from None
     from wastetune.interrupts import heeded_interrupts
+    from wastetune.models import open_model
 
     if host not in ONLY_HERE and not api_key:
         click.echo(f"warning: whoever reaches {host} may predict; --api-key asks for a key", err=True)
@@ -594,12 +599,14 @@ def serve(
     limits = Limits(bytes=max_mb * 2**20, pixels=max_megapixels * 10**6, files=max_files, places=queue)
     try:
         with heeded_interrupts():
+            model = open_model(file, threads=threads)
+            if study is not None:
+                _check_export(file, model.about, _model_path(study, bundle, results), study)
             serve_model(
-                file,
+                model,
                 host=host,
                 port=port,
                 key=api_key,
-                threads=threads,
                 limits=limits,
                 say=lambda address: click.echo(
                     f"{address}/predict takes pictures; {address}/docs says how. Ctrl-C ends"
@@ -797,7 +804,7 @@ def _run_each(names: tuple[str, ...], run_one: "Callable[[str], bool]", results:
 
 
 def _onnx_file(study: str | None, bundle: Path | None, results: Path) -> Path:
-    """The .onnx file that is meant. UserError where it is not there, or is of an earlier winner of its study."""
+    """The .onnx file that is meant. UserError where it is not there."""
     path = _model_path(study, bundle, results)
     if bundle is not None:
         file = bundle / "model.onnx" if bundle.is_dir() else bundle
@@ -806,15 +813,22 @@ def _onnx_file(study: str | None, bundle: Path | None, results: Path) -> Path:
         if file.suffix != ".onnx":
             raise UserError(f"{bundle} is no .onnx file; make one with `wastetune export --format onnx`")
         return file
-    file, how = path.parent / "export" / "model.onnx", f"wastetune export --study {study} --format onnx"
+    file = path.parent / "export" / "model.onnx"
     if not file.is_file():
-        raise UserError(f"study {study!r} has no ONNX export yet; make it: {how}")
-    from wastetune.bundle import load_description
-    from wastetune.models import open_model
-
-    if open_model(file).about != load_description(path):
-        raise UserError(f"{file} is not of the study's present winner; make it anew: {how}")
+        raise UserError(f"study {study!r} has no ONNX export yet; make it: {_export_command(study)}")
     return file
+
+
+def _check_export(file: Path, about: "Mapping[str, Any]", bundle: Path, study: str) -> None:
+    """Raises UserError where the file is of an earlier winner than the study's bundle."""
+    from wastetune.bundle import load_description
+
+    if about != load_description(bundle):
+        raise UserError(f"{file} is not of the study's present winner; make it anew: {_export_command(study)}")
+
+
+def _export_command(study: str | None) -> str:
+    return f"wastetune export --study {study} --format onnx"
 
 
 def _model_path(study: str | None, bundle: Path | None, results: Path) -> Path:

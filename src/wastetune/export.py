@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wastetune.backbone import held_back_stderr
 from wastetune.bundle import load_description, load_model
 from wastetune.errors import UserError
@@ -103,6 +105,7 @@ def _write_onnx(source: Source, file: Path) -> None:
     import onnx
     import tf2onnx
 
+    _make_constant(source.model)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     function = _function(source)
     with held_back_stderr():
@@ -150,6 +153,16 @@ def _function(source: Source) -> Any:
         return {OUTPUT: source.model(tf.cast(pixels, tf.float32), training=False)}
 
     return tf.function(run, input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name=INPUT)])
+
+
+def _make_constant(model: Any) -> None:
+    """Turns the tensors that some layers hold beside their weights into arrays: tf2onnx takes such for inputs."""
+    import keras
+
+    for layer in getattr(model, "layers", ()):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+        _make_constant(layer)
 
 
 def _put_inside(file: Path, about: Mapping[str, Any]) -> None:

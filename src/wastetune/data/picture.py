@@ -4,6 +4,7 @@ import hashlib
 import io
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ MAX_BYTES = 256 * 2**20
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 ORIENTATION_TAG = 0x0112
+TILE_WIDTH_TAG, TILE_HEIGHT_TAG = 0x0142, 0x0143
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -27,6 +29,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+BAND_PIXELS = 2**20
 # The value of white where Pillow's own conversion to 8 bits would only clip.
 WHITE = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}
 
@@ -49,24 +52,35 @@ def read_picture(path: Path) -> Image.Image:
 TOO_MANY_BYTES = f"larger than {MAX_BYTES // 2**20} MiB"
 
 
-def decode_picture(content: bytes, most_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The same for the bytes of a file. Raises ValueError with the reason, a phrase, when that cannot be.
+def decode_picture(content: bytes) -> Image.Image:
+    """The same for the bytes of a file. Raises ValueError with the reason, a phrase, when that cannot be."""
+    return load_pixels(open_picture(content))
 
-    A picture of more than `most_pixels` is refused by its header, before it takes memory.
+
+def open_picture(content: bytes, most_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture in the bytes of a file, of which only the header is read yet; `load_pixels` reads the rest.
+
+    Raises ValueError with the reason, a phrase, when it is none, or would have more than `most_pixels` in memory.
     """
     if not content:
         raise ValueError("empty file")
     too_many = f"more than {most_pixels / 10**6:g} million pixels"
     try:
         picture = Image.open(io.BytesIO(content), formats=_formats())
+        pixels = max(picture.width * picture.height, _tile_pixels(picture))
     except UnidentifiedImageError:
         raise ValueError("not a picture Pillow can read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(too_many) from None
     except Exception as error:  # readers of broken headers raise anything
         raise ValueError(f"broken: {_reason(error)}") from error
-    if picture.width * picture.height > most_pixels:
+    if pixels > most_pixels:
         raise ValueError(too_many)
+    return picture
+
+
+def load_pixels(picture: Image.Image) -> Image.Image:
+    """An opened picture, read whole: upright, 8-bit RGB. Raises ValueError with the reason when it is broken."""
     try:
         picture.load()
         return _rgb(_upright(picture))
@@ -90,6 +104,12 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
+def _tile_pixels(picture: Image.Image) -> int:
+    """The pixels of a tile of a TIFF, which is unpacked whole, however small the picture is that it belongs to."""
+    tags: Any = getattr(picture, "tag_v2", {})
+    return int(tags.get(TILE_WIDTH_TAG, 0)) * int(tags.get(TILE_HEIGHT_TAG, 0))
+
+
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         turn = UPRIGHT.get(picture.getexif().get(ORIENTATION_TAG, 1))
@@ -99,14 +119,27 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode in WHITE:
-        levels = np.asarray(picture, np.float32) * (255.0 / WHITE[picture.mode])
-        return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        colours = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, colours).convert("RGB")
-    return picture.convert("RGB")
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture
+    if picture.mode not in WHITE and not picture.has_transparency_data:
+        return picture.convert("RGB")
+    # In bands: what lies between takes many times the memory of the picture.
+    whole = Image.new("RGB", picture.size)
+    rows = max(1, BAND_PIXELS // picture.width)
+    for top in range(0, picture.height, rows):
+        band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        whole.paste(_grey(band) if band.mode in WHITE else _on_white(band), (0, top))
+    return whole
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    levels = np.asarray(picture, np.float32) * (255.0 / WHITE[picture.mode])
+    return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 
 
 def _reason(error: Exception) -> str:

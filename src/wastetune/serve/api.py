@@ -3,15 +3,14 @@
 import asyncio
 import os
 import secrets
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Depends, FastAPI, File, HTTPException, Request, UploadFile
-from fastapi.exceptions import RequestValidationError
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.security import APIKeyHeader
 
@@ -20,8 +19,11 @@ from wastetune.models import Model
 from wastetune.predictor import best_classes
 from wastetune.serve.answers import Answer, Answers, ModelCard, Problem, Share, State, model_card
 from wastetune.serve.batching import Batcher, Full
-from wastetune.serve.gauges import Gauges
-from wastetune.serve.intake import BoundedBody, decode_upload, said_name
+from wastetune.serve.gauges import Counted, Gauges
+from wastetune.serve.intake import FIELD, BoundedBody, busy, decode_upload, said_name, uploaded_files
+
+if TYPE_CHECKING:
+    from starlette.datastructures import UploadFile
 
 KEY_HEADER = "X-API-Key"
 
@@ -34,6 +36,12 @@ class Limits:
     pixels: int = 50_000_000  # of a picture
     files: int = 32  # of a request
     places: int = 256  # pictures in hand at once, those of all requests
+    seconds: float = 60.0  # until a request has arrived
+
+    @property
+    def together(self) -> int:
+        """Bytes in hand at once, those of all requests: what they take in memory and on disk."""
+        return 8 * self.bytes
 
 
 @dataclass(frozen=True)
@@ -45,17 +53,28 @@ class Service:
     batcher: Batcher
     gauges: Gauges
     decoders: ThreadPoolExecutor
+    large: threading.Lock = field(default_factory=threading.Lock)  # one large picture is unpacked at a time
 
 
 Responses = dict[int | str, dict[str, Any]]
 
 PROBLEMS: Responses = {
     400: {"model": Problem, "description": "The form cannot be read."},
+    408: {"model": Problem, "description": "The request took too long to arrive."},
     413: {"model": Problem, "description": "Too many bytes, or too many files."},
     422: {"model": Problem, "description": "There is no picture, or none that can be read."},
-    503: {"model": Problem, "description": "As many pictures wait as the service takes; try again shortly."},
+    500: {"model": Problem, "description": "The service has failed; its log says why."},
+    503: {"model": Problem, "description": "As much is in hand as the service takes; try again shortly."},
 }
 LOCKED: Responses = {401: {"model": Problem, "description": "The API key is missing or wrong."}}
+
+_FILES: dict[str, Any] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "string", "format": "binary"},
+    "description": "One picture or many: JPEG, PNG, WebP, GIF, TIFF ...",
+}
+_FORM: dict[str, Any] = {"type": "object", "required": [FIELD], "properties": {FIELD: _FILES}}
 
 
 def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -> FastAPI:
@@ -88,7 +107,8 @@ def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -
         version=__version__,
         lifespan=lifespan,
     )
-    app.add_middleware(BoundedBody, most=limits.bytes)
+    app.add_middleware(BoundedBody, most=limits.bytes, together=limits.together, seconds=limits.seconds)
+    app.add_middleware(Counted, gauges=service.gauges)
 
     @app.post(
         "/predict",
@@ -96,18 +116,19 @@ def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -
         dependencies=locked,
         responses=refusals | PROBLEMS,
         summary="Say what is on pictures",
+        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
     )
-    async def predict(
-        files: Annotated[
-            list[UploadFile], File(min_length=1, description="One picture or many: JPEG, PNG, WebP, GIF, TIFF ...")
-        ],
-    ) -> Any:
+    async def predict(request: Request) -> Any:
         """An answer for each file, in their order.
 
         A file that cannot be read has a `problem` in its answer and stops no other; where there is no other, the
         status is 422.
         """
-        return await _predict(service, files)
+        # The form is no parameter: FastAPI would take in all of it before it asks for the key.
+        if batcher.full:
+            raise _full(service)
+        async with uploaded_files(request) as files:
+            return await _predict(service, files)
 
     @app.get("/model", dependencies=locked, responses=refusals, summary="Say which model this is")
     async def card() -> ModelCard:
@@ -131,28 +152,15 @@ def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -
     async def root() -> Response:
         return RedirectResponse("/docs")
 
-    @app.exception_handler(RequestValidationError)
-    async def explain(request: Request, error: RequestValidationError) -> Response:
-        how = f"curl -F files=@photo.jpg {request.base_url}predict"
-        return JSONResponse({"detail": f"send pictures as files of a form, in its field `files`: {how}"}, 422)
-
-    @app.middleware("http")
-    async def count(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        began = time.perf_counter()
-        status = 500
-        try:
-            response = await answer(request)
-            status = response.status_code
-            return response
-        finally:
-            route = request.scope.get("route")  # its template; whatever else is asked for counts as one path
-            path = getattr(route, "path", "other")
-            service.gauges.count_request(path, status, time.perf_counter() - began)
+    @app.exception_handler(Exception)
+    async def apologise(request: Request, error: Exception) -> Response:
+        """What is said of a mistake of ours; its traceback is in the log."""
+        return JSONResponse({"detail": "the service has failed over this request; its log says why"}, 500)
 
     return app
 
 
-async def _predict(service: Service, files: list[UploadFile]) -> Any:
+async def _predict(service: Service, files: "list[UploadFile]") -> Any:
     most = service.limits.files
     if len(files) > most:
         raise HTTPException(
@@ -162,19 +170,22 @@ async def _predict(service: Service, files: list[UploadFile]) -> Any:
         with service.batcher.places(len(files)):
             answers = await asyncio.gather(*(_answer(service, file) for file in files))
     except Full:
-        detail = f"{service.limits.places} pictures are in hand, as many as the service takes; try again shortly"
-        raise HTTPException(503, detail, {"Retry-After": "1"}) from None
+        raise _full(service) from None
     if all(answer.problem for answer in answers):
         return JSONResponse({"detail": "; ".join(f"{each.filename}: {each.problem}" for each in answers[:3])}, 422)
     return Answers(predictions=list(answers))
 
 
-async def _answer(service: Service, file: UploadFile) -> Answer:
+def _full(service: Service) -> Exception:
+    return busy(f"{service.limits.places} pictures are in hand, as many as the service takes")
+
+
+async def _answer(service: Service, file: "UploadFile") -> Answer:
     name, model = said_name(file), service.model
     decode = asyncio.get_running_loop().run_in_executor
     try:
         # The bytes are read in the decoder's turn: until then they lie in a file, not in memory.
-        pixels = await decode(service.decoders, _decode, file, model.size, service.limits.pixels)
+        pixels = await decode(service.decoders, _decode, file, service)
     except ValueError as error:
         service.gauges.count_picture("refused")
         return Answer(filename=name, problem=str(error))
@@ -185,5 +196,5 @@ async def _answer(service: Service, file: UploadFile) -> Answer:
     return Answer(filename=name, name=top[0].name, probability=top[0].probability, top=top, probabilities=probabilities)
 
 
-def _decode(file: UploadFile, size: int, most_pixels: int) -> Any:
-    return decode_upload(file.file.read(), size, most_pixels)
+def _decode(file: "UploadFile", service: Service) -> Any:
+    return decode_upload(file.file.read(), service.model.size, service.limits.pixels, service.large)

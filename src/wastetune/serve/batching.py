@@ -35,6 +35,11 @@ class Batcher:
         """Places that are taken: pictures that are being read, wait, or run."""
         return self._taken
 
+    @property
+    def full(self) -> bool:
+        """Whether no place is left."""
+        return self._taken >= self._places
+
     @contextmanager
     def places(self, pictures: int) -> Iterator[None]:
         """Inside, so many places are taken. Full where there are fewer."""
@@ -69,12 +74,13 @@ class Batcher:
                 self._seen(len(batch))
                 try:
                     said = await loop.run_in_executor(thread, self._run, np.stack([pixels for pixels, _ in batch]))
+                    rows = list(zip(batch, said, strict=True))
                 except Exception as error:  # out of memory, say: this batch is lost, the next may go
                     for _, answer in batch:
                         if not answer.cancelled():
                             answer.set_exception(error)
                     continue
-                for (_, answer), row in zip(batch, said, strict=True):
+                for (_, answer), row in rows:
                     if not answer.cancelled():
                         answer.set_result(row)
 

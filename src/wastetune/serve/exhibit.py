@@ -71,6 +71,8 @@ def open_exhibit(results: Path, data: Path) -> Exhibit:
     try:
         onlooker = open_onlooker(bundle)
         onlooker.look(np.zeros((onlooker.size, onlooker.size, 3), np.uint8))  # compiled now: the first visitor is quick
+    except (UserError, ImportError):
+        raise
     except Exception as error:  # Keras raises anything over a broken file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(f"the model in {bundle} cannot be read: {reason}; delete it and run the study again") from error

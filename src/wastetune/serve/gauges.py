@@ -1,8 +1,13 @@
 """What Prometheus reads: requests, their seconds, pictures, the sizes of runs, what waits."""
 
+import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SIZES = (1, 2, 4, 8, 16)
@@ -40,3 +45,27 @@ class Gauges:
     def render(self) -> bytes:
         """All of it as Prometheus reads it."""
         return generate_latest(self._registry)
+
+
+class Counted:
+    """An ASGI app whose requests are counted, with the status of the answer and the seconds until it."""
+
+    def __init__(self, app: "ASGIApp", gauges: Gauges) -> None:
+        self._app, self._gauges = app, gauges
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began, status = time.perf_counter(), 500
+
+        async def told(message: "Message") -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, told)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")  # its template; whatever else is asked for is one path
+            self._gauges.count_request(path, status, time.perf_counter() - began)

@@ -10,24 +10,31 @@ from wastetune.errors import UserError
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 is a free one. UserError where the place is taken."""
+    """A socket that listens there, at a free port for 0; UserError where none can."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot listen at {host} port {port}: {reason}; name others with --host and --port") from None
+    # asyncio would do it for sockets of its own; without it an answer waits 40 ms for the client to confirm its head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
-def answer_at(listener: socket.socket, app: Any, *, grace: int, say: Callable[[str], None]) -> None:
+def answer_at(listener: socket.socket, app: Any, *, websockets: bool, grace: int, say: Callable[[str], None]) -> None:
     """Lets an ASGI application answer there until SIGINT or SIGTERM; `say` gets its address.
 
     What is in hand then has `grace` seconds to end.
     """
     host, port = listener.getsockname()[:2]
-    with listener:
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace, server_header=False
-        )
-        say(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        uvicorn.Server(config).run(sockets=[listener])
+    config = uvicorn.Config(
+        app,
+        ws="auto" if websockets else "none",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=grace,
+        server_header=False,
+    )
+    say(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,28 +1,31 @@
 """The service as a process."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from wastetune.models import open_model
+from PIL import Image
+
+from wastetune.models import Model
 from wastetune.serve.api import Limits, build_app
 from wastetune.serve.listening import answer_at, open_listener
 
+# A picture in one piece, up to this: malloc gives large pieces back to the system, and keeps Pillow's usual 16 MiB.
+_BLOCK = 512 * 2**20
 _GRACE = 10  # seconds for what is in hand when the service is told to end
 
 
 def serve_model(
-    file: Path,
+    model: Model,
     *,
     host: str,
     port: int,
     key: str | None,
-    threads: int | None,
     limits: Limits,
     say: Callable[[str], None],
 ) -> None:
-    """Serves the model in an .onnx file until SIGINT or SIGTERM; `say` gets its address when it answers.
+    """Serves a model until SIGINT or SIGTERM; `say` gets its address, where it answers from then on.
 
-    UserError where the model cannot be opened, or the place is taken.
+    UserError where the place is taken.
     """
-    model = open_model(file, threads=threads)
-    answer_at(open_listener(host, port), build_app(model, limits, key), grace=_GRACE, say=say)
+    with open_listener(host, port) as listener:
+        Image.core.set_block_size(_BLOCK)
+        answer_at(listener, build_app(model, limits, key), websockets=False, grace=_GRACE, say=say)

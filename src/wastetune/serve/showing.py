@@ -44,13 +44,13 @@ def serve_app(results: Path, data: Path, *, host: str, port: int, say: Callable[
     # A name that another page has brought to this address is refused; elsewhere only its owner knows the names.
     known = {"server.allowedHosts": sorted(ONLY_HERE)} if host in ONLY_HERE else {}
     load_config_options(_SETTINGS | known)
-    listener = open_listener(host, port)
-    exhibit = open_exhibit(results, data)  # a broken model is told now, and the script finds it open
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the visitor is told
-    app = st.App(
-        Path(__file__).with_name("app.py"),
-        secrets={"results": str(results), "data": str(data)},
-        # At an address of its own: inside Streamlit's page, links within it would lead to Streamlit.
-        routes=[Route(REPORT, lambda request: FileResponse(exhibit.report))],
-    )
-    answer_at(listener, app, grace=_GRACE, say=say)
+    with open_listener(host, port) as listener:
+        exhibit = open_exhibit(results, data)  # a broken model is told now, and the script finds it open
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the visitor is told
+        app = st.App(
+            Path(__file__).with_name("app.py"),
+            secrets={"results": str(results), "data": str(data)},
+            # At an address of its own: inside Streamlit's page, links within it would lead to Streamlit.
+            routes=[Route(REPORT, lambda request: FileResponse(exhibit.report))],
+        )
+        answer_at(listener, app, websockets=True, grace=_GRACE, say=say)

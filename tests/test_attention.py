@@ -1,0 +1,131 @@
+"""Where a model looked: the model that is asked is the one that answers, and the heat lies on what spoke for it."""
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from wastetune.attention import open_onlooker, split_at_pooling
+from wastetune.backbone import load_backbone, nearest_cut, split
+from wastetune.bundle import assemble_model, load_model, save_description, save_model
+from wastetune.data.picture import read_picture, resize_picture
+from wastetune.data.sample import write_sample
+from wastetune.errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def whole_model(backbone, cut):
+    """As a trial leaves it: trunk, then tail and head."""
+    _, tail = split(backbone, cut)
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(tail.input_shape[1:])
+    vector = keras.layers.Dense(5, activation="relu")(keras.layers.LayerNormalization(epsilon=1e-12)(tail(inputs)))
+    return assemble_model(backbone, cut, keras.Model(inputs, keras.layers.Dense(3)(vector)))
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [
+        ("mobilenet_v3_small_minimalistic", 1.0),
+        ("mobilenet_v3_small", 0.6),
+        ("convnext_tiny", 1.0),
+        ("efficientnet_v2_b0", 0.9),
+        ("resnet50", 0.9),
+        ("inception_v3", 1.0),
+    ],
+)
+def test_features_and_head_are_together_the_model(name, depth, tmp_path):
+    backbone = load_backbone(name, "none", size=96)
+    made = whole_model(backbone, nearest_cut(backbone, depth))
+    save_model(tmp_path, made)
+    features_of, logits_of = split_at_pooling(load_model(tmp_path))
+    pixels = RNG.integers(0, 256, (2, 96, 96, 3)).astype(np.float32)
+    features = features_of(pixels)
+    assert len(features.shape) == 4
+    said = keras.ops.softmax(logits_of(keras.ops.mean(features, axis=(1, 2))))
+    wanted = keras.ops.convert_to_numpy(made(pixels))
+    assert np.ptp(wanted, axis=1).min() > 0.01  # not the same for every class, whatever comes
+    np.testing.assert_allclose(said, wanted, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def colours(finished):
+    return open_onlooker(finished / "results" / "colours" / "bundle")
+
+
+def on_grey(*squares):
+    """A grey picture with squares of 16 pixels: (row, column, colour)."""
+    pixels = np.full((64, 64, 3), 128, np.uint8)
+    for row, column, colour in squares:
+        pixels[row : row + 16, column : column + 16] = colour
+    return pixels
+
+
+RED, GREEN = (220, 40, 40), (40, 150, 40)
+
+
+def test_the_heat_lies_where_the_answer_comes_from_and_nowhere_else(colours):
+    look = colours.look(on_grey((8, 32, RED)))
+    assert colours.classes[look.probabilities.argmax()] == "leaf"
+    wanted = np.zeros((8, 8))
+    wanted[1:3, 4:6] = 1  # a place is 8 pixels
+    np.testing.assert_allclose(look.heat, wanted, atol=1e-3)
+
+
+def test_what_speaks_for_another_class_stays_cold(colours):
+    look = colours.look(on_grey((0, 0, RED), (0, 48, RED), (48, 0, GREEN)))
+    assert colours.classes[look.probabilities.argmax()] == "leaf"
+    assert look.heat[:2, :2].min() > 0.9
+    assert look.heat[:2, 6:].min() > 0.9
+    assert look.heat[6:, :2].max() < 1e-3
+
+
+def test_a_model_that_is_sure_still_tells_where_it_looked(colours):
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, 32:] = (255, 0, 0)
+    look = colours.look(pixels)
+    assert look.probabilities.max() == 1.0  # a gradient of this is nothing
+    assert look.heat[:, 4:].min() > 0.9
+    assert look.heat[:, :4].max() < 1e-3
+
+
+def test_it_answers_as_the_model_does_and_its_vectors_are_those_of_one_at_a_time(colours, finished):
+    pixels = RNG.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    model = load_model(finished / "results" / "colours" / "bundle")
+    wanted = np.asarray(model.predict_on_batch(pixels.astype(np.float32)))
+    looks = [colours.look(each) for each in pixels]
+    np.testing.assert_allclose([look.probabilities for look in looks], wanted, atol=1e-6)
+    np.testing.assert_allclose(colours.vectors(pixels), [look.vector for look in looks], atol=1e-6)
+
+
+def test_on_two_things_it_looks_at_the_one_it_names(real_weights, tmp_path):
+    """A head on MobileNetV3's own features, taught on pictures of one thing, asked about pictures of two."""
+    drawn = write_sample(tmp_path / "drawn", classes=("bottle", "leaf"), per_class=25, odd_files=False)
+    things = [[read_picture(path) for path in sorted((drawn / name).iterdir())] for name in ("bottle", "leaf")]
+    backbone = load_backbone("mobilenet_v3_small_075", folder=real_weights)
+    inputs = keras.Input(backbone.body.output.shape[1:])
+    head = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    bundle = tmp_path / "bundle"
+    save_model(bundle, assemble_model(backbone, nearest_cut(backbone, 1.0), head))
+    save_description(bundle, {"classes": ["bottle", "leaf"], "input_size": 224})
+    pixels = np.stack([resize_picture(each, 224) for kind in things for each in kind[:20]])
+    vectors = open_onlooker(bundle).vectors(pixels)
+    middle, wanted = vectors.mean(axis=0), np.repeat([[5, -5], [-5, 5]], 20, axis=0)
+    weights = np.linalg.solve((vectors - middle).T @ (vectors - middle) + np.eye(432), (vectors - middle).T @ wanted)
+    head.layers[-1].set_weights([weights, -middle @ weights])
+    save_model(bundle, assemble_model(backbone, nearest_cut(backbone, 1.0), head))
+    onlooker = open_onlooker(bundle)
+    for bottle, leaf in zip(things[0][20:], things[1][20:], strict=True):
+        for left, right, named in ((bottle, leaf, 0), (leaf, bottle, 1)):
+            both = Image.new("RGB", (256, 128))
+            both.paste(left, (0, 0))
+            both.paste(right, (128, 0))
+            look = onlooker.look(resize_picture(both, 224))
+            on_left = look.heat[:, :3].sum() / (look.heat[:, :3].sum() + look.heat[:, 4:].sum())
+            assert (on_left > 0.5) == (look.probabilities.argmax() == named)
+
+
+def test_no_bundle_is_told(tmp_path):
+    with pytest.raises(UserError, match="is no bundle"):
+        open_onlooker(tmp_path)
