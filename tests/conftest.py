@@ -266,10 +266,10 @@ def finished(tmp_path_factory):
     results, data = folder / "results" / "colours", folder / "data"
     pictures = write_sample(data / "drawn", classes=("bottle", "leaf"), per_class=30, size=64)
     layers = keras.layers
-    trunk = keras.Sequential([keras.Input((64, 64, 3)), layers.Rescaling(1 / 255), layers.AveragePooling2D(8)])
-    head = keras.Sequential([keras.Input((8, 8, 3)), layers.GlobalAveragePooling2D(), layers.Dense(2)])
+    pixels, places = keras.Input((64, 64, 3)), keras.Input((8, 8, 3))
+    trunk = keras.Model(pixels, layers.AveragePooling2D(8)(layers.Rescaling(1 / 255)(pixels)))
+    head = keras.Model(places, layers.Dense(2)(layers.GlobalAveragePooling2D()(places)))
     head.layers[-1].set_weights([np.array([[-40.0, 40.0], [40.0, -40.0], [0.0, 0.0]]), np.zeros(2)])
-    pixels = keras.Input((64, 64, 3))
     model = keras.Model(pixels, layers.Softmax()(head(trunk(pixels))))
     save_model(results / "bundle", model)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wastetune.attention import open_onlooker
-from wastetune.data.picture import read_picture, resize_picture
+from wastetune.data.picture import pixels_hash, read_picture, resize_picture
 from wastetune.errors import UserError
 from wastetune.similar import most_similar, open_gallery
 
@@ -35,6 +35,14 @@ def test_only_training_pictures_are_shown(places, onlooker, tmp_path):
     shown = [path.relative_to(pictures).as_posix() for path in gallery.paths]
     assert shown == [path for path, which in side.items() if which == "train"]
     assert [path.split("/")[0] for path in shown] == list(gallery.classes)
+
+
+def test_a_picture_that_the_model_has_learnt_is_known_again_whatever_its_file(places, onlooker, tmp_path):
+    results, pictures = places
+    learnt = open_gallery(results, pictures, onlooker, tmp_path).learnt
+    for path, side in sides(results).items():
+        read_picture(pictures / path).save(tmp_path / "again.png")
+        assert (pixels_hash(read_picture(tmp_path / "again.png")) in learnt) == (side in ("train", "val"))
 
 
 def test_a_training_picture_is_most_like_itself_and_then_its_own_kind(places, onlooker, tmp_path):

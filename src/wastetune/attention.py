@@ -106,10 +106,9 @@ def _all_layers(model: Any) -> Iterator[Any]:
 def _chain(like: Any, steps: list[Any]) -> Any:
     import keras
 
-    first = last = keras.Input(like.shape[1:])
-    for step in steps:
-        last = step(last)
-    return keras.Model(first, last)
+    first = keras.Input(like.shape[1:])
+    # A pipeline, because steps that lay at different depths may bear the same name, which a model does not allow.
+    return keras.Model(first, keras.layers.Pipeline(steps)(first, training=False))
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

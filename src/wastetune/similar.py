@@ -26,6 +26,7 @@ class Gallery:
     paths: tuple[Path, ...]
     classes: tuple[str, ...]
     vectors: NDArray[np.float32]  # (n, c), each of length 1
+    learnt: frozenset[str]  # hashes of the pixels of all that the final model was trained on, validation too
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def open_gallery(
 
     Their vectors are computed once and kept in `cache`. UserError where the table or a picture is gone.
     """
-    rows = _training_rows(results / "split.csv")
+    table = _read_split(results / "split.csv")
+    rows = [row for row in table if row["split"] == "train"]
     paths = tuple(pictures / row["path"] for row in rows)
     key = hashlib.sha256((results / "bundle" / MODEL_FILE).read_bytes())
     key.update("\n".join(f"{row['path']} {row['bytes_sha256']}" for row in rows).encode())
@@ -59,7 +61,8 @@ def open_gallery(
         vectors = _all_vectors(paths, onlooker, progress)
         cache.mkdir(parents=True, exist_ok=True)
         write_whole(kept, lambda part: _save(part, vectors))
-    return Gallery(paths, tuple(row["class"] for row in rows), vectors)
+    learnt = frozenset(row["pixels_sha256"] for row in table if row["split"] in ("train", "val"))
+    return Gallery(paths, tuple(row["class"] for row in rows), vectors, learnt)
 
 
 def most_similar(gallery: Gallery, vector: NDArray[np.float32], most: int) -> list[Neighbour]:
@@ -69,10 +72,10 @@ def most_similar(gallery: Gallery, vector: NDArray[np.float32], most: int) -> li
     return [Neighbour(gallery.paths[i], gallery.classes[i], float(cosines[i])) for i in order]
 
 
-def _training_rows(table: Path) -> list[dict[str, str]]:
+def _read_split(table: Path) -> list[dict[str, str]]:
     try:
         with table.open(encoding="utf-8", newline="") as file:
-            return [row for row in csv.DictReader(file) if row["split"] == "train"]
+            return list(csv.DictReader(file))
     except OSError as error:
         raise UserError(f"{table} cannot be read ({error.strerror}); run the study again, which writes it") from None
 

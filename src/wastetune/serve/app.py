@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from wastetune.data.picture import decode_picture, resize_picture
+from wastetune.data.picture import decode_picture, pixels_hash, resize_picture
 from wastetune.page.thumbnails import draw_thumbnail
 from wastetune.serve.exhibit import REPORT, Example, Exhibit, Gathering, open_exhibit
 from wastetune.serve.plates import (
@@ -96,7 +96,8 @@ def _show_answer(exhibit: Exhibit, chosen: _Chosen) -> None:
     gathering = exhibit.gathering
     if gathering.gallery is not None:
         answer = onlooker.classes[int(look.probabilities.argmax())]
-        st.html(render_similar(most_similar(gathering.gallery, look.vector, ALIKE), answer))
+        alike = most_similar(gathering.gallery, look.vector, ALIKE)
+        st.html(render_similar(alike, answer, learnt=pixels_hash(picture) in gathering.gallery.learnt))
     elif gathering.missing:
         st.caption(f"No training pictures to compare with: {gathering.missing}")
     else:

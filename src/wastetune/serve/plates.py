@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _SIDE = 900  # pixels of the longer side of a photo on the page
 _MOST_WIDE, _MOST_HIGH = 860, 420  # of the two pictures of an answer
-SAME = 0.9999  # from this similarity on, two pictures are one
 
 # Dark violet over red to pale yellow (inferno's), so that it reads without telling red from green.
 _STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -67,12 +66,14 @@ def render_answer(
     )
 
 
-def render_similar(neighbours: Sequence[Neighbour], answer: str) -> str:
-    """Training pictures that are like this one, and how many of them are of the class that was answered."""
+def render_similar(neighbours: Sequence[Neighbour], answer: str, *, learnt: bool) -> str:
+    """Training pictures that are like this one, and how many of them are of the class that was answered.
+
+    `learnt` says that the model was trained on this one too.
+    """
     shown = [(each.name, each.similarity, draw_thumbnail(each.path)) for each in neighbours]
     agree = sum(each.name == answer for each in neighbours)
-    known = bool(neighbours) and neighbours[0].similarity > SAME
-    return _render("similar.html", shown=shown, answer=answer, agree=agree, known=known)
+    return _render("similar.html", shown=shown, answer=answer, agree=agree, learnt=learnt)
 
 
 def lay_heat(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
