@@ -87,6 +87,7 @@ def photo(tmp_path):
 
 
 def give(page, file):
+    page.wait_for_function("document.querySelectorAll('input[type=file]').length == 1")  # an old one goes with a run
     page.locator("input[type=file]").set_input_files(file)
 
 
