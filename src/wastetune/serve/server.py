@@ -30,7 +30,7 @@ def serve_model(
     """
     with open_listener(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
-        Image.core.set_block_size(_BLOCK)
+        Image.core.set_block_size(_BLOCK)  # type: ignore[attr-defined]
         app = build_app(model, limits, key)
         config = uvicorn.Config(
             app,
