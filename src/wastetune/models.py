@@ -101,7 +101,7 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     if KEY not in metadata:
         raise ValueError(f"it was not exported by wastetune (no metadata {KEY!r})")

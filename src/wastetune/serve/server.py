@@ -27,5 +27,5 @@ def serve_model(
     UserError where the place is taken.
     """
     with open_listener(host, port) as listener:
-        Image.core.set_block_size(_BLOCK)
+        Image.core.set_block_size(_BLOCK)  # type: ignore[attr-defined]
         answer_at(listener, build_app(model, limits, key), websockets=False, grace=_GRACE, say=say)
