@@ -40,8 +40,8 @@ class Shown:
 @pytest.fixture(scope="module")
 def open_app(start_in, finished):
     @contextmanager
-    def opened(*arguments):
-        process = start_in(finished, "app", "--study", "colours", *arguments, PYTHONUNBUFFERED="1")
+    def opened(*arguments, study="colours", folder=finished):
+        process = start_in(folder, "app", "--study", study, *arguments, PYTHONUNBUFFERED="1")
         try:
             yield Shown(process)
         finally:
@@ -136,10 +136,10 @@ def test_it_shows_the_training_pictures_that_are_most_like_it(open_page, finishe
     names, likeness = [row[0] for row in rows], [float(row[1]) for row in rows]
     assert len(rows) == 6
     assert likeness == sorted(likeness, reverse=True)
-    assert page.get_by_text(f"{names.count('leaf')} of 6 are leaf.").is_visible()
+    page.get_by_text(f"{names.count('leaf')} of 6 are leaf.").wait_for()
     pictures = figures.get_by_role("img")
     assert pictures.evaluate_all("all => all.every(each => each.complete && each.naturalWidth > 0)")
-    assert not page.get_by_text("trained on this very picture").is_visible()
+    page.get_by_text("trained on this very picture").wait_for(state="hidden")
     lines = (finished / "results" / "colours" / "split.csv").read_text(encoding="utf-8").splitlines()
     for side in ("train", "val"):  # retraining takes both
         learnt = next(line.split(",")[0] for line in lines if line.endswith(f",{side}"))
@@ -164,10 +164,10 @@ def test_a_bad_file_is_told_in_a_sentence_and_the_next_one_is_taken(open_page, p
     ):
         give(page, file)
         page.get_by_text(f"This file cannot be used: {reason}").wait_for()
-        assert not page.locator(".wt-answer").is_visible()
+        page.locator(".wt-answer").wait_for(state="hidden")
     give(page, photo)
     page.locator(".wt-answer").wait_for()
-    assert not page.get_by_text("cannot be used").is_visible()
+    page.get_by_text("cannot be used").wait_for(state="hidden")
 
 
 def test_a_test_picture_can_be_tried_and_its_class_is_told(open_page, finished, photo):
@@ -194,7 +194,7 @@ def test_the_camera_is_asked_for_when_it_is_wanted(open_page):
     assert page.locator(asked).count() == 0
     page.get_by_text("Use the camera").click()
     page.locator(asked).wait_for()
-    assert page.locator("input[type=file]").count() == 0
+    page.locator("input[type=file]").wait_for(state="detached")
 
 
 def test_the_second_page_is_the_studys_report_and_its_links_lead_to_its_places(open_page):
@@ -229,9 +229,18 @@ def test_without_the_pictures_it_answers_and_says_what_is_missing_and_ctrl_c_end
         give(page, photo)
         page.locator(".wt-answer").wait_for()
         page.get_by_text("No training pictures to compare with: ").wait_for()
-        assert not page.get_by_text("Or try a test picture").is_visible()
+        page.get_by_text("Or try a test picture").wait_for(state="hidden")
         status, stdout, stderr = shown.stop(signal.SIGINT)
     assert (status, stdout, stderr) == (0, "", "stopped\n")
+
+
+def test_the_pictures_are_those_that_the_studys_file_names(open_app, open_page, finished, tmp_path):
+    shutil.copytree(finished / "results", tmp_path / "results")
+    shutil.copytree(finished / "data" / "drawn", tmp_path / "my" / "photos")
+    lines = ('dataset = "my/photos"', 'backbone = "mobilenet_v3_small"', 'space = "head"', "trials = 1")
+    (tmp_path / "colours.toml").write_text("# Which is which?\n" + "\n".join(lines))
+    with open_app(study="colours.toml", folder=tmp_path) as shown:
+        open_page(url=shown.url).get_by_text("Or try a test picture").wait_for()
 
 
 def test_what_is_not_there_is_told_in_a_sentence(finished, start_in, tmp_path):

@@ -636,7 +636,12 @@ def app(study: str, results: Path, folder: Path, host: str, port: int, open_brow
     """
     place = _model_path(study, None, results).parent
     from wastetune.interrupts import heeded_interrupts
+    from wastetune.spec import load_study
 
+    try:
+        dataset = load_study(study).dataset
+    except UserError:  # results that came from elsewhere, without the study's file
+        dataset = None
     if host not in ONLY_HERE:
         click.echo(f"warning: whoever reaches {host} sees the report and pictures of the data set", err=True)
 
@@ -653,7 +658,7 @@ def app(study: str, results: Path, folder: Path, host: str, port: int, open_brow
                 raise UserError(
                     f"wastetune app needs Streamlit ({error}); install it: pip install 'wastetune[app]'"
                 ) from None
-            serve_app(place, folder, host=host, port=port, say=say)
+            serve_app(place, folder, dataset, host=host, port=port, say=say)
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
 

@@ -27,7 +27,8 @@ _ANY = 600  # pixels; the style makes it as high as the window
 
 def show() -> None:
     """The two pages."""
-    exhibit = open_exhibit(Path(st.secrets["results"]), Path(st.secrets["data"]))
+    given = st.secrets
+    exhibit = open_exhibit(Path(given["results"]), Path(given["data"]), given["dataset"])
     st.set_page_config(page_title=f"{exhibit.study}: what is on the photo?", page_icon="♻️", layout="wide")
     st.html(render_style())
     report = st.Page(lambda: _show_report(exhibit), title="The study", url_path="study")

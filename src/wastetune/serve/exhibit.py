@@ -61,9 +61,10 @@ class Exhibit:
 
 
 @cache
-def open_exhibit(results: Path, data: Path) -> Exhibit:
+def open_exhibit(results: Path, data: Path, dataset: str) -> Exhibit:
     """What there is to show in a study's results folder; the same whenever it is asked for again in this process.
 
+    Its pictures are those of `dataset`, a path or a name in `data`; where that is empty, of the name its model says.
     UserError where there is no model, or it cannot be read. Where the pictures are away, only they are missing.
     """
     bundle = results / "bundle"
@@ -77,25 +78,27 @@ def open_exhibit(results: Path, data: Path) -> Exhibit:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(f"the model in {bundle} cannot be read: {reason}; delete it and run the study again") from error
 
+    dataset = dataset or str(about.get("dataset"))
+
     def gather(tell: Callable[[int, int], None]) -> Gallery:
-        return open_gallery(results, _find_pictures(about, data), onlooker, cache_folder(), tell)
+        return open_gallery(results, find_dataset(dataset, data), onlooker, cache_folder(), tell)
 
     return Exhibit(
         study=about.get("study", results.name),
         about=about,
         onlooker=onlooker,
-        examples=_examples(results, about, data),
+        examples=_examples(results, about, dataset, data),
         gathering=Gathering(gather),
         report=results / "report.html",
     )
 
 
-def _examples(results: Path, about: Mapping[str, Any], data: Path) -> tuple[Example, ...]:
+def _examples(results: Path, about: Mapping[str, Any], dataset: str, data: Path) -> tuple[Example, ...]:
     """Test pictures of all classes that the model is right about, neither surest nor least sure, then bad mistakes."""
     test = about.get("test", {})
     predictions = read_predictions(results, about["classes"], test.get("confusion_matrix", ()))
     try:
-        folder = _find_pictures(about, data)
+        folder = find_dataset(dataset, data)
     except UserError:
         return ()
     if predictions is None:
@@ -109,7 +112,3 @@ def _examples(results: Path, about: Mapping[str, Any], data: Path) -> tuple[Exam
             found.append((predictions.paths[rows[order[len(rows) // 2]]], name))
     mistakes = [(each.path, each.true) for each in confident_mistakes(predictions, _WRONG)]
     return tuple(Example(folder / path, name) for path, name in found[:_RIGHT] + mistakes if (folder / path).is_file())
-
-
-def _find_pictures(about: Mapping[str, Any], data: Path) -> Path:
-    return find_dataset(str(about.get("dataset")), data)

@@ -36,20 +36,23 @@ _SETTINGS = {
 }
 
 
-def serve_app(results: Path, data: Path, *, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve_app(
+    results: Path, data: Path, dataset: str | None, *, host: str, port: int, say: Callable[[str], None]
+) -> None:
     """Shows the study in this results folder until SIGINT or SIGTERM; `say` gets the address.
 
+    Its pictures are those of `dataset`, a path or a name in the folder `data`; for None, of the name its model says.
     UserError where its model cannot be opened, or the place is taken.
     """
     # A name that another page has brought to this address is refused; elsewhere only its owner knows the names.
     known = {"server.allowedHosts": sorted(ONLY_HERE)} if host in ONLY_HERE else {}
     load_config_options(_SETTINGS | known)
     with open_listener(host, port) as listener:
-        exhibit = open_exhibit(results, data)  # a broken model is told now, and the script finds it open
+        exhibit = open_exhibit(results, data, dataset or "")  # a broken model is told now, and the script finds it open
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the visitor is told
         app = st.App(
             Path(__file__).with_name("app.py"),
-            secrets={"results": str(results), "data": str(data)},
+            secrets={"results": str(results), "data": str(data), "dataset": dataset or ""},
             # At an address of its own: inside Streamlit's page, links within it would lead to Streamlit.
             routes=[Route(REPORT, lambda request: FileResponse(exhibit.report))],
         )
