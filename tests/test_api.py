@@ -187,7 +187,7 @@ def test_what_cannot_be_read_is_one_sentence(bundle, tmp_path):
     picture.write_bytes(b"")
     for call, words in [
         (lambda: wastetune.load_report("tiny", results=tmp_path), "there is no report of study 'tiny' in"),
-        (lambda: wastetune.predict(tmp_path, picture), "is no bundle (No such file or directory"),
+        (lambda: wastetune.predict(tmp_path, picture), "is no model: neither a study's bundle"),
         (lambda: wastetune.predict(bundle, []), "there is no picture in"),
     ]:
         with pytest.raises(UserError) as caught:

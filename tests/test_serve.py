@@ -73,6 +73,12 @@ def serving(model, *arguments, **environment):
         process.communicate()
 
 
+def run_apart(talk):
+    """Runs a coroutine in a thread of its own: where tests of pages ran before, Playwright's loop is in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, talk).result()
+
+
 @pytest.fixture(scope="module")
 def server(brightness):
     limits = ["--max-mb", "4", "--max-files", "5", "--max-megapixels", "20", "--queue", "100"]
@@ -380,7 +386,7 @@ def test_a_request_that_takes_too_long_to_arrive_is_refused():
         assert slow.status == 408
         assert b"did not arrive within 0.01 seconds" in slow.sent[1]["body"]
 
-    asyncio.run(talk())
+    run_apart(talk())
 
 
 def test_a_request_that_is_cut_off_at_the_end_of_the_service_is_told():
@@ -391,7 +397,7 @@ def test_a_request_that_is_cut_off_at_the_end_of_the_service_is_told():
         await slow.task
         assert (slow.status, slow.sent[1]["body"]) == (503, b'{"detail":"the service is ending"}')
 
-    asyncio.run(talk())
+    run_apart(talk())
 
 
 def test_all_requests_together_hold_so_many_bytes_and_room_is_made_again():
@@ -420,7 +426,7 @@ def test_all_requests_together_hold_so_many_bytes_and_room_is_made_again():
         again.task.cancel()
         await again.task
 
-    asyncio.run(talk())
+    run_apart(talk())
 
 
 def test_past_its_places_it_says_503_and_is_well_afterwards():
@@ -454,7 +460,7 @@ def test_past_its_places_it_says_503_and_is_well_afterwards():
             assert [(await each).status_code for each in first] == [200, 200, 200]
             assert (await ask(3)).status_code == 200
 
-    asyncio.run(talk())
+    run_apart(talk())
 
 
 @pytest.mark.parametrize("failure", ["it raises", "it answers too little"])
@@ -483,7 +489,7 @@ def test_a_model_that_fails_costs_that_request_alone(failure):
             assert failed.json() == {"detail": "the service has failed over this request; its log says why"}
             assert (await client.post("/predict", files=files)).status_code == 200
 
-    asyncio.run(talk())
+    run_apart(talk())
 
 
 def test_what_is_in_the_way_is_told_in_a_sentence(brightness, run_cli, tmp_path):
