@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sysconfig
 import tempfile
@@ -59,6 +60,8 @@ views = 2
 @pytest.fixture(scope="session", autouse=True)
 def before(tmp_path_factory):
     """The environment before the tests took a developer's settings out of it and named a cache of their own."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         environment = dict(os.environ)
         for name in OURS:
