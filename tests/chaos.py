@@ -168,7 +168,7 @@ class Arena:
             # By time, and by trials as well: a fast machine is not spared.
             if self.trials > finished and (now >= next_blow or finished >= next_count):
                 self.strike()
-                next_blow, next_count = now + self.random.uniform(0.2, 3), finished + self.random.randint(1, 3)
+                next_blow, next_count = now + self.random.uniform(0.2, 3), finished + self.random.randint(1, 5)
             time.sleep(0.1)
         return [*wrong, "the study did not end in time"]
 
