@@ -159,12 +159,12 @@ class Arena:
                 if worker.returncode not in (0, -signal.SIGKILL, -signal.SIGTERM) and not self.came_in_vain(worker):
                     said = Path(worker.log.name).read_text()[-2000:]
                     wrong.append(f"a worker ended with {worker.returncode}: {said}")
-            if not self.is_over():
+            finished = self.count()
+            if finished < self.trials:
                 while len(self.workers) < WORKERS:
                     self.start()
             elif not self.workers:
                 return wrong
-            finished = self.count()
             # By time, and by trials as well: a fast machine is not spared.
             if self.trials > finished and (now >= next_blow or finished >= next_count):
                 self.strike()
@@ -176,10 +176,6 @@ class Arena:
         """Whether it ended with the sentence for a database that was away when it came."""
         said = Path(worker.log.name).read_text().strip().splitlines()
         return worker.returncode == 2 and "cannot be opened" in said[-1] and self.postgres is not None
-
-    def is_over(self):
-        """Whether the study has its trials, as far as can be seen now."""
-        return self.count() >= self.trials
 
     def count(self):
         """Finished trials, as far as can be seen now."""

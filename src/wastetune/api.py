@@ -115,7 +115,7 @@ def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> 
     read, or nothing; and "probability of <class>" for each class. A picture with a problem has no class and no
     probabilities, and stops nothing. UserError for a bundle that cannot be read, and where there is no picture.
     """
-    named = [pictures] if isinstance(pictures, str | Path) else pictures
+    named = [pictures] if isinstance(pictures, str | Path) else list(pictures)
     hush_tensorflow()
     import pandas
 
@@ -123,9 +123,7 @@ def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> 
     from wastetune.predictions import PROBABILITY
     from wastetune.predictor import find_pictures, predict_files, table_columns, table_row
 
-    paths = list(find_pictures(named))
-    if not paths:
-        raise UserError(f"there is no picture in {pictures}; name files, or a folder that holds some")
+    paths = find_pictures(named)
     model = open_model(Path(bundle))
     rows = [table_row(model, said) for said in predict_files(model, paths)]
     table = pandas.DataFrame(rows, columns=table_columns(model))

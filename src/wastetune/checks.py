@@ -1,6 +1,5 @@
 """Is an export still the same model, and what does it cost: the test pictures through both, size, latency."""
 
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wastetune.bundle import MODEL_FILE, load_description
+from wastetune.data.splits import read_split_table
 from wastetune.errors import UserError
 from wastetune.export import FORMATS, remove, write_export
 from wastetune.latency import Latency, measure_latency
@@ -18,7 +18,6 @@ from wastetune.metrics import metric_value
 from wastetune.models import Model, open_model
 from wastetune.predictor import predict_files
 from wastetune.report import aligned, write_whole
-from wastetune.tracking import Mirror, find_final
 
 FOLDER = "export"
 FILE = "export.json"
@@ -110,25 +109,13 @@ def render_checks(checks: Sequence[Check]) -> list[str]:
     return aligned([header, *rows])
 
 
-def mirror_exports(mirror: Mirror, folder: Path) -> None:
-    """Copies an export folder and its checks to the study's `final` run in MLflow, unless they are there.
-
-    UserError where there is no such run. Raises what a database, a server or a network may raise.
-    """
-    metrics = {
+def export_metrics(folder: Path) -> dict[str, float]:
+    """What MLflow is told of the exports in this folder: `export_<format>_<figure>`."""
+    return {
         f"export_{name}_{key}": float(value)
         for name, check in read_checks(folder).items()
         for key, value in _figures(check).items()
     }
-    if not metrics:
-        return
-    if (run := find_final(mirror)) is None:
-        raise UserError("the study's report is not there yet; bring it there with `wastetune sync` and export again")
-    if metrics.items() <= run.data.metrics.items():
-        return
-    mirror.client.log_artifacts(run.info.run_id, str(folder), FOLDER)
-    for key, value in metrics.items():  # after the files: who sees the figures sees them too
-        mirror.client.log_metric(run.info.run_id, key, value)
 
 
 def _figures(check: Mapping[str, Any]) -> dict[str, float]:
@@ -138,12 +125,7 @@ def _figures(check: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _test_pictures(results: Path, pictures: Path) -> tuple[list[Path], list[str]]:
-    table = results / "split.csv"
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    except OSError as error:
-        raise UserError(f"{table} cannot be read ({error.strerror}); run the study again, which writes it") from None
+    rows = [row for row in read_split_table(results / "split.csv") if row["split"] == "test"]
     return [pictures / row["path"] for row in rows], [row["class"] for row in rows]
 
 

@@ -403,9 +403,7 @@ def predict(
     from wastetune.predictor import find_pictures, predict_files, render_csv, render_json, render_text
     from wastetune.terminal import open_terminal
 
-    paths = list(find_pictures(pictures))
-    if not paths:
-        raise UserError(f"there is no picture in {', '.join(pictures)}; name files, or a folder that holds some")
+    paths = find_pictures(pictures)
     render = render_json if as_json else render_csv if as_csv else render_text
     model = open_model(path)
     problems = 0
@@ -452,9 +450,7 @@ def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str
     from wastetune.spec import load_study
 
     spec = load_study(study)
-    place = results / spec.name
-    if not (place / "bundle").is_dir():
-        raise UserError(f"study {spec.name!r} has no model in {place}; run it first: wastetune run --study {study}")
+    place = _model_path(study, None, results).parent
     pictures = find_dataset(spec.dataset, folder)
 
     from wastetune.checks import export_study, render_checks

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from glob import glob
@@ -55,11 +55,18 @@ def best_classes(model: Model, probabilities: NDArray[np.float32], most: int = 3
     return [(model.classes[label], float(probabilities[label])) for label in order]
 
 
-def find_pictures(named: Iterable[str | Path]) -> Iterator[Path]:
-    """The files that are meant by files, folders and globs, each in the order of names.
+def find_pictures(named: Sequence[str | Path]) -> list[Path]:
+    """The files that are meant by files, folders and globs, each in the order of names. UserError where there is none.
 
     Hidden files of a folder are passed over. What is not there is left to be told of as a problem.
     """
+    if paths := list(_files(named)):
+        return paths
+    where = ", ".join(map(str, named)) or "an empty list"
+    raise UserError(f"there is no picture in {where}; name files, or a folder that holds some")
+
+
+def _files(named: Iterable[str | Path]) -> Iterator[Path]:
     for path in _without_globs(named):
         if not path.is_dir():
             yield path

@@ -5,7 +5,6 @@ champion on the same test pictures, by the same metric. Scores on other pictures
 gets no alias, unless there is no champion yet.
 """
 
-import csv
 import hashlib
 import json
 import logging
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune.bundle import MODEL_FILE, load_model
+from wastetune.data.splits import read_split_table
 from wastetune.metrics import METRICS
 from wastetune.tracking import Mirror, find_final
 
@@ -61,8 +61,8 @@ def model_name(dataset: str) -> str:
 
 def test_digest(split_table: Path) -> str:
     """The sha256 of the test pictures' pixels and classes, by the results folder's split.csv."""
-    with split_table.open(encoding="utf-8", newline="") as file:
-        rows = sorted((row["pixels_sha256"], row["class"]) for row in csv.DictReader(file) if row["split"] == "test")
+    table = read_split_table(split_table)
+    rows = sorted((row["pixels_sha256"], row["class"]) for row in table if row["split"] == "test")
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wastetune import database, storage, tracking
 from wastetune.bundle import MODEL_FILE, save_description, save_model
 from wastetune.checks import FOLDER as EXPORTS
-from wastetune.checks import mirror_exports
+from wastetune.checks import export_metrics
 from wastetune.dashboard import note_study
 from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
@@ -161,14 +161,14 @@ def sync_study(study: "optuna.Study", uri: str, results: Path) -> tracking.Chang
     if report := read_report(folder):
         tracking.mirror_final(mirror, report, folder)
         changes = replace(changes, model=register_model(mirror, report, folder))
-        mirror_exports(mirror, folder / EXPORTS)
+        tracking.mirror_exports(mirror, export_metrics(folder / EXPORTS), folder / EXPORTS)
     return changes
 
 
 def log_exports(study: "optuna.Study", uri: str, folder: Path) -> None:
     """Copies the exports in a study's results folder, and what was found of them, to the `final` run in MLflow."""
     tracking.check_uri(uri)
-    mirror_exports(open_mirror_of(study, uri), folder / EXPORTS)
+    tracking.mirror_exports(open_mirror_of(study, uri), export_metrics(folder / EXPORTS), folder / EXPORTS)
 
 
 def open_mirror_of(study: "optuna.Study", uri: str) -> tracking.Mirror:

@@ -1,6 +1,5 @@
 """The training pictures that a model sees as most like another one."""
 
-import csv
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from wastetune.attention import Onlooker
 from wastetune.bundle import MODEL_FILE
 from wastetune.data.picture import read_picture, resize_picture
-from wastetune.errors import UserError
+from wastetune.data.splits import read_split_table
 from wastetune.report import write_whole
 
 _BATCH = 16  # so that a question in between does not wait long for its turn
@@ -49,7 +48,7 @@ def open_gallery(
 
     Their vectors are computed once and kept in `cache`. UserError where the table or a picture is gone.
     """
-    table = _read_split(results / "split.csv")
+    table = read_split_table(results / "split.csv")
     rows = [row for row in table if row["split"] == "train"]
     paths = tuple(pictures / row["path"] for row in rows)
     key = hashlib.sha256((results / "bundle" / MODEL_FILE).read_bytes())
@@ -70,14 +69,6 @@ def most_similar(gallery: Gallery, vector: NDArray[np.float32], most: int) -> li
     cosines = gallery.vectors @ _unit(vector[None])[0]
     order = np.argsort(-cosines, kind="stable")[:most]
     return [Neighbour(gallery.paths[i], gallery.classes[i], float(cosines[i])) for i in order]
-
-
-def _read_split(table: Path) -> list[dict[str, str]]:
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(f"{table} cannot be read ({error.strerror}); run the study again, which writes it") from None
 
 
 def _all_vectors(

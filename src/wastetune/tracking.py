@@ -264,6 +264,22 @@ def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> Non
         _copy_final(mirror, report, folder, digest)
 
 
+def mirror_exports(mirror: Mirror, metrics: Mapping[str, float], folder: Path) -> None:
+    """Copies a folder of exports and what was measured of them to the run `final`, unless that is there.
+
+    UserError where there is no such run. Raises what a database, a server or a network may raise.
+    """
+    if not metrics:
+        return
+    if (run := find_final(mirror)) is None:
+        raise UserError("the study's report is not there yet; bring it there with `wastetune sync` and export again")
+    if metrics.items() <= run.data.metrics.items():
+        return
+    mirror.client.log_artifacts(run.info.run_id, str(folder), folder.name)
+    # After the files: who sees the figures sees them too.
+    _log(mirror.client, run.info.run_id, params={}, metrics=[(key, value, 0) for key, value in metrics.items()])
+
+
 def find_final(mirror: Mirror) -> Any:
     """The MLflow run of the report; None where there is none."""
     query = f"tags.`{_STUDY}` = '{mirror.study_id}' and tags.`{_TRIAL}` = 'final'"

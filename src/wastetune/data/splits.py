@@ -78,6 +78,15 @@ def write_split_table(index: ImageIndex, splits: Splits, path: Path) -> None:
     part.replace(path)
 
 
+def read_split_table(path: Path) -> list[dict[str, str]]:
+    """The lines of that file, by column. UserError where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); run the study again, which writes it") from None
+
+
 def split_digest(index: ImageIndex, splits: Splits) -> str:
     """The sha256 (hex) of that table: the same wherever the folder lies."""
     return hashlib.sha256(_table(index, splits).encode()).hexdigest()
