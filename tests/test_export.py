@@ -12,6 +12,7 @@ import pytest
 import wastetune
 from wastetune import UserError, checks, export
 from wastetune.bundle import DESCRIPTION_FILE, load_description
+from wastetune.cli import main
 from wastetune.data.picture import read_picture, resize_picture
 from wastetune.export import FORMATS, write_export
 from wastetune.models import open_model
@@ -92,6 +93,11 @@ def test_it_gives_the_probabilities_of_the_original_and_says_what_it_is(format, 
         assert said.shape == (len(some), 2)
         assert said.dtype == np.float32
         np.testing.assert_allclose(said, original.run(some), atol=close)
+
+
+def test_the_command_line_knows_every_format():
+    (option,) = (each for each in main.commands["export"].params if each.name == "formats")
+    assert sorted(option.type.choices) == sorted(FORMATS)
 
 
 def test_the_classes_can_be_read_without_wastetune(bundle, onnx, tmp_path):

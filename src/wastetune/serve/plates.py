@@ -1,7 +1,5 @@
 """What the app shows, as HTML and as pictures inside it. Everything that comes from outside is escaped."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -12,13 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wastetune.attention import Look
-from wastetune.page.thumbnails import draw_thumbnail
+from wastetune.page.thumbnails import draw_thumbnail, encode_jpeg
 from wastetune.similar import Neighbour
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _SIDE = 900  # pixels of the longer side of a photo on the page
+_QUALITY = 85
 _MOST_WIDE, _MOST_HIGH = 860, 420  # of the two pictures of an answer
 
 # Dark violet over red to pale yellow (inferno's), so that it reads without telling red from green.
@@ -61,8 +60,8 @@ def render_answer(
         trust=about.get("test", {}).get("per_class", {}).get(name, {}).get("precision"),
         truth=truth,
         wide=min(_MOST_WIDE, round(2 * _MOST_HIGH * small.width / small.height)),
-        photo=_jpeg(small),
-        heat=_jpeg(lay_heat(small, look.heat)),
+        photo=encode_jpeg(small, _QUALITY),
+        heat=encode_jpeg(lay_heat(small, look.heat), _QUALITY),
     )
 
 
@@ -84,12 +83,6 @@ def lay_heat(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
     grey = np.asarray(picture.convert("L"), np.float32)[..., None]
     cover = 0.25 + 0.5 * share
     return Image.fromarray((grey * (1 - cover) + glow * cover).astype(np.uint8))
-
-
-def _jpeg(picture: Image.Image) -> str:
-    content = io.BytesIO()
-    picture.save(content, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
 def _render(template: str, **values: Any) -> str:
