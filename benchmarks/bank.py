@@ -17,17 +17,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from wastetune.activations import Activations
-from wastetune.augment import build_views, usable_views, view_magnitude
-from wastetune.backbone import TOP, load_backbone
+from wastetune.backbones.activation_store import Activations
+from wastetune.backbones.augmentation import build_views, usable_views, view_magnitude
+from wastetune.backbones.backbone import load_backbone
+from wastetune.backbones.cuts import TOP
+from wastetune.backbones.runtime import open_trunk
 from wastetune.data.index import index_folder
 from wastetune.data.pixels import open_pixels
 from wastetune.data.splits import split_index
-from wastetune.metrics import metric_value
-from wastetune.places import cache_folder
-from wastetune.runtime import open_trunk
-from wastetune.space import TrialConfig, default_params, load_space
-from wastetune.training import TrainingSet, built_learner, fit_final, predict_probabilities, steps_per_epoch
+from wastetune.search.space import default_params, load_space
+from wastetune.settings import cache_folder
+from wastetune.training.config import TrialConfig
+from wastetune.training.fit import TrainingSet, fit_final, predict_probabilities, steps_per_epoch
+from wastetune.training.learner import built_learner
+from wastetune.training.metrics import metric_value
 
 BANKS = (1, 2, 4, 8)
 SPLITS, SEEDS = 5, 2
@@ -122,7 +125,7 @@ def chosen_config(arguments) -> TrialConfig:
         return TrialConfig.model_validate(json.loads(Path(arguments.report).read_text())["best"]["config"])
     import optuna
 
-    from wastetune.space import sample
+    from wastetune.search.space import sample
 
     space = load_space("head")
     return sample(space, optuna.trial.FixedTrial(default_params(space)))

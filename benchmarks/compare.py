@@ -22,9 +22,9 @@ import psutil
 import question as asking
 from curves import CONTESTANTS, draw_curves
 
-from wastetune.space import load_space
-from wastetune.spec import load_study
-from wastetune.storage import finished_trials
+from wastetune.search.space import load_space
+from wastetune.storage.study import finished_trials
+from wastetune.study.spec import load_study
 
 HERE = Path(__file__).parent
 SAMPLED_EVERY = 2.0  # seconds, for memory: the kernel walks all pages of a process for it, which takes a while
@@ -213,7 +213,8 @@ def trunk_rate(asked: argparse.Namespace) -> tuple[float, str]:
 def keras_rate(asked: argparse.Namespace, seconds: float = 10.0) -> float:
     import numpy as np
 
-    from wastetune.backbone import TOP, build_trunk, load_backbone
+    from wastetune.backbones.backbone import build_trunk, load_backbone
+    from wastetune.backbones.cuts import TOP
 
     backbone = load_backbone(asked.backbone, asked.weights, folder=asking.folder_named("WASTETUNE_WEIGHTS"))
     trunk = build_trunk(backbone, (TOP,))

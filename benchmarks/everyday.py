@@ -23,8 +23,9 @@ import question as asking
 import tensorflow as tf
 from question import OBJECTIVE, Question
 
-from wastetune.metrics import metric_value
-from wastetune.space import TrialConfig, sample
+from wastetune.search.space import sample
+from wastetune.training.config import TrialConfig
+from wastetune.training.metrics import metric_value
 
 PACKAGES = ("keras", "tensorflow", "keras-tuner", "optuna", "numpy")
 STARTED = psutil.Process().create_time()

@@ -58,17 +58,18 @@ def main() -> None:
 def many_trials(count: int) -> None:
     import psutil
 
-    from wastetune import database, storage
-    from wastetune.prepare import prepare_study
-    from wastetune.spec import load_study
-    from wastetune.terminal import open_terminal
-    from wastetune.worker import run_worker
+    from wastetune.console import open_terminal
+    from wastetune.storage.database import open_storage
+    from wastetune.storage.study import open_study
+    from wastetune.study.prepare import prepare_study
+    from wastetune.study.spec import load_study
+    from wastetune.study.worker import run_worker
 
     spec = load_study("mobilenet_small_trashnet").model_copy(update={"space": "space.toml", "views": 1})
     data, weights = (Path(os.environ[name]) for name in ("WASTETUNE_DATA", "WASTETUNE_WEIGHTS"))
     terminal = open_terminal()
     prepared = prepare_study(spec, data=data, weights=weights, terminal=terminal)
-    study = storage.open_study(database.open_storage("sqlite:///memory.db"), "memory", prepared.fingerprint)
+    study = open_study(open_storage("sqlite:///memory.db"), "memory", prepared.fingerprint)
     process, ended = psutil.Process(), 0
 
     def measure(trial: object) -> None:
@@ -84,7 +85,7 @@ def many_pictures(count: int) -> None:
     draw_pictures(Path("pictures"), count)
     Path("study.toml").write_text("# Does it fit?\n" + STUDY.format(pictures=Path("pictures").resolve()))
     environment = {**os.environ, "WASTETUNE_CACHE": str(Path("cache").resolve())}
-    program = "from wastetune.cli import main; main()"
+    program = "from wastetune.cli.main import main; main()"
     command = [sys.executable, "-c", program, "run", "--study", "study.toml"]
     started = time.perf_counter()
     subprocess.run(command, env=environment, check=True, preexec_fn=limit_memory)

@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from wastetune import database, storage
-from wastetune.artifacts import draw_pictures
-from wastetune.dashboard import Notes
+from wastetune.storage.database import open_storage
+from wastetune.storage.study import open_study
+from wastetune.storage.trials import begin_trial, complete_trial, set_trial_attrs
+from wastetune.tracking.artifacts import draw_pictures
+from wastetune.tracking.dashboard import Notes
 
 EPOCHS = 30
 
@@ -55,16 +57,16 @@ def main() -> None:
 
 
 def measure(url: str, arguments: argparse.Namespace, attrs: dict, classes: list[str]) -> float:
-    study = storage.open_study(database.open_storage(url), "notes", {})
+    study = open_study(open_storage(url), "notes", {})
     notes = Notes(study, "macro_f1", classes)
     spent = []
     for _ in range(arguments.before + arguments.trials):
-        trial = storage.begin_trial(study, {}, {}, {"config": attrs["config"]})
-        storage.record(trial, {key: value for key, value in attrs.items() if key != "config"})
+        trial = begin_trial(study, {}, {}, {"config": attrs["config"]})
+        set_trial_attrs(trial, {key: value for key, value in attrs.items() if key != "config"})
         started = time.perf_counter()
         notes.write(trial, attrs["config"], attrs, pruned=False)
         spent.append(time.perf_counter() - started)
-        storage.complete(trial, 0.5)
+        complete_trial(trial, 0.5)
     return statistics.median(spent[arguments.before :]) * 1000
 
 
@@ -97,7 +99,7 @@ def with_matplotlib(attrs: dict, classes: list[str]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from wastetune.plots import draw_confusion_matrix
+    from wastetune.report.confusion_matrix import draw_confusion_matrix
 
     with tempfile.TemporaryDirectory() as folder:
         draw_confusion_matrix(attrs["confusion_matrix"], classes, Path(folder) / "matrix.png")

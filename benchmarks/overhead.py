@@ -16,19 +16,23 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from wastetune import dashboard, database, objective, search, storage, worker
-from wastetune.prepare import prepare_study
-from wastetune.spec import load_study
-from wastetune.terminal import open_terminal
+from wastetune.console import open_terminal
+from wastetune.storage.database import open_storage
+from wastetune.storage.study import open_study
+from wastetune.study import objective, worker
+from wastetune.study.prepare import prepare_study
+from wastetune.study.spec import load_study
+from wastetune.study.worker import run_worker
+from wastetune.tracking.dashboard import Notes
 
 PARTS = {
     "sampler proposes": (worker, "_choose"),
-    "SQL: trial begun": (storage, "begin_trial"),
-    "SQL: scores told": (storage, "report"),
-    "pruner": (search, "is_hopeless"),
-    "SQL: record left": (storage, "record"),
-    "note for the dashboard": (dashboard.Notes, "write"),
-    "SQL: trial ended": (storage, "_finish"),
+    "SQL: trial begun": (worker, "begin_trial"),
+    "SQL: scores told": (worker, "report_score"),
+    "pruner": (worker, "is_hopeless"),
+    "SQL: record left": (worker, "set_trial_attrs"),
+    "note for the dashboard": (Notes, "write"),
+    "SQL: trial ended": (worker, "complete_trial"),
     "stored activations opened": (objective, "tuning_sets"),
 }
 
@@ -43,7 +47,7 @@ def main() -> None:
     terminal = open_terminal()
     spec = load_study("mobilenet_small_trashnet").model_copy(update={"space": "head", "views": 4})
     prepared = prepare_study(spec, data=data, weights=weights, terminal=terminal)
-    study = storage.open_study(database.open_storage("sqlite:///overhead.db"), "overhead", prepared.fingerprint)
+    study = open_study(open_storage("sqlite:///overhead.db"), "overhead", prepared.fingerprint)
     spent: dict[str, float] = defaultdict(float)
     for name, (module, function) in PARTS.items():
         setattr(module, function, timed(getattr(module, function), name, spent))
@@ -58,9 +62,7 @@ def main() -> None:
         spent.clear()
         last = time.perf_counter()
 
-    worker.run_worker(
-        study, prepared.setting, trials=arguments.trials, timeout=None, bar=terminal.bar, on_trial=on_trial
-    )
+    run_worker(study, prepared.setting, trials=arguments.trials, timeout=None, bar=terminal.bar, on_trial=on_trial)
     medians = {name: statistics.median(row.get(name, 0.0) for row in rows[1:]) * 1000 for name in rows[-1]}
     for name, value in medians.items():
         print(f"{name:32} {value:8.1f} ms")

@@ -18,12 +18,14 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from wastetune import search
-from wastetune.objective import choose_config, run_trial
-from wastetune.prepare import prepare_study
-from wastetune.space import bounds, default_params
-from wastetune.spec import load_study
-from wastetune.terminal import open_terminal
+from wastetune.console import open_terminal
+from wastetune.search import pruner
+from wastetune.search.pruner import is_looked_at
+from wastetune.search.sampler import open_memory, propose, propose_this
+from wastetune.search.space import bounds, default_params
+from wastetune.study.objective import choose_config, run_trial
+from wastetune.study.prepare import prepare_study
+from wastetune.study.spec import load_study
 
 
 def main() -> None:
@@ -38,8 +40,8 @@ def main() -> None:
         epochs = int(bounds(setting.space, "epochs")[1])
         curves = whole_trials(setting, epochs, arguments.trials, seed, terminal)
         best = max(max(curve) for curve, _ in curves)
-        for name, pruner in pruners(epochs).items():
-            seconds, found = replay(curves, pruner, epochs)
+        for name, policy in pruners(epochs).items():
+            seconds, found = replay(curves, policy, epochs)
             rows.setdefault(name, []).append((seconds / sum(sum(s) for _, s in curves), best - found, found == best))
     for name, runs in rows.items():
         share, lost, kept = zip(*runs, strict=True)
@@ -53,16 +55,16 @@ def main() -> None:
 
 def whole_trials(setting, epochs, count, seed, terminal) -> list[tuple[list[float], list[float]]]:
     """Score and seconds of every epoch of trials that nothing prunes."""
-    trials, curves, memory = [], [], search.open_memory(epochs=epochs)
+    trials, curves, memory = [], [], open_memory(epochs=epochs)
     for number in range(count):
 
         def resolve(trial):
             return choose_config(trial, setting)
 
         if number == 0:
-            proposal = search.propose_this(default_params(setting.space), resolve)
+            proposal = propose_this(default_params(setting.space), resolve)
         else:
-            proposal = search.propose(memory, trials, resolve, seed=1000 * seed + number)
+            proposal = propose(memory, trials, resolve, seed=1000 * seed + number)
         result = run_trial(proposal.config, 1000 * seed + number, setting, terminal.bar, lambda epoch: None)
         curves.append(([e.score for e in result.fit.history], [e.seconds for e in result.fit.history]))
         ended = create_trial(value=result.fit.best.score, params=proposal.params, distributions=proposal.distributions)
@@ -72,7 +74,7 @@ def whole_trials(setting, epochs, count, seed, terminal) -> list[tuple[list[floa
 
 
 def pruners(epochs: int) -> dict[str, optuna.pruners.BasePruner]:
-    looks = max(1, epochs // search._LOOKS)
+    looks = max(1, epochs // pruner._LOOKS)
     return {
         "none": optuna.pruners.NopPruner(),
         "median, from a third on (ours)": optuna.pruners.MedianPruner(5, n_warmup_steps=epochs // 3),
@@ -84,7 +86,7 @@ def pruners(epochs: int) -> dict[str, optuna.pruners.BasePruner]:
     }
 
 
-def replay(curves, pruner, epochs) -> tuple[float, float]:
+def replay(curves, policy, epochs) -> tuple[float, float]:
     """Seconds of the epochs that this pruner lets run, and the best score of the trials it lets end."""
     study = optuna.create_study(direction="maximize", pruner=pruner, sampler=optuna.samplers.RandomSampler(0))
     spent, best = 0.0, 0.0
@@ -92,7 +94,7 @@ def replay(curves, pruner, epochs) -> tuple[float, float]:
         trial = study.ask()
         for epoch, (score, took) in enumerate(zip(scores, seconds, strict=True), 1):
             spent += took
-            if not search.is_looked_at(epoch, epochs):
+            if not is_looked_at(epoch, epochs):
                 continue
             trial.report(score, epoch)
             if number and trial.should_prune():

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wastetune import augment
-from wastetune.activations import PictureSet
-from wastetune.backbone import TOP, load_backbone, nearest_cut, split
-from wastetune.head import build_head
-from wastetune.parameters import Value
-from wastetune.prepare import prepare_study
+from wastetune.backbones import augmentation
+from wastetune.backbones.backbone import load_backbone, nearest_cut, split
+from wastetune.backbones.cuts import TOP
+from wastetune.console import open_terminal
+from wastetune.data.pixels import PictureSet
+from wastetune.search.distributions import Value
+from wastetune.search.space import SearchSpace, bounds, load_space, sample
 from wastetune.seeding import seed_for
-from wastetune.space import SearchSpace, TrialConfig, bounds, load_space, sample
-from wastetune.spec import StudySpec, load_study
-from wastetune.terminal import open_terminal
-from wastetune.training import compile_model
+from wastetune.study.prepare import prepare_study
+from wastetune.study.spec import StudySpec, load_study
+from wastetune.training.config import TrialConfig
+from wastetune.training.head import build_head
+from wastetune.training.learner import compile_model
 
 OBJECTIVE = "val_f1_score"
 
@@ -157,13 +159,15 @@ def augmentation_layers(strength: float) -> list[Any]:
     layers, pixels = keras.layers, (0, 255)
     return [
         layers.RandomFlip("horizontal"),
-        layers.RandomTranslation(strength * augment._SHIFT, strength * augment._SHIFT),
-        layers.RandomRotation(strength * augment._ROTATION_DEGREES / 360),
-        layers.RandomZoom(strength * augment._ZOOM),
-        layers.RandomBrightness(strength * augment._BRIGHTNESS / 255, value_range=pixels),
-        layers.RandomContrast(strength * augment._CONTRAST, value_range=pixels),
+        layers.RandomTranslation(strength * augmentation._SHIFT, strength * augmentation._SHIFT),
+        layers.RandomRotation(strength * augmentation._ROTATION_DEGREES / 360),
+        layers.RandomZoom(strength * augmentation._ZOOM),
+        layers.RandomBrightness(strength * augmentation._BRIGHTNESS / 255, value_range=pixels),
+        layers.RandomContrast(strength * augmentation._CONTRAST, value_range=pixels),
         # Keras draws areas: the square root of `scale` is the largest side.
-        layers.RandomErasing(scale=(0.0, (strength * augment._ERASED_SIDE) ** 2), fill_value=127.5, value_range=pixels),
+        layers.RandomErasing(
+            scale=(0.0, (strength * augmentation._ERASED_SIDE) ** 2), fill_value=127.5, value_range=pixels
+        ),
     ]
 
 

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import optuna
 
 from conftest import SPACE, STUDY, open_postgres
-from wastetune.data.sample import write_sample
-from wastetune.database import open_storage
+from wastetune.data.synthetic import write_sample
+from wastetune.storage.database import open_storage
 
 EXTRACT = """
 import os, sys, time
@@ -123,7 +123,7 @@ def until_noticed(url: str) -> float:
 
 def start(url: str, *words: str, host: str = "") -> "subprocess.Popen[bytes]":
     code = f"import socket; socket.gethostname = lambda: {host!r}\n" if host else ""
-    code += "import sys; from wastetune.cli import main; main(prog_name='wastetune')"
+    code += "import sys; from wastetune.cli.main import main; main(prog_name='wastetune')"
     command = [sys.executable, "-c", code, *words, "--study", "slow.toml"]
     silence = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, env=os.environ | {"WASTETUNE_STORAGE": url}, **silence)

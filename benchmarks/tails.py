@@ -8,9 +8,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from wastetune.backbone import Cut, load_backbone, nearest_cut
-from wastetune.space import TrialConfig
-from wastetune.training import built_model, compile_model
+from wastetune.backbones.backbone import load_backbone, nearest_cut
+from wastetune.backbones.cuts import Cut
+from wastetune.training.config import TrialConfig
+from wastetune.training.learner import built_model, compile_model
 
 BATCH, SECONDS, CLASSES = 32, 8.0, 9
 CASES = (("resnet50", 0.8125), ("resnet50", 0.9375), ("mobilenet_v3_small_075", 0.6667), ("inception_v3", 0.9))

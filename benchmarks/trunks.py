@@ -13,8 +13,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from wastetune.backbone import TOP, Backbone, build_trunk, load_backbone
-from wastetune.runtime import VARIABLE, TrunkRunner, choose_runtime, open_trunk
+from wastetune.backbones.backbone import Backbone, build_trunk, load_backbone
+from wastetune.backbones.cuts import TOP
+from wastetune.backbones.runtime import VARIABLE, TrunkRunner, choose_runtime, open_trunk
 
 BACKBONES = ("mobilenet_v3_small_075", "resnet50", "inception_v3")
 COUNT, BATCH, ROUNDS = 128, 32, 4

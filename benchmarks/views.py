@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageEnhance
 
-from wastetune.augment import build_views
-from wastetune.backbone import build_trunk, load_backbone
-from wastetune.data.picture import read_picture, resize_picture
+from wastetune.backbones.augmentation import build_views
+from wastetune.backbones.backbone import build_trunk, load_backbone
+from wastetune.data.image import read_picture, resize_picture
 
 COUNT, SIZE, BATCH = 256, 224, 32
 

@@ -26,13 +26,17 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import psutil
 
 from conftest import SPACE, STUDY, open_postgres
-from wastetune import database, storage, worker
-from wastetune.data.sample import write_sample
-from wastetune.objective import TrialResult
-from wastetune.prepare import prepare_study
-from wastetune.spec import load_study
-from wastetune.terminal import open_terminal
-from wastetune.training import Epoch, FitResult
+from wastetune.console import open_terminal
+from wastetune.data.synthetic import write_sample
+from wastetune.storage.budget import is_void, only_finished
+from wastetune.storage.database import open_storage
+from wastetune.storage.study import find_study, open_study, read_trials
+from wastetune.study import worker
+from wastetune.study.objective import TrialResult
+from wastetune.study.prepare import prepare_study
+from wastetune.study.spec import load_study
+from wastetune.study.worker import run_worker
+from wastetune.training.fit import Epoch, FitResult
 
 
 def run_nothing(config: Any, number: int, setting: Any, bar: Any, on_epoch: Any) -> TrialResult:
@@ -49,9 +53,9 @@ def measure(url: str, prepared: Any, workers: int, trials: int) -> dict[str, flo
     ready = context.Barrier(workers + 1)
 
     def work() -> None:
-        study = storage.open_study(database.open_storage(url), name, {})
+        study = open_study(open_storage(url), name, {})
         ready.wait()
-        worker.run_worker(
+        run_worker(
             study,
             prepared.setting,
             trials=trials,
@@ -69,9 +73,9 @@ def measure(url: str, prepared: Any, workers: int, trials: int) -> dict[str, flo
     for process in processes:
         process.join()
     seconds, after = time.perf_counter() - began, psutil.cpu_times()
-    study = storage.find_study(database.open_storage(url), name)
-    everything = storage.read_trials(study)
-    assert len(storage.only_finished(everything)) == trials
+    study = find_study(open_storage(url), name)
+    everything = read_trials(study)
+    assert len(only_finished(everything)) == trials
     spent = (after.user + after.system) - (busy.user + busy.system)
     return {
         "workers": workers,
@@ -79,7 +83,7 @@ def measure(url: str, prepared: Any, workers: int, trials: int) -> dict[str, flo
         "trials_per_minute": 60 * trials / seconds,
         "processor_ms_per_trial": 1000 * spent / trials,
         "cores_busy": spent / seconds,
-        "begun_in_vain": sum(map(storage.is_void, everything)),
+        "begun_in_vain": sum(map(is_void, everything)),
     }
 
 

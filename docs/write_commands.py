@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from wastetune.cli import main
+from wastetune.cli.main import main
 
 PAGE = Path(__file__).with_name("commands.md")
 
@@ -21,7 +21,8 @@ def _helps(command: click.Command, name: str, parent: click.Context | None) -> I
     yield name, command.get_help(context)
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
-            yield from _helps(command.commands[child], f"{name} {child}", context)
+            if (found := command.get_command(context, child)) is not None:
+                yield from _helps(found, f"{name} {child}", context)
 
 
 if __name__ == "__main__":

@@ -29,17 +29,20 @@ from mlflow import MlflowClient
 from optuna.trial import FixedTrial
 
 from conftest import open_postgres
-from wastetune import run, storage
-from wastetune.data.sample import write_sample
-from wastetune.database import engine_of, open_storage
+from wastetune.console import open_terminal
+from wastetune.data.synthetic import write_sample
 from wastetune.errors import UserError
-from wastetune.interrupts import heeded_interrupts
-from wastetune.launch import PARENT
-from wastetune.objective import choose_config, tuning_sets
-from wastetune.prepare import prepare_study
-from wastetune.space import default_params
-from wastetune.spec import load_study
-from wastetune.terminal import open_terminal
+from wastetune.search.space import default_params
+from wastetune.settings import Places
+from wastetune.signals import heeded_interrupts
+from wastetune.storage.budget import LOST, MAX_RETRIES, is_void, only_finished
+from wastetune.storage.database import engine_of, open_storage
+from wastetune.study import run
+from wastetune.study.objective import choose_config, tuning_sets
+from wastetune.study.prepare import prepare_study
+from wastetune.study.processes import PARENT
+from wastetune.study.run import run_one_worker
+from wastetune.study.spec import load_study
 
 WORKERS = 3
 LEASE = 3.0
@@ -139,9 +142,9 @@ class Arena:
     def work(self):
         """What `wastetune worker` does, without preparing."""
         run.prepare_study = lambda *given, **named: self.prepared
-        places = run.Places(self.url, "", Path(), None, None)
+        places = Places(self.url, "", Path(), None, None)
         with suppress(KeyboardInterrupt), heeded_interrupts() as check:
-            run.run_one_worker(self.spec, places, open_terminal(), timeout=None, renew_after=50, check=check)
+            run_one_worker(self.spec, places, open_terminal(), timeout=None, renew_after=50, check=check)
 
     def run(self, deadline):
         """Until every worker has ended by itself. Gives what is wrong with how they ended."""
@@ -180,7 +183,7 @@ class Arena:
     def count(self):
         """Finished trials, as far as can be seen now."""
         try:
-            return len(storage.only_finished(self.read())) if self.back_at is None else 0
+            return len(only_finished(self.read())) if self.back_at is None else 0
         except KeyError:  # nobody has begun it yet
             return 0
 
@@ -227,7 +230,7 @@ class Arena:
         """What is wrong with what is left; nothing else."""
         trials = self.read()
         wrong = []
-        finished = storage.only_finished(trials)
+        finished = only_finished(trials)
         if len(finished) != self.trials:
             wrong.append(f"{len(finished)} finished trials instead of {self.trials}")
         configs = Counter(json.dumps(trial.user_attrs["config"], sort_keys=True) for trial in finished)
@@ -251,18 +254,18 @@ class Arena:
         lost = Counter(
             json.dumps(trial.user_attrs["config"], sort_keys=True)
             for trial in trials
-            if trial.user_attrs.get("failure") == storage.LOST
+            if trial.user_attrs.get("failure") == LOST
         )
-        wrong += [f"lost {count} times: {config}" for config, count in lost.items() if count > storage.MAX_RETRIES + 1]
-        never = [config for config, count in lost.items() if config not in configs and count <= storage.MAX_RETRIES]
+        wrong += [f"lost {count} times: {config}" for config, count in lost.items() if count > MAX_RETRIES + 1]
+        never = [config for config, count in lost.items() if config not in configs and count <= MAX_RETRIES]
         self.done["lost"] += sum(lost.values())
         self.done["lost, not tried again before the budget was spent"] += len(never)
-        self.done["void"] += sum(storage.is_void(trial) for trial in trials)
+        self.done["void"] += sum(is_void(trial) for trial in trials)
         self.done["handed back"] += sum(bool(trial.user_attrs.get("handed_back")) for trial in trials)
         self.done["failed by themselves"] += sum(
             trial.state.name == "FAIL"
-            and trial.user_attrs["failure"] not in (storage.LOST, "interrupted")
-            and not storage.is_void(trial)
+            and trial.user_attrs["failure"] not in (LOST, "interrupted")
+            and not is_void(trial)
             for trial in trials
         )
         self.done["finished"] += len(finished)
@@ -291,7 +294,7 @@ class Arena:
         expected = sorted(
             (f"trial {t.number}", names[t.state.name], t.value if t.state.name == "COMPLETE" else None)
             for t in trials
-            if not storage.is_void(t)
+            if not is_void(t)
         )
         found = sorted(
             (r.info.run_name, r.info.status, r.data.metrics.get("best_score") if r.info.status == "FINISHED" else None)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from wastetune.data.sample import write_sample
-from wastetune.prepare import prepare_study
-from wastetune.spec import load_study
-from wastetune.terminal import open_terminal
+from wastetune.console import open_terminal
+from wastetune.data.synthetic import write_sample
+from wastetune.study.prepare import prepare_study
+from wastetune.study.spec import load_study
 
 REPOSITORY = Path(__file__).parents[1]
 OURS = (
@@ -256,14 +256,14 @@ def finished(tmp_path_factory):
     import numpy as np
 
     from test_report import a_report
-    from wastetune.bundle import save_description, save_model
+    from wastetune.data.image import read_picture, resize_picture
     from wastetune.data.index import index_folder
-    from wastetune.data.picture import read_picture, resize_picture
     from wastetune.data.splits import split_index, write_split_table
-    from wastetune.history import History
-    from wastetune.metrics import score_predictions, scores_dict
-    from wastetune.page.page import write_page
-    from wastetune.predictions import Predictions, write_predictions
+    from wastetune.models.bundle import save_description, save_model
+    from wastetune.report.html import write_page
+    from wastetune.report.predictions import Predictions, write_predictions
+    from wastetune.search.history import History
+    from wastetune.training.evaluation import score_predictions, scores_dict
 
     folder = tmp_path_factory.mktemp("finished")
     results, data = folder / "results" / "colours", folder / "data"

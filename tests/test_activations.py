@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from wastetune.activations import (
+from wastetune.backbones.activation_store import (
     PART,
-    PictureSet,
     _parts,
     activation_bytes,
     fill_activations,
@@ -20,7 +19,9 @@ from wastetune.activations import (
     open_activations,
     open_store,
 )
-from wastetune.backbone import TOP, load_backbone, nearest_cut, split
+from wastetune.backbones.backbone import load_backbone, nearest_cut, split
+from wastetune.backbones.cuts import TOP
+from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 
 SIZE = 32
@@ -164,7 +165,7 @@ def test_what_cannot_fit_is_said_before_the_work(tmp_path, backbone):
 
 
 def test_a_part_in_the_hands_of_a_paused_process_is_computed_after_a_while(tmp_path, backbone, monkeypatch):
-    monkeypatch.setattr("wastetune.activations._PATIENCE", 0.2)
+    monkeypatch.setattr("wastetune.backbones.activation_store._PATIENCE", 0.2)
     store, pictures = open_store(tmp_path), picture_set(PART + 1)
     locked = []
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 import wastetune
 from wastetune import UserError
-from wastetune.bundle import load_model
-from wastetune.data.picture import read_picture, resize_picture
-from wastetune.data.sample import write_sample
-from wastetune.database import open_storage
-from wastetune.space import TrialConfig
+from wastetune.data.image import read_picture, resize_picture
+from wastetune.data.synthetic import write_sample
+from wastetune.models.bundle import load_model
+from wastetune.storage.database import open_storage
+from wastetune.training.config import TrialConfig
 
 
 @pytest.fixture(scope="module")

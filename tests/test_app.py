@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wastetune.data.picture import read_picture, resize_picture
-from wastetune.models import open_model
-from wastetune.predictions import PROBABILITY
+from wastetune.data.image import read_picture, resize_picture
+from wastetune.models.loading import open_model
+from wastetune.models.predict import PROBABILITY
 
 pytest.importorskip("streamlit", reason="the app needs pip install 'wastetune[app]'")
 

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wastetune.attention import open_onlooker, split_at_pooling
-from wastetune.backbone import load_backbone, nearest_cut, split
-from wastetune.bundle import assemble_model, load_model, save_description, save_model
-from wastetune.data.picture import read_picture, resize_picture
-from wastetune.data.sample import write_sample
+from wastetune.backbones.backbone import load_backbone, nearest_cut, split
+from wastetune.data.image import read_picture, resize_picture
+from wastetune.data.synthetic import write_sample
 from wastetune.errors import UserError
+from wastetune.models.bundle import load_model, save_description, save_model
+from wastetune.models.saliency import open_onlooker, split_at_pooling
+from wastetune.training.learner import assemble_model
 
 RNG = np.random.default_rng(0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wastetune.augment import build_views, snap_strength, usable_views, view_magnitude
+from wastetune.backbones.augmentation import build_views, snap_strength, usable_views, view_magnitude
 
 KEYS = [f"key {i}" for i in range(24)]
 

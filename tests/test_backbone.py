@@ -3,18 +3,17 @@
 import numpy as np
 import pytest
 
-from wastetune.architectures import BACKBONES, weights_file_name
-from wastetune.backbone import (
-    TOP,
-    Cut,
+from wastetune.backbones.backbone import (
     activation_shape,
     build_trunk,
-    find_weights,
     load_backbone,
     nearest_cut,
     reachable_cuts,
     split,
 )
+from wastetune.backbones.catalog import BACKBONES, weights_file_name
+from wastetune.backbones.cuts import TOP, Cut
+from wastetune.backbones.keras_applications import find_weights
 from wastetune.errors import UserError
 
 SIZE = {"inception_v3": 75}  # the smallest it takes
@@ -131,7 +130,7 @@ def test_real_weights_see_what_is_in_a_picture(real_data, real_weights):
     """ImageNet features tell glass from paper; random ones or wrong preprocessing would not."""
     from sklearn.linear_model import LogisticRegression
 
-    from wastetune.data.picture import read_picture, resize_picture
+    from wastetune.data.image import read_picture, resize_picture
 
     backbone = load_backbone("mobilenet_v3_small_075", folder=real_weights, size=160)
     files = [path for name in ("glass", "paper") for path in sorted((real_data / "trashnet" / name).iterdir())[:80]]

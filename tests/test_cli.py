@@ -7,9 +7,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from wastetune.cli import main
-from wastetune.data.sources import SOURCES
-from wastetune.spec import study_names
+from wastetune.cli.main import main
+from wastetune.data.datasets import SOURCES
+from wastetune.study.spec import study_names
 
 HEAVY = {
     "keras",
@@ -76,7 +76,7 @@ def test_every_command_has_help_with_an_example_of_itself(path):
 @pytest.mark.parametrize("path", [(), ("run",), ("data", "check")], ids=" ".join)
 def test_help_loads_nothing_heavy(path):
     code = "import sys, atexit; atexit.register(lambda: print('loaded:', *sys.modules)); "
-    code += f"from wastetune.cli import main; main({[*path, '--help']!r})"
+    code += f"from wastetune.cli.main import main; main({[*path, '--help']!r})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     help_text, _, loaded = said.partition("loaded:")
     assert "Example:" in help_text

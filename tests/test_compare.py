@@ -7,11 +7,18 @@ import json
 import pytest
 
 from test_report import a_report, scores
-from wastetune.compare import compare_studies, render_csv, render_html, render_markdown, render_text, write_table
-from wastetune.data.sources import SOURCES
+from wastetune.data.datasets import SOURCES
 from wastetune.errors import UserError
-from wastetune.published import PUBLISHED
-from wastetune.report import write_report
+from wastetune.report.comparison import (
+    compare_studies,
+    render_csv,
+    render_html,
+    render_markdown,
+    render_text,
+    write_table,
+)
+from wastetune.report.published import PUBLISHED
+from wastetune.report.text import write_report
 
 TRASHNET = next(list(source.classes) for source in SOURCES if source.name == "trashnet")
 

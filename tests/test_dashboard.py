@@ -10,11 +10,15 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard import get_note, save_note, wsgi
 from werkzeug.test import Client
 
-from wastetune import database, storage
-from wastetune.artifacts import DrawnPictures, Pictures, artifact_folder
-from wastetune.dashboard import Notes, note_study
-from wastetune.terminal import open_terminal
-from wastetune.worker import run_worker
+from wastetune.console import open_terminal
+from wastetune.storage.budget import LOST
+from wastetune.storage.database import open_storage
+from wastetune.storage.study import open_study as create_study
+from wastetune.storage.study import set_study_attr
+from wastetune.storage.trials import begin_trial, complete_trial, fail_trial, prune_trial, set_trial_attrs
+from wastetune.study.worker import run_worker
+from wastetune.tracking.artifacts import DrawnPictures, Pictures, artifact_folder
+from wastetune.tracking.dashboard import Notes, note_study
 
 CLASSES = ("box", "leaf", "can")
 CONFIG = {"dropout": 0.123456, "head_layers": 0, "head_units": None}
@@ -44,8 +48,8 @@ REPORT = {
 
 
 def open_study(url):
-    study = storage.open_study(database.open_storage(url), "mine", {"data": "d1"})
-    storage.remember(study, "about", ABOUT)
+    study = create_study(open_storage(url), "mine", {"data": "d1"})
+    set_study_attr(study, "about", ABOUT)
     return study
 
 
@@ -56,10 +60,10 @@ def study(tmp_path):
 
 def run_one(study, notes, *, pruned=False):
     """A trial as a worker runs it, without the training; gives it as it is afterwards."""
-    trial = storage.begin_trial(study, {}, {}, {"config": CONFIG})
-    storage.record(trial, ATTRS)
+    trial = begin_trial(study, {}, {}, {"config": CONFIG})
+    set_trial_attrs(trial, ATTRS)
     notes.write(trial, CONFIG, ATTRS, pruned=pruned)
-    return storage.prune(trial) if pruned else storage.complete(trial, 0.6)
+    return prune_trial(trial) if pruned else complete_trial(trial, 0.6)
 
 
 def note_of(study, trial):
@@ -122,7 +126,7 @@ def test_behind_a_proxy_it_is_the_same(tmp_path):
     pytest.importorskip("grpc", reason="the proxy needs pip install 'wastetune[grpc]'")
     from optuna.storages._grpc.server import make_server
 
-    server = make_server(database.open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "localhost", 0)
+    server = make_server(open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "localhost", 0)
     port = server.add_insecure_port("localhost:0")
     thread = threading.Thread(target=server.start)
     thread.start()
@@ -149,8 +153,8 @@ def test_a_folder_that_cannot_be_written_to_is_said_once_and_costs_pictures_alon
 
 
 def test_a_trial_that_was_taken_away_meanwhile_is_no_news(study, caplog):
-    trial = storage.begin_trial(study, {}, {}, {"config": CONFIG})
-    storage.fail(trial, storage.LOST)
+    trial = begin_trial(study, {}, {}, {"config": CONFIG})
+    fail_trial(trial, LOST)
     with caplog.at_level(logging.WARNING, "wastetune"):
         Notes(study, "macro_f1", CLASSES).write(trial, CONFIG, ATTRS, pruned=False)
     assert not caplog.records
@@ -160,8 +164,8 @@ def test_a_note_that_fails_costs_no_trial(setting, tmp_path, monkeypatch, caplog
     def broken(*arguments, **options):
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr("wastetune.dashboard.draw_pictures", broken)
-    study = storage.open_study(database.open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "mine", {"data": "d1"})
+    monkeypatch.setattr("wastetune.tracking.dashboard.draw_pictures", broken)
+    study = create_study(open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "mine", {"data": "d1"})
     with caplog.at_level(logging.WARNING, "wastetune"):
         run_worker(study, setting, trials=2, timeout=None, bar=open_terminal().bar, on_trial=lambda trial: None)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
@@ -171,7 +175,7 @@ def test_a_note_that_fails_costs_no_trial(setting, tmp_path, monkeypatch, caplog
 
 
 def test_a_worker_leaves_a_note_with_each_of_its_trials(setting, tmp_path):
-    study = storage.open_study(database.open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "mine", {"data": "d1"})
+    study = create_study(open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "mine", {"data": "d1"})
     run_worker(study, setting, trials=2, timeout=None, bar=open_terminal().bar, on_trial=lambda trial: None)
     for trial in study.trials:
         assert f"**macro F1 {trial.value:.4f}**" in note_of(study, trial)
@@ -214,8 +218,8 @@ def test_what_a_person_wrote_into_the_studys_note_stays(study):
 
 
 def test_a_shorter_note_leaves_nothing_of_a_longer_one(study):
-    storage.remember(study, "about", {**ABOUT, "question": "long " * 1000})
+    set_study_attr(study, "about", {**ABOUT, "question": "long " * 1000})
     note_study(study)
-    storage.remember(study, "about", ABOUT)
+    set_study_attr(study, "about", ABOUT)
     note_study(study)
     assert "long" not in get_note(study)

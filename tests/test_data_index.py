@@ -10,16 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import wastetune.data.image
 import wastetune.data.index
-import wastetune.data.picture
-from wastetune.data.index import (
-    contradictions,
-    duplicate_groups,
-    index_folder,
-    lookalike_groups,
-    read_picture,
-)
-from wastetune.data.picture import decode_picture, load_pixels
+from wastetune.data.image import decode_picture, load_pixels
+from wastetune.data.index import contradictions, duplicate_groups, index_folder, lookalike_groups, read_picture
 from wastetune.errors import UserError
 
 
@@ -151,7 +145,7 @@ def test_a_large_picture_is_converted_in_bands_to_what_it_is_whole(mode: str, mo
         picture = picture.convert(mode)
     assert picture.mode == mode
     whole = np.asarray(load_pixels(picture))
-    monkeypatch.setattr(wastetune.data.picture, "BAND_PIXELS", 100)  # three rows
+    monkeypatch.setattr(wastetune.data.image, "BAND_PIXELS", 100)  # three rows
     np.testing.assert_array_equal(np.asarray(load_pixels(picture)), whole)
     if mode in ("RGBA", "LA"):
         colours, alpha = noise[..., :3].astype(float), noise[..., 3:] / 255

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from wastetune.data.archive import download
-from wastetune.data.sources import SOURCES, Source, fetch_dataset, fetch_source, find_dataset
+from wastetune.data.datasets import SOURCES, Source, fetch_dataset, fetch_source, find_dataset
+from wastetune.data.download import download
 from wastetune.errors import UserError
 
 
@@ -178,7 +178,7 @@ def test_an_archive_with_a_link_is_not_unpacked(host: Host, source: Source, tmp_
 def test_an_archive_that_is_too_large_is_not_unpacked(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wastetune.data.archive.MAX_UNPACKED", 5000)
+    monkeypatch.setattr("wastetune.data.download.MAX_UNPACKED", 5000)
     with pytest.raises(UserError, match="would unpack to more than"):
         fetch_source(source, tmp_path)
     assert left_in(tmp_path) == []

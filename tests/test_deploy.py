@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from wastetune.cli import main
+from wastetune.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "deploy").iterdir()), *sorted((ROOT / "docs").glob("*.md"))]
@@ -101,7 +101,7 @@ def test_the_container_of_the_service_starts_from_its_extra_alone_and_knows_how_
 
     absent = beyond("serve")
     assert {"tensorflow", "keras", "optuna", "mlflow", "pandas", "rich"} <= set(absent)
-    alone = f"import sys; sys.modules.update(dict.fromkeys({absent})); from wastetune.cli import main; main()"
+    alone = f"import sys; sys.modules.update(dict.fromkeys({absent})); from wastetune.cli.main import main; main()"
     here = {"/model": str(brightness.parent), "8000": "0"}
     words = [sys.executable, "-c", alone, *(here.get(word, word) for word in command)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

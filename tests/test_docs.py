@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import wastetune
-from wastetune.architectures import BACKBONES
-from wastetune.data.sources import SOURCES
-from wastetune.space import TrialConfig
-from wastetune.spec import StudySpec
+from wastetune.backbones.catalog import BACKBONES
+from wastetune.data.datasets import SOURCES
+from wastetune.study.spec import StudySpec
+from wastetune.training.config import TrialConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]

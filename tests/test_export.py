@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 import wastetune
-from wastetune import UserError, checks, export
-from wastetune.bundle import DESCRIPTION_FILE, load_description
-from wastetune.cli import main
-from wastetune.data.picture import read_picture, resize_picture
-from wastetune.export import FORMATS, write_export
-from wastetune.models import open_model
+from wastetune import UserError
+from wastetune.cli.main import main
+from wastetune.data.image import read_picture, resize_picture
+from wastetune.models import export, parity
+from wastetune.models.bundle import DESCRIPTION_FILE, load_description
+from wastetune.models.export import FORMATS, Format, Source, write_export
+from wastetune.models.loading import open_model
+from wastetune.models.parity import export_study
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,7 @@ def test_the_classes_can_be_read_without_wastetune(bundle, onnx, tmp_path):
 def test_an_onnx_file_needs_no_tensorflow(onnx):
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras', 'pandas', 'mlflow', 'optuna', 'cv2']));"
-        "from pathlib import Path; import numpy; from wastetune.models import open_model;"
+        "from pathlib import Path; import numpy; from wastetune.models.loading import open_model;"
         "print(open_model(Path(sys.argv[1])).run(numpy.zeros((3, 32, 32, 3), 'uint8')).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(onnx)], capture_output=True, text=True)
@@ -170,19 +172,19 @@ def test_a_file_that_says_otherwise_is_an_error_and_does_not_stay(ran, results, 
         import keras
 
         turned = keras.ops.flip(source.model.outputs[0], axis=-1)
-        export._write_onnx(export.Source(keras.Model(source.model.inputs, turned), source.about), file)
+        export._write_onnx(Source(keras.Model(source.model.inputs, turned), source.about), file)
 
     shutil.copytree(results, tmp_path / "results")
-    monkeypatch.setitem(FORMATS, "onnx", export.Format("model.onnx", "ONNX", write_another))
-    monkeypatch.setattr(checks, "THREADS", ())
+    monkeypatch.setitem(FORMATS, "onnx", Format("model.onnx", "ONNX", write_another))
+    monkeypatch.setattr(parity, "THREADS", ())
     with pytest.raises(UserError, match=r"differs from the original by 0\.\d+ in a probability \(0.001 is allowed\)"):
-        checks.export_study(tmp_path / "results", pictures, ["onnx"])
+        export_study(tmp_path / "results", pictures, ["onnx"])
     assert not list((tmp_path / "results" / "export").iterdir())
 
 
 def test_a_test_picture_that_is_gone_is_told(results, pictures, tmp_path):
     with pytest.raises(UserError, match="a test picture is not there as it was: Cannot read"):
-        checks.export_study(results, tmp_path, ["onnx"])
+        export_study(results, tmp_path, ["onnx"])
 
 
 def test_the_command_checks_writes_and_logs(ran, results, tiny, start_in):

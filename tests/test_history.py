@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from wastetune.history import rank_parameters, read_history
+from wastetune.search.history import rank_parameters, read_history
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from wastetune.interrupts import heeded_interrupts, held_interrupts
+from wastetune.signals import heeded_interrupts, held_interrupts
 
 
 def test_an_interrupt_that_was_swallowed_is_raised_again():

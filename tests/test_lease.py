@@ -5,14 +5,18 @@ import time
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from wastetune import database, storage
 from wastetune.errors import UserError
-from wastetune.lease import Watch, lease_seconds, leased
+from wastetune.settings import lease_seconds
+from wastetune.storage.budget import LOST
+from wastetune.storage.database import open_storage
+from wastetune.storage.heartbeat import Watch, leased
+from wastetune.storage.study import open_study
+from wastetune.storage.trials import begin_trial, fail_lost_trials
 
 
 @pytest.fixture
 def study(url):
-    return storage.open_study(database.open_storage(url), "mine", {})
+    return open_study(open_storage(url), "mine", {})
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def _short(monkeypatch):
 
 
 def begin(study):
-    return storage.begin_trial(study, {}, {}, {"config": {}})
+    return begin_trial(study, {}, {}, {"config": {}})
 
 
 def wait_until(true):
@@ -75,7 +79,7 @@ def test_a_trial_that_is_held_stays_and_one_that_nobody_holds_is_lost(study):
         wait_until(lambda: study.trials[abandoned.number].state.name == "FAIL")
         time.sleep(2)
         assert not lease.taken
-    assert study.trials[abandoned.number].user_attrs["failure"] == storage.LOST
+    assert study.trials[abandoned.number].user_attrs["failure"] == LOST
     assert study.trials[mine.number].state.name == "RUNNING"
 
 
@@ -84,7 +88,7 @@ def test_who_was_taken_for_dead_learns_it(study):
     trial = begin(study)
     with leased(study) as lease:
         lease.hold(trial)
-        storage.fail_lost(study, study.get_trials(deepcopy=False))
+        fail_lost_trials(study, study.get_trials(deepcopy=False))
         wait_until(lambda: lease.taken)
         lease.hold(begin(study))
         assert not lease.taken

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_recall_fscore_support
 
-from wastetune.metrics import gain_intervals, metric_value, score_predictions, scores_dict
+from wastetune.training.evaluation import gain_intervals, score_predictions, scores_dict
+from wastetune.training.metrics import metric_value
 
 CLASSES = ["card board", "glass", "metal", "paper"]
 

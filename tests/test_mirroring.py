@@ -12,13 +12,14 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
-from wastetune import database, mirroring
+from wastetune.console import Terminal
 from wastetune.errors import UserError
-from wastetune.mirroring import FinalReport, mirrored
-from wastetune.run import Places, run_study
-from wastetune.spec import load_study
-from wastetune.terminal import Terminal
-from wastetune.tracking import DataSource, open_mirror
+from wastetune.storage.database import open_storage
+from wastetune.study.run import Places, run_study
+from wastetune.study.spec import load_study
+from wastetune.tracking import mlflow_mirror
+from wastetune.tracking.mlflow_mirror import FinalReport, mirrored
+from wastetune.tracking.mlflow_store import DataSource, open_mirror
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
 SCORES = {"accuracy": 0.75, "f1_macro": 0.5}
@@ -65,8 +66,8 @@ def trials():
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(mirroring, "_BETWEEN", 0.02)
-    monkeypatch.setattr(mirroring, "_SILENCE", 60.0)  # not so quick that a busy machine would be told of
+    monkeypatch.setattr(mlflow_mirror, "_BETWEEN", 0.02)
+    monkeypatch.setattr(mlflow_mirror, "_SILENCE", 60.0)  # not so quick that a busy machine would be told of
 
 
 def runs_of(mirror):
@@ -160,7 +161,7 @@ def test_a_copy_that_broke_half_way_is_made_again(open_store, trials, screen, qu
 
 
 def test_what_takes_long_at_the_end_is_said(open_store, trials, monkeypatch):
-    monkeypatch.setattr(mirroring, "_SILENCE", 0.0)
+    monkeypatch.setattr(mlflow_mirror, "_SILENCE", 0.0)
     going_on = threading.Event()
     screen = Screen.listening({"copying to MLflow": going_on.set})
 
@@ -176,7 +177,7 @@ def test_what_takes_long_at_the_end_is_said(open_store, trials, monkeypatch):
 
 
 def test_ctrl_c_waits_for_no_store(screen, monkeypatch):
-    monkeypatch.setattr(mirroring, "_GRACE", 0.05)
+    monkeypatch.setattr(mlflow_mirror, "_GRACE", 0.05)
     answer = threading.Event()
 
     def open_never():
@@ -253,7 +254,7 @@ def test_a_server_that_never_answers_costs_no_trial_and_the_next_run_copies_all(
     assert hearing.text.index("trial   1") < hearing.text.index("MLflow does not answer")
     assert hearing.text.count("MLflow does not answer") == 1
     assert "MLflow lacks a part of this study" in hearing.text
-    study = optuna.load_study(study_name="tiny", storage=database.open_storage(places.storage))
+    study = optuna.load_study(study_name="tiny", storage=open_storage(places.storage))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
 
     again = Screen.listening()

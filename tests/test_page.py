@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from test_report import a_report, scores
-from wastetune.history import History, Searched, TrialRecord
-from wastetune.page.page import MISTAKES, SECTIONS, render_page, write_page
-from wastetune.predictions import Mistake
+from wastetune.report.html import MISTAKES, SECTIONS, render_page, write_page
+from wastetune.report.predictions import Mistake
+from wastetune.search.history import History, Searched
+from wastetune.storage.records import TrialRecord
 
 RNG = np.random.default_rng(0)
 SPACE = {

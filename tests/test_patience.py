@@ -8,9 +8,12 @@ import time
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from wastetune import database, patience, storage
 from wastetune.errors import UserError
-from wastetune.patience import patiently
+from wastetune.storage import retry
+from wastetune.storage.database import engine_of, open_storage
+from wastetune.storage.retry import patiently
+from wastetune.storage.study import ask_lock, finished_trials, open_study, read_trials
+from wastetune.storage.trials import begin_trial, complete_trial, report_score, set_trial_attrs
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def failing():
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE", 0.01)
 
 
 def test_what_was_asked_is_asked_again_and_said_once(failing, caplog):
@@ -50,20 +53,20 @@ def test_an_error_that_waiting_does_not_mend_is_raised_at_once(failing):
 
 
 def test_after_five_minutes_it_stops_with_what_to_do(failing, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE", 0.05)
+    monkeypatch.setattr(retry, "PATIENCE", 0.05)
     with pytest.raises(UserError, match=r"not answered for .*connection refused.*start the same command again"):
         patiently(failing(100))
 
 
 def test_a_server_that_is_restarted_costs_nothing(postgres, caplog):
-    study = storage.open_study(database.open_storage(postgres.new_database()), "mine", {})
-    trial = storage.begin_trial(study, {}, {}, {"config": {}})
+    study = open_study(open_storage(postgres.new_database()), "mine", {})
+    trial = begin_trial(study, {}, {}, {"config": {}})
     postgres.stop()
     back = threading.Timer(1.5, postgres.start)
     back.start()
     try:
-        storage.report(trial, 1, 0.25)
-        assert storage.complete(trial, 0.75).value == 0.75
+        report_score(trial, 1, 0.25)
+        assert complete_trial(trial, 0.75).value == 0.75
     finally:
         back.join()
     assert (study.trials[0].value, study.trials[0].intermediate_values) == (0.75, {1: 0.25})
@@ -72,38 +75,38 @@ def test_a_server_that_is_restarted_costs_nothing(postgres, caplog):
 
 def test_a_lock_that_somebody_holds_for_long_is_waited_for(tmp_path, monkeypatch):
     file = tmp_path / "study.db"
-    study = storage.open_study(database.open_storage(f"sqlite:///{file}"), "mine", {})
-    trial = storage.begin_trial(study, {}, {}, {"config": {}})
-    for engine in (database.engine_of(study._storage),):  # SQLite itself waits for a minute
+    study = open_study(open_storage(f"sqlite:///{file}"), "mine", {})
+    trial = begin_trial(study, {}, {}, {"config": {}})
+    for engine in (engine_of(study._storage),):  # SQLite itself waits for a minute
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA busy_timeout=50")
     paused = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     paused.execute("BEGIN IMMEDIATE")
     threading.Timer(1.0, paused.rollback).start()
     began = time.monotonic()
-    assert storage.complete(trial, 0.5).value == 0.5
+    assert complete_trial(trial, 0.5).value == 0.5
     assert time.monotonic() - began > 0.5
 
 
 def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres):
     url, over, broken = postgres.new_database(), threading.Event(), []
-    study = storage.open_study(database.open_storage(url), "mine", {})
+    study = open_study(open_storage(url), "mine", {})
 
     def work():
-        study = storage.open_study(database.open_storage(url), "mine", {})
+        study = open_study(open_storage(url), "mine", {})
         while not over.is_set():
             try:
-                with storage.turn(study):
-                    storage.read_trials(study)
-                    trial = storage.begin_trial(study, {}, {}, {"config": {}})
-                storage.report(trial, 1, 0.25)
-                storage.record(trial, {"cut": "top"})
-                storage.complete(trial, 0.5)
+                with ask_lock(study):
+                    read_trials(study)
+                    trial = begin_trial(study, {}, {}, {"config": {}})
+                report_score(trial, 1, 0.25)
+                set_trial_attrs(trial, {"cut": "top"})
+                complete_trial(trial, 0.5)
             except Exception as error:
                 broken.append(error)
 
     def finished():
-        return len(storage.finished_trials(study))
+        return len(finished_trials(study))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
@@ -119,6 +122,6 @@ def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres
     for thread in threads:
         thread.join()
     assert broken == []
-    trials = storage.read_trials(study)
+    trials = read_trials(study)
     assert len(trials) >= 10
     assert {trial.state.name for trial in trials} == {"COMPLETE"}

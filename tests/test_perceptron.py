@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from wastetune.head import build_head
-from wastetune.perceptron import Perceptron
-from wastetune.schedule import rate_at
-from wastetune.space import TrialConfig
-from wastetune.training import compile_model
+from wastetune.training.config import TrialConfig
+from wastetune.training.head import build_head
+from wastetune.training.learner import compile_model
+from wastetune.training.lr_schedule import rate_at
+from wastetune.training.numpy_mlp import Perceptron
 
 FEATURES, CLASSES, BATCH, STEPS = 24, 5, 16, 30
 

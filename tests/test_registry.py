@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from wastetune.registry import model_name, register_model
-from wastetune.registry import test_digest as digest_of
-from wastetune.tracking import DataSource, mirror_final, open_mirror
+from wastetune.tracking.mlflow_runs import mirror_final
+from wastetune.tracking.mlflow_store import DataSource, open_mirror
+from wastetune.tracking.model_registry import model_name, register_model
+from wastetune.tracking.model_registry import test_digest as digest_of
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
 SCORES = {"accuracy": 0.75, "f1_macro": 0.5}

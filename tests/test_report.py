@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wastetune.metrics import score_predictions, scores_dict
-from wastetune.report import (
-    draw_confusion_matrix,
-    edge_findings,
-    render_markdown,
-    render_report,
-    write_report,
-)
+from wastetune.report.text import draw_confusion_matrix, render_markdown, render_report, write_report
+from wastetune.study.summary import edge_findings
+from wastetune.training.evaluation import score_predictions, scores_dict
 
 GOLDEN = Path(__file__).parent / "golden"
 # The nine classes of WID: long names, unequal sizes.

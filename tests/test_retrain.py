@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from wastetune import retrain as room
-from wastetune.objective import run_trial
-from wastetune.retrain import retrain
-from wastetune.space import TrialConfig
-from wastetune.terminal import open_terminal
-from wastetune.training import TrainingFailed
+from wastetune.console import open_terminal
+from wastetune.study import refit
+from wastetune.study.objective import run_trial
+from wastetune.study.refit import retrain
+from wastetune.training.config import TrialConfig
+from wastetune.training.fit import TrainingFailed
 
 BAR = open_terminal().bar
 
@@ -38,20 +38,20 @@ def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(p
 
 
 def test_a_model_that_disagrees_with_the_stored_activations_is_no_winner(prepared, monkeypatch):
-    monkeypatch.setattr(room, "TOLERANCE", -1.0)
+    monkeypatch.setattr(refit, "TOLERANCE", -1.0)
     with pytest.raises(TrainingFailed, match="differs from the stored activations"):
         retrain(prepared.setting, prepared.test, number=3, attrs=attrs(), bar=BAR)
 
 
 def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypatch):
     seen = []
-    fit_final = room.fit_final
+    fit_final = refit.fit_final
 
     def spy(model, train, **options):
         seen.append((len(train.labels), [len(view) for view in train.views], options["steps"]))
         fit_final(model, train, **options)
 
-    monkeypatch.setattr(room, "fit_final", spy)
+    monkeypatch.setattr(refit, "fit_final", spy)
     retrain(prepared.setting, prepared.test, number=3, attrs=attrs(augmentation=1.0), bar=BAR)
     count = len(prepared.setting.data.train) + len(prepared.setting.data.val)
     assert seen == [(count, [count, count], 2 * (count // 8))]

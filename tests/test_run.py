@@ -14,19 +14,18 @@ from dataclasses import fields, replace
 import optuna
 import pytest
 
-from wastetune import database
-from wastetune.objective import TuningData
-from wastetune.prepare import prepare_study
-from wastetune.run import Places, run_study
-from wastetune.spec import load_study
-from wastetune.terminal import open_terminal
+from wastetune.console import open_terminal
+from wastetune.storage.database import open_storage
+from wastetune.study.prepare import TuningData, prepare_study
+from wastetune.study.run import Places, run_study
+from wastetune.study.spec import load_study
 
 CACHE = {"WASTETUNE_CACHE": "cache"}  # in the folder that the command runs in
 NOISE = re.compile(r"INFO|WARNING|Warning|I0000|E0000|W0000|oneDNN|Traceback|\x1b|\r")
 
 
 def trials_of(folder, name="tiny"):
-    study = optuna.load_study(study_name=name, storage=database.open_storage(f"sqlite:///{folder / 'wastetune.db'}"))
+    study = optuna.load_study(study_name=name, storage=open_storage(f"sqlite:///{folder / 'wastetune.db'}"))
     return [(trial.state.name, trial.user_attrs.get("failure")) for trial in study.trials]
 
 
@@ -333,7 +332,7 @@ def test_searching_never_touches_a_test_picture(tiny, tmp_path, mlflow_store, mo
         prepared = prepare_study(*arguments, **options)
         return replace(prepared, test=replace(prepared.test, read=sealed))
 
-    monkeypatch.setattr("wastetune.run.prepare_study", prepare_sealed)
+    monkeypatch.setattr("wastetune.study.run.prepare_study", prepare_sealed)
     monkeypatch.setenv("WASTETUNE_CACHE", str(tmp_path / "cache"))  # no activations of test pictures are there
     spec = load_study(str(tiny)).model_copy(update={"trials": 2})
     places = Places(f"sqlite:///{tmp_path / 'wastetune.db'}", mlflow_store, tmp_path / "results", None, None)

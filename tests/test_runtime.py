@@ -6,9 +6,11 @@ import warnings
 import numpy as np
 import pytest
 
-from wastetune import runtime
-from wastetune.backbone import TOP, activation_shape, load_backbone, nearest_cut
-from wastetune.data.picture import read_picture, resize_picture
+from wastetune.backbones import runtime
+from wastetune.backbones.backbone import activation_shape, load_backbone, nearest_cut
+from wastetune.backbones.cuts import TOP
+from wastetune.backbones.runtime import choose_runtime, open_trunk
+from wastetune.data.image import read_picture, resize_picture
 from wastetune.errors import UserError
 
 SIZE = 32
@@ -39,7 +41,7 @@ def draw_pixels(count, size=SIZE):
 def run_with(name, backbone, cuts, pixels, monkeypatch):
     """What one runtime makes of the pixels, an array per cut."""
     monkeypatch.setenv("WASTETUNE_RUNTIME", name)
-    trunk = runtime.open_trunk(backbone, cuts)
+    trunk = open_trunk(backbone, cuts)
     assert trunk.runtime == name
     batches = [pixels[start : start + trunk.batch] for start in range(0, len(pixels), trunk.batch)]
     made = list(trunk.run(batches))
@@ -93,7 +95,7 @@ def test_what_goes_wrong_in_reading_comes_out_and_the_trunk_still_runs(name, sto
         raise stop("pressed")
 
     monkeypatch.setenv("WASTETUNE_RUNTIME", name)
-    trunk = runtime.open_trunk(backbone, (TOP,))
+    trunk = open_trunk(backbone, (TOP,))
     with pytest.raises(stop, match="pressed"):
         list(trunk.run(broken()))
     unfinished = trunk.run(iter(draw_pixels(40)[:, None]))
@@ -104,17 +106,17 @@ def test_what_goes_wrong_in_reading_comes_out_and_the_trunk_still_runs(name, sto
 
 def test_a_study_opens_a_trunk_once(backbone, monkeypatch):
     monkeypatch.setenv("WASTETUNE_RUNTIME", "keras")
-    first, again = (runtime.open_trunk(backbone, (TOP,)) for _ in range(2))
+    first, again = (open_trunk(backbone, (TOP,)) for _ in range(2))
     assert first is again
-    assert runtime.open_trunk(backbone, backbone.cuts[-2:]) is not first
+    assert open_trunk(backbone, backbone.cuts[-2:]) is not first
 
 
 @needs_openvino
 def test_openvino_is_taken_where_it_is_installed(monkeypatch):
     monkeypatch.delenv("WASTETUNE_RUNTIME", raising=False)
-    assert runtime.choose_runtime() == "openvino"
+    assert choose_runtime() == "openvino"
     monkeypatch.setattr(runtime, "_is_tensorflow_on_cpu", lambda: False)
-    assert runtime.choose_runtime() == "keras"
+    assert choose_runtime() == "keras"
 
 
 def test_without_openvino_keras_is_taken_in_silence(backbone, monkeypatch):
@@ -122,17 +124,17 @@ def test_without_openvino_keras_is_taken_in_silence(backbone, monkeypatch):
     monkeypatch.delenv("WASTETUNE_RUNTIME", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert runtime.open_trunk(backbone, (TOP,)).runtime == "keras"
+        assert open_trunk(backbone, (TOP,)).runtime == "keras"
 
 
 def test_asking_for_what_is_not_there_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setenv("WASTETUNE_RUNTIME", "openvino")
     with pytest.raises(UserError, match=r"pip install 'wastetune\[openvino\]'"):
-        runtime.choose_runtime()
+        choose_runtime()
     monkeypatch.setenv("WASTETUNE_RUNTIME", "onnx")
     with pytest.raises(UserError, match="WASTETUNE_RUNTIME is 'onnx', but must be auto, keras or openvino"):
-        runtime.choose_runtime()
+        choose_runtime()
 
 
 @needs_openvino
@@ -143,9 +145,9 @@ def test_a_trunk_that_openvino_cannot_convert_runs_with_keras_and_that_is_said_o
     monkeypatch.setattr(runtime, "_open_openvino", fail)
     monkeypatch.setenv("WASTETUNE_RUNTIME", "auto")
     with pytest.warns(RuntimeWarning, match="no translator found for operation.*Keras runs it") as said:
-        trunks = [runtime.open_trunk(backbone, (TOP,)) for _ in range(2)]
+        trunks = [open_trunk(backbone, (TOP,)) for _ in range(2)]
     assert [trunk.runtime for trunk in trunks] == ["keras", "keras"]
     assert len(said) == 1
     monkeypatch.setenv("WASTETUNE_RUNTIME", "openvino")
     with pytest.raises(UserError, match="set WASTETUNE_RUNTIME to keras"):
-        runtime.open_trunk(backbone, (TOP,))
+        open_trunk(backbone, (TOP,))

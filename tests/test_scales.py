@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from wastetune.page.scales import number_scale, option_scale, score_scale, short_number
+from wastetune.report.svg import number_scale, option_scale, score_scale, short_number
 
 RANGES = [[0.5], [0, 0], [0.81, 0.8102], [1, 2], [0, 500], [1e-4, 3e-2], [-5, 5], [2.5e6, 1e7], []]
 

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from wastetune import database, storage
-from wastetune.database import hide_password, quote_password
+from wastetune.storage.database import hide_password, open_storage, quote_password
+from wastetune.storage.study import open_study
+from wastetune.storage.trials import begin_trial, complete_trial
 
 ODD = "p{a}%25:s%s@w/ö"  # as it stands in a URL: %25 is a percent sign
 REAL = "p{a}%:s%s@w/ö"
@@ -28,12 +29,12 @@ def protected(postgres):
 
 
 def test_a_password_with_braces_percent_and_at_signs_opens_the_database(protected):
-    study = storage.open_study(database.open_storage(protected()), "mine", {})
-    assert storage.complete(storage.begin_trial(study, {}, {}, {"config": {}}), 0.5).value == 0.5
+    study = open_study(open_storage(protected()), "mine", {})
+    assert complete_trial(begin_trial(study, {}, {}, {"config": {}}), 0.5).value == 0.5
 
 
 def test_mlflow_takes_it_too(protected):
-    from wastetune.tracking import DataSource, open_mirror
+    from wastetune.tracking.mlflow_store import DataSource, open_mirror
 
     data = DataSource("litter", "/data", "d" * 64, ("box", "leaf"), {"train": 1, "val": 1, "test": 1})
     mirror = open_mirror(protected(), study="mine", study_id="abc", data=data, tags={})

@@ -20,17 +20,17 @@ import psutil
 import pytest
 from PIL import Image
 
-from wastetune.models import Model, open_model
-from wastetune.serve.api import Limits, build_app
-from wastetune.serve.intake import decode_upload
-from wastetune.serve.server import open_listener
+from wastetune.models.loading import Model, open_model
+from wastetune.serving.api import Limits, build_app
+from wastetune.serving.server import open_listener
+from wastetune.serving.uploads import decode_upload
 
 # The service as it is where nothing but `wastetune[serve]` is installed.
 ALONE = """
 import sys
 absent = "tensorflow keras optuna mlflow pandas cv2 matplotlib sqlalchemy rich sklearn filelock platformdirs".split()
 sys.modules.update(dict.fromkeys(absent))
-from wastetune.cli import main
+from wastetune.cli.main import main
 main(prog_name="wastetune")
 """
 

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from wastetune.attention import open_onlooker
-from wastetune.data.picture import pixels_hash, read_picture, resize_picture
+from wastetune.data.image import pixels_hash, read_picture, resize_picture
 from wastetune.errors import UserError
-from wastetune.similar import most_similar, open_gallery
+from wastetune.models.neighbors import most_similar, open_gallery
+from wastetune.models.saliency import open_onlooker
 
 
 @pytest.fixture(scope="module")

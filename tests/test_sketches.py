@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from wastetune.sketches import draw_confusion, draw_learning_curve
+from wastetune.tracking.trial_svg import draw_confusion, draw_learning_curve
 
 HISTORY = [{"number": n, "loss": 1 / n, "score": 0.5 + n / 100, "accuracy": 0.6 + n / 100} for n in range(1, 13)]
 SVG = "{http://www.w3.org/2000/svg}"

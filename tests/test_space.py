@@ -6,7 +6,8 @@ from optuna.trial import FixedTrial
 from pydantic import ValidationError
 
 from wastetune.errors import UserError
-from wastetune.space import TrialConfig, bounds, default_params, load_space, sample, searched_ranges
+from wastetune.search.space import bounds, default_params, load_space, sample, searched_ranges
+from wastetune.training.config import TrialConfig
 
 HEAD = """\
 head_layers = { int = [0, 2], default = 1 }

@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from wastetune.errors import UserError
-from wastetune.space import load_space
-from wastetune.spec import load_study, shipped, study_names
+from wastetune.search.space import load_space
+from wastetune.study.spec import load_study, shipped, study_names
 
 MINIMAL = 'dataset = "trashnet"\nbackbone = "resnet50"\n'
 

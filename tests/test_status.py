@@ -6,16 +6,17 @@ from datetime import datetime, timedelta
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from wastetune import database, storage
-from wastetune.status import describe_status, render_status
+from wastetune.storage.database import open_storage
+from wastetune.storage.study import open_study, set_study_attr
+from wastetune.study.progress import describe_status, render_status
 
 
 @pytest.fixture
 def study(url):
     """Ten trials a minute until now: 5 complete, 1 pruned, 2 failed, 1 that never ran, 2 running."""
-    study = storage.open_study(database.open_storage(url), "mine", {})
-    storage.remember(study, "trials", 20)
-    storage.remember(study, "about", {"question": "Which is it?"})
+    study = open_study(open_storage(url), "mine", {})
+    set_study_attr(study, "trials", 20)
+    set_study_attr(study, "about", {"question": "Which is it?"})
     now = datetime.now()
     for number in range(6):
         trial = create_trial(state=TrialState.PRUNED if number == 3 else TrialState.COMPLETE, value=number / 10)
@@ -67,7 +68,7 @@ def test_watching_says_it_again_until_the_study_has_its_trials(study, url, start
     watching = start_cli("status", "--study", "mine", "--storage", url, "--watch", "--json", PYTHONUNBUFFERED="1")
     try:
         assert json.loads(watching.stdout.readline())["asked"] == 20
-        storage.remember(study[0], "trials", 6)
+        set_study_attr(study[0], "trials", 6)
         rest, stderr = watching.communicate(timeout=60)
     finally:
         watching.kill()

@@ -12,9 +12,32 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import OperationalError
 
-from wastetune import database, storage
 from wastetune.errors import UserError
-from wastetune.space import TrialConfig
+from wastetune.storage import owner
+from wastetune.storage.budget import LOST, MAX_RETRIES, count_live, default_is_due, find_twin, is_void, retry_due
+from wastetune.storage.database import hide_password, open_storage
+from wastetune.storage.study import (
+    best_trial,
+    default_trial,
+    find_study,
+    finished_trials,
+    get_study_attr,
+    set_study_attr,
+)
+from wastetune.storage.study import open_study as create_study
+from wastetune.storage.trials import (
+    begin_trial,
+    complete_trial,
+    fail_lost_trials,
+    fail_trial,
+    prune_trial,
+    record_heartbeat,
+    release_trials,
+    report_score,
+    set_trial_attrs,
+    why_void,
+)
+from wastetune.training.config import TrialConfig
 
 FINGERPRINT = {"space": "s1", "weights": "w1"}
 CONFIG = TrialConfig(head_layers=0, dropout=0.5, learning_rate=0.01, batch_size=8, epochs=1)
@@ -26,7 +49,7 @@ def study(url):
 
 
 def open_study(url, fingerprint=FINGERPRINT, name="mine"):
-    return storage.open_study(database.open_storage(url), name, fingerprint)
+    return create_study(open_storage(url), name, fingerprint)
 
 
 def add(study, state=TrialState.COMPLETE, value=None, **attrs):
@@ -37,7 +60,7 @@ def add(study, state=TrialState.COMPLETE, value=None, **attrs):
 def begin(study, dropout=0.5, **attrs):
     """A running trial, with the configuration of that dropout."""
     attrs = {"config": config_of(dropout)} | attrs
-    return storage.begin_trial(study, {"dropout": dropout}, {"dropout": FloatDistribution(0, 1)}, attrs)
+    return begin_trial(study, {"dropout": dropout}, {"dropout": FloatDistribution(0, 1)}, attrs)
 
 
 def config_of(dropout):
@@ -56,12 +79,12 @@ def test_a_trial_enters_whole_and_is_finished_once(url, study):
     assert (running.state, running.params, trial.number) == (TrialState.RUNNING, {"dropout": 0.5}, 0)
     assert running.user_attrs["config"] == CONFIG.model_dump()
     assert running.user_attrs["owner"]["pid"] == os.getpid()
-    storage.report(trial, 1, 0.25)
-    storage.record(trial, {"cut": "top"})
-    assert storage.complete(trial, 0.75).value == 0.75
-    storage.report(trial, 2, 0.5)
-    storage.record(trial, {"cut": "another"})
-    assert storage.fail(trial, "too late").state is TrialState.COMPLETE
+    report_score(trial, 1, 0.25)
+    set_trial_attrs(trial, {"cut": "top"})
+    assert complete_trial(trial, 0.75).value == 0.75
+    report_score(trial, 2, 0.5)
+    set_trial_attrs(trial, {"cut": "another"})
+    assert fail_trial(trial, "too late").state is TrialState.COMPLETE
     (told,) = open_study(url).trials
     assert (told.value, told.intermediate_values, told.user_attrs["cut"]) == (0.75, {1: 0.25}, "top")
     assert "failure" not in told.user_attrs
@@ -79,7 +102,7 @@ def test_ctrl_c_waits_for_the_end_of_a_transaction(study, monkeypatch):
 
     monkeypatch.setattr(trial.storage, "set_trial_state_values", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        storage.complete(trial, 0.5)
+        complete_trial(trial, 0.5)
     assert study.trials[0].value == 0.5
 
 
@@ -111,7 +134,7 @@ def test_who_comes_with_another_fingerprint_is_told_what_differs(url, study):
 def test_a_wrong_url_is_told_in_a_sentence(wrong, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
-        database.open_storage(wrong)
+        open_storage(wrong)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -120,7 +143,7 @@ def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path):
     file = tmp_path / "notes.db"
     file.write_text("not a database " * 100)
     with pytest.raises(UserError, match=r"notes\.db cannot be opened: file is not a database"):
-        database.open_storage(f"sqlite:///{file}")
+        open_storage(f"sqlite:///{file}")
     assert file.read_text() == "not a database " * 100
 
 
@@ -129,10 +152,10 @@ def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path):
 def test_a_password_is_never_shown(place, password):
     wrong = place.replace("{}", password)
     with pytest.raises(UserError) as error:
-        database.open_storage(wrong)
+        open_storage(wrong)
     assert "heim" not in str(error.value)
     assert "***@h" in str(error.value)
-    assert "heim" not in database.hide_password(wrong)
+    assert "heim" not in hide_password(wrong)
 
 
 def test_braces_in_a_url_are_taken_as_they_are(tmp_path):
@@ -145,104 +168,104 @@ def test_the_budget_counts_complete_and_pruned_trials_alone(study):
     pruned = add(study, TrialState.PRUNED)
     for state in (TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING):
         add(study, state)
-    assert [trial.number for trial in storage.finished_trials(study)] == [complete, pruned]
+    assert [trial.number for trial in finished_trials(study)] == [complete, pruned]
 
 
 def test_a_twin_has_run_or_is_running_and_is_the_same_in_everything(study):
-    assert storage.find_twin(study.trials, CONFIG) is None
+    assert find_twin(study.trials, CONFIG) is None
     add(study, TrialState.WAITING, config=CONFIG.model_dump())
     add(study, TrialState.FAIL, config=CONFIG.model_dump(), void=True)
     add(study, value=0.1, config=CONFIG.model_dump() | {"dropout": 0.50001})
-    assert storage.find_twin(study.trials, CONFIG) is None
+    assert find_twin(study.trials, CONFIG) is None
     running = add(study, TrialState.RUNNING, config=CONFIG.model_dump())
-    assert storage.find_twin(study.trials, CONFIG) == running
+    assert find_twin(study.trials, CONFIG) == running
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
 def test_a_finished_trial_is_a_twin(study, state):
     number = add(study, state, None if state is TrialState.FAIL else 0.5, config=CONFIG.model_dump())
-    assert storage.find_twin(study.trials, CONFIG) == number
+    assert find_twin(study.trials, CONFIG) == number
 
 
 def test_the_best_of_equals_is_the_earliest(study):
-    assert storage.best_trial(study) is None
+    assert best_trial(study) is None
     add(study, TrialState.PRUNED, 0.9)
     add(study, value=0.2)
     first = add(study, value=0.7)
     add(study, value=0.7)
-    assert storage.best_trial(study).number == first
-    assert storage.default_trial(study) is None
+    assert best_trial(study).number == first
+    assert default_trial(study) is None
     default = add(study, value=0.1, default=True)
-    assert storage.default_trial(study).number == default
+    assert default_trial(study).number == default
 
 
 def test_a_trial_that_failed_keeps_its_reason_and_has_no_value(study):
-    told = storage.fail(begin(study), "out of cheese")
+    told = fail_trial(begin(study), "out of cheese")
     assert (told.state, told.value, told.user_attrs["failure"]) == (TrialState.FAIL, None, "out of cheese")
-    assert storage.prune(begin(study)).state is TrialState.PRUNED
+    assert prune_trial(begin(study)).state is TrialState.PRUNED
 
 
 @pytest.mark.parametrize(
     ("state", "due"), [(TrialState.FAIL, True), (TrialState.RUNNING, False), (TrialState.COMPLETE, False)]
 )
 def test_the_default_is_due_until_it_runs_and_again_where_it_failed(study, state, due):
-    assert storage.default_is_due(study.trials)
+    assert default_is_due(study.trials)
     add(study, state, 0.5 if state is TrialState.COMPLETE else None, default=True)
     add(study, value=0.5)
-    assert storage.default_is_due(study.trials) is due
+    assert default_is_due(study.trials) is due
 
 
 def test_of_trials_that_were_begun_at_once_the_later_ones_yield(study):
     """Two workers that both saw one place left, or both chose one configuration, are told apart by their numbers."""
     trials = [begin(study, 0.1), begin(study, 0.2), begin(study, 0.1), begin(study, 0.3)]
-    reasons = [storage.why_void(trial, 2) for trial in trials]
+    reasons = [why_void(trial, 2) for trial in trials]
     assert reasons[:2] == [None, None]
     assert reasons[2:] == ["not run: the study had its 2 trials"] * 2
-    assert [storage.why_void(trial, 9) for trial in trials] == [
+    assert [why_void(trial, 9) for trial in trials] == [
         *(None, None, "not run: trial 0 has this configuration", None),
     ]
-    storage.fail(trials[2], "not run", void=True)
-    storage.fail(trials[0], "out of cheese")
-    assert storage.why_void(trials[3], 2) is None
-    assert storage.count_live(study.trials) == 2
-    assert [storage.is_void(trial) for trial in study.trials] == [False, False, True, False]
+    fail_trial(trials[2], "not run", void=True)
+    fail_trial(trials[0], "out of cheese")
+    assert why_void(trials[3], 2) is None
+    assert count_live(study.trials) == 2
+    assert [is_void(trial) for trial in study.trials] == [False, False, True, False]
 
 
 def test_what_was_lost_is_tried_again_twice(study):
-    assert storage.retry_due(study.trials) is None
+    assert retry_due(study.trials) is None
     for number in range(3):
-        storage.fail(begin(study), storage.LOST)
-        due = storage.retry_due(study.trials)
-        if number < storage.MAX_RETRIES:
+        fail_trial(begin(study), LOST)
+        due = retry_due(study.trials)
+        if number < MAX_RETRIES:
             assert (due.number, due.params) == (2 * number, {"dropout": 0.5})
             running = begin(study)
-            assert storage.retry_due(study.trials) is None  # it is being tried
-            storage.fail(running, "not run", void=True)
+            assert retry_due(study.trials) is None  # it is being tried
+            fail_trial(running, "not run", void=True)
     assert due is None
-    assert storage.find_twin(study.trials, CONFIG) == 0  # and the sampler does not get it again
+    assert find_twin(study.trials, CONFIG) == 0  # and the sampler does not get it again
 
 
 def test_what_was_handed_back_is_tried_again_and_what_failed_by_itself_is_not(study):
-    storage.fail(begin(study, 0.1), "out of cheese")
-    assert storage.retry_due(study.trials) is None
+    fail_trial(begin(study, 0.1), "out of cheese")
+    assert retry_due(study.trials) is None
     for _ in range(4):
         begin(study, 0.2)
-        storage.hand_back(study, "interrupted")
-        assert storage.retry_due(study.trials).params == {"dropout": 0.2}
-    storage.complete(begin(study, 0.2), 0.5)
-    assert storage.retry_due(study.trials) is None
+        release_trials(study, "interrupted")
+        assert retry_due(study.trials).params == {"dropout": 0.2}
+    complete_trial(begin(study, 0.2), 0.5)
+    assert retry_due(study.trials) is None
     assert study.trials[1].user_attrs["failure"] == "interrupted"
 
 
 def test_a_sign_of_life_tells_whether_the_trial_is_still_ours(study):
     trial = begin(study)
     before = study.trials[0].user_attrs["beat"]
-    assert storage.beat(trial)
+    assert record_heartbeat(trial)
     assert study.trials[0].user_attrs["beat"] > before
-    storage.fail_lost(study, study.trials)
-    assert not storage.beat(trial)
-    storage.hand_back(study, "interrupted")  # too late, and not heard
-    assert study.trials[0].user_attrs["failure"] == storage.LOST
+    fail_lost_trials(study, study.trials)
+    assert not record_heartbeat(trial)
+    release_trials(study, "interrupted")  # too late, and not heard
+    assert study.trials[0].user_attrs["failure"] == LOST
 
 
 def test_a_trial_whose_answer_was_lost_is_not_begun_twice(study, monkeypatch):
@@ -262,11 +285,11 @@ def test_a_trial_whose_answer_was_lost_is_not_begun_twice(study, monkeypatch):
 
 
 def test_what_a_study_is_told_to_remember_whoever_joins_it_can_recall(url, study):
-    storage.remember(study, "trials", 7)
-    assert storage.recall(storage.find_study(database.open_storage(url), "mine"), "trials") == 7
-    assert storage.recall(study, "nothing", "else") == "else"
+    set_study_attr(study, "trials", 7)
+    assert get_study_attr(find_study(open_storage(url), "mine"), "trials") == 7
+    assert get_study_attr(study, "nothing", "else") == "else"
     with pytest.raises(UserError, match=r"there is no study 'yours' in this database \(there: mine\)"):
-        storage.find_study(database.open_storage(url), "yours")
+        find_study(open_storage(url), "yours")
 
 
 PROLOGUE = """
@@ -322,25 +345,25 @@ def test_a_trial_is_lost_when_its_process_was_killed_and_not_before(url, study):
     try:
         number = int(process.stdout.readline().split()[1])
         mine = begin(study)
-        assert storage.fail_lost(study) == []
+        assert fail_lost_trials(study) == []
         process.send_signal(signal.SIGKILL)
     finally:
         process.kill()
         process.communicate()
-    assert storage.fail_lost(study) == [number]
+    assert fail_lost_trials(study) == [number]
     lost = study.trials[number]
     assert (lost.state, lost.user_attrs["failure"]) == (TrialState.FAIL, "worker lost")
     assert study.trials[mine.number].state is TrialState.RUNNING
-    assert storage.fail_lost(study) == []
+    assert fail_lost_trials(study) == []
 
 
 def test_a_process_number_given_again_is_another_process_and_other_machines_are_left_alone(study):
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0, "space": storage._process_space()}
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0, "space": owner._process_space()}
     reused = add(study, TrialState.RUNNING, owner=here)
     add(study, TrialState.RUNNING, owner=here | {"host": "elsewhere.invalid"})
     add(study, TrialState.RUNNING, owner=here | {"space": "of another container"})
     add(study, TrialState.RUNNING)
-    assert storage.fail_lost(study) == [reused]
+    assert fail_lost_trials(study) == [reused]
 
 
 def test_twenty_processes_may_open_a_new_database_at_once(url):

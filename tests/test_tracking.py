@@ -10,16 +10,8 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from wastetune.errors import UserError
-from wastetune.tracking import (
-    Changes,
-    DataSource,
-    check_uri,
-    mirror_final,
-    mirror_trials,
-    open_mirror,
-    render_reason,
-    sync_trials,
-)
+from wastetune.tracking.mlflow_runs import Changes, mirror_final, mirror_trials, sync_trials
+from wastetune.tracking.mlflow_store import DataSource, check_uri, open_mirror, render_reason
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
 CONFIG = {"dropout": 0.25, "head_layers": 0, "head_units": None}

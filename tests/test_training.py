@@ -3,22 +3,21 @@
 import numpy as np
 import pytest
 
-from wastetune.activations import Activations
-from wastetune.backbone import TOP, activation_shape, load_backbone, nearest_cut
-from wastetune.space import TrialConfig
-from wastetune.training import (
+from wastetune.backbones.activation_store import Activations
+from wastetune.backbones.backbone import activation_shape, load_backbone, nearest_cut
+from wastetune.backbones.cuts import TOP
+from wastetune.training.config import TrialConfig
+from wastetune.training.fit import (
     TrainingFailed,
     TrainingSet,
     ValidationSet,
     _gather,
-    as_keras,
-    built_learner,
-    count_parameters,
     fit,
     fit_final,
     predict_probabilities,
     steps_per_epoch,
 )
+from wastetune.training.learner import as_keras, built_learner, count_parameters
 
 CLASSES = 3
 
@@ -154,5 +153,5 @@ def test_pictures_are_read_in_their_views_whatever_their_order():
 
 def test_an_epoch_in_chunks_is_the_same_epoch(backbone, sets, monkeypatch):
     whole = fitted(backbone, sets, config(epochs=2))
-    monkeypatch.setattr("wastetune.training._CHUNK", 1)
+    monkeypatch.setattr("wastetune.training.fit._CHUNK", 1)
     assert [e.loss for e in fitted(backbone, sets, config(epochs=2)).history] == [e.loss for e in whole.history]

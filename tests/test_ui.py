@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from wastetune import database, storage
+from wastetune.storage.database import open_storage
+from wastetune.storage.study import open_study
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -190,7 +191,7 @@ def test_a_server_that_dies_ends_both_with_a_sentence(open_ui):
 def test_sigterm_stops_all_and_passwords_stay_out_of_command_lines_and_output(postgres, open_ui):
     postgres.server.psql("CREATE ROLE looking LOGIN SUPERUSER PASSWORD 'p{a}%ss@w';")
     study, store = (postgres.new_database().replace("postgres:@", "looking:p{a}%25ss@w@") for _ in range(2))
-    storage.open_study(database.open_storage(study), "tiny", {})
+    open_study(open_storage(study), "tiny", {})
     with open_ui(WASTETUNE_STORAGE=study, MLFLOW_TRACKING_URI=store) as shown:
         assert shown.children
         lines = [word for each in (shown.process, *shown.children) for word in psutil.Process(each.pid).cmdline()]

@@ -8,14 +8,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from wastetune import database, storage
-from wastetune.activations import open_store
+from wastetune.backbones.activation_store import open_store
+from wastetune.console import open_terminal
 from wastetune.errors import UserError
-from wastetune.objective import TuningData
-from wastetune.search import open_memory
-from wastetune.space import default_params, load_space
-from wastetune.terminal import open_terminal
-from wastetune.worker import _begin, _choose, run_worker
+from wastetune.search.sampler import open_memory
+from wastetune.search.space import default_params, load_space
+from wastetune.storage.database import open_storage
+from wastetune.storage.study import default_trial, finished_trials, open_study
+from wastetune.storage.trials import fail_lost_trials
+from wastetune.study.prepare import TuningData
+from wastetune.study.worker import _begin, _choose, run_worker
 
 FIXED = "dropout = 0.1\nlearning_rate = 1e-2\nbatch_size = 16\nepochs = 2\n"
 
@@ -25,7 +27,7 @@ def begin(tmp_path, setting):
     """A new study in a file of its own."""
 
     def begin_study(setting=setting, name="mine"):
-        return storage.open_study(database.open_storage(f"sqlite:///{tmp_path / name}.db"), name, {"data": "d1"})
+        return open_study(open_storage(f"sqlite:///{tmp_path / name}.db"), name, {"data": "d1"})
 
     return begin_study
 
@@ -127,7 +129,7 @@ def test_a_failed_trial_has_a_reason_and_no_value_and_the_default_gets_its_turn_
     assert (failed.value, failed.user_attrs["failure"]) == (None, "OSError: the disk is gone")
     assert default.user_attrs["config"] == failed.user_attrs["config"]
     assert [trial.user_attrs.get("default") for trial in (failed, default, other)] == [True, True, None]
-    assert storage.default_trial(study).number == 1
+    assert default_trial(study).number == 1
     assert [trial.number for trial in told] == [0, 1, 2]
 
 
@@ -177,7 +179,7 @@ def test_a_trial_far_below_the_others_is_pruned_and_counts_but_the_default_never
     for _ in range(5):  # better than any score can be
         study.add_trial(create_trial(value=2.0, intermediate_values={1: 2.0, 2: 2.0}))
     run(study, setting, 7)
-    assert len(storage.finished_trials(study)) == 7
+    assert len(finished_trials(study)) == 7
     (pruned,) = study.get_trials(states=[TrialState.PRUNED])
     assert "default" not in pruned.user_attrs
     assert pruned.user_attrs["history"]
@@ -189,7 +191,9 @@ def test_one_seed_gives_one_study_also_when_it_was_stopped_in_between(begin, set
         return [(trial.value, trial.params, trial.user_attrs["history"][0]["loss"]) for trial in study.trials]
 
     whole, halves = begin(name="whole"), begin(name="halves")
-    monkeypatch.setattr("wastetune.search._STARTUP_TRIALS", 2)  # so that the last two are the sampler's own choice
+    monkeypatch.setattr(
+        "wastetune.search.sampler._STARTUP_TRIALS", 2
+    )  # so that the last two are the sampler's own choice
     run(whole, setting, 4)
     for trials in (1, 3, 4):
         run(halves, setting, trials)
@@ -203,7 +207,7 @@ def test_one_seed_gives_one_study_also_when_it_was_stopped_in_between(begin, set
 
 
 def test_the_objective_runs_without_a_study(setting):
-    from wastetune.objective import choose_config, run_trial
+    from wastetune.study.objective import choose_config, run_trial
 
     config = choose_config(optuna.trial.FixedTrial(default_params(setting.space)), setting)
     told = []
@@ -230,7 +234,7 @@ def test_what_a_worker_tells_that_was_taken_for_dead_is_not_heard(begin, setting
 
 
 def test_workers_of_different_names_propose_different_points(begin, setting, monkeypatch):
-    monkeypatch.setattr("wastetune.worker.run_trial", lambda *given: pytest.fail("not to be run"))
+    monkeypatch.setattr("wastetune.study.worker.run_trial", lambda *given: pytest.fail("not to be run"))
     known = [create_trial(value=0.5, user_attrs={"default": True, "config": {}})]
     memory = open_memory(epochs=2)
     points = [_choose(known, memory, setting, False, name).params for name in ("", "a 1", "a 2", "b 1")]
@@ -242,7 +246,7 @@ def test_a_default_that_is_lost_with_its_workers_is_not_tried_for_ever(begin, se
     study = begin()
     for _ in range(3):
         run_until_begun(study, setting)
-        storage.fail_lost(study, study.get_trials(deepcopy=False))
+        fail_lost_trials(study, study.get_trials(deepcopy=False))
     with pytest.raises(UserError, match="worker of the default configuration was lost 3 times, perhaps for want of"):
         run(study, setting, 1)
 
@@ -255,7 +259,7 @@ def test_a_lost_trial_is_run_again_before_anything_new(begin, setting):
     study = begin()
     run(study, setting, 1)
     run_until_begun(study, setting)
-    storage.fail_lost(study, study.get_trials(deepcopy=False))
+    fail_lost_trials(study, study.get_trials(deepcopy=False))
     lost = study.trials[1]
     run(study, setting, 3)
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]

@@ -10,14 +10,15 @@ from functools import lru_cache
 import optuna
 import pytest
 
-from wastetune import database, storage
+from wastetune.storage.budget import LOST, is_void, only_finished, retry_due
+from wastetune.storage.database import open_storage
 
 LEASE = "3"
 
 
 @lru_cache(maxsize=1)  # a server has few connections to give, and it is asked again and again
 def opened(url):
-    return database.open_storage(url)
+    return open_storage(url)
 
 
 def study_of(url, name="tiny"):
@@ -61,8 +62,8 @@ def test_run_with_workers_ends_with_exactly_its_trials_and_a_report(tiny, run_cl
     ran = run_cli("run", "--study", tiny, "--trials", 7, "--workers", 2, "--storage", url, WASTETUNE_CACHE="cache")
     assert (ran.returncode, ran.stderr) == (0, "")
     trials = study_of(url).trials
-    assert len(storage.only_finished(trials)) == 7
-    ran_once = [json.dumps(trial.user_attrs["config"]) for trial in trials if not storage.is_void(trial)]
+    assert len(only_finished(trials)) == 7
+    ran_once = [json.dumps(trial.user_attrs["config"]) for trial in trials if not is_void(trial)]
     assert len(set(ran_once)) == len(ran_once) == 7
     owners = {trial.user_attrs["owner"]["pid"] for trial in trials}
     assert len(owners) == 2
@@ -114,7 +115,7 @@ def test_a_worker_that_is_told_to_end_hands_its_trial_back_within_ten_seconds(sl
     assert (worker.returncode, stderr.splitlines()[-1]) == (0, "stopped; the trial in hand was handed back")
     (trial,) = study_of(url, "slow").trials
     assert (trial.state.name, trial.user_attrs["failure"]) == ("FAIL", "interrupted")
-    assert storage.retry_due([trial]) is trial
+    assert retry_due([trial]) is trial
 
 
 def test_a_worker_paused_past_its_lease_goes_on_with_new_work(slow_study, start_cli, tmp_path, postgres):
@@ -129,7 +130,7 @@ def test_a_worker_paused_past_its_lease_goes_on_with_new_work(slow_study, start_
         wait_until(lambda: any(pid == other.pid for pid in running(url).values()))
         paused.send_signal(signal.SIGCONT)
         wait_until(lambda: any(pid == paused.pid for n, pid in running(url).items() if n != number))
-        assert study_of(url, "slow").trials[number].user_attrs["failure"] == storage.LOST
+        assert study_of(url, "slow").trials[number].user_attrs["failure"] == LOST
         assert study_of(url, "slow").trials[number].value is None
     finally:
         for worker in (paused, other):

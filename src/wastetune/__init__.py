@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from wastetune.errors import UserError
 
 if TYPE_CHECKING:
+    __version__: str
     from wastetune.api import load_report, load_trials, predict, run_study
 
-__version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "load_report", "load_trials", "predict", "run_study"]
 
 
@@ -15,6 +15,10 @@ def __getattr__(name: str) -> object:
     """What is in `__all__`, imported when it is first asked for: `import wastetune` stays light."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("wastetune")
     from wastetune import api
 
     return getattr(api, name)

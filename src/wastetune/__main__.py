@@ -1,6 +1,6 @@
 """`python -m wastetune` is `wastetune`."""
 
-from wastetune.cli import main
+from wastetune.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="wastetune")

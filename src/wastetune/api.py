@@ -8,14 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wastetune.console import hush_tensorflow, open_terminal
 from wastetune.errors import UserError
-from wastetune.places import DATA, RESULTS, STORAGE, TRACKING, WEIGHTS, Places, check_results
-from wastetune.terminal import hush_tensorflow, open_terminal
+from wastetune.settings import DATA, RESULTS, STORAGE, TRACKING, WEIGHTS, Places, check_results
 
 if TYPE_CHECKING:
     import pandas
-
-__all__ = ["load_report", "load_trials", "predict", "run_study"]
 
 
 def run_study(
@@ -46,7 +44,7 @@ def run_study(
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}, but must be 0 or more, or None for this process alone")
     hush_tensorflow()
-    from wastetune.spec import changed_study
+    from wastetune.study.spec import changed_study
 
     named = WEIGHTS.unless(weights) or None
     spec, weights_folder = changed_study(str(study), weights=named, trials=trials, seed=seed)
@@ -58,7 +56,7 @@ def run_study(
         weights=weights_folder,
     )
     check_results(places.results)
-    from wastetune import run
+    from wastetune.study import run
 
     report = run.run_study(spec, places, open_terminal(quiet=quiet), timeout=timeout, workers=workers)
     if report is None:
@@ -72,8 +70,8 @@ def load_report(study: str | Path, *, results: str | Path | None = None) -> dict
     `test` holds the scores on the test set and their 95 % intervals, `best` the winning trial and its configuration.
     UserError where there is none.
     """
-    from wastetune.report import read_report
-    from wastetune.spec import study_name
+    from wastetune.report.results import read_report
+    from wastetune.study.spec import study_name
 
     name = study_name(str(study))
     folder = Path(RESULTS.unless(results)) / name
@@ -92,11 +90,11 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
     """
     import pandas
 
-    from wastetune.database import open_storage
-    from wastetune.history import read_records
-    from wastetune.space import TrialConfig
-    from wastetune.spec import study_name
-    from wastetune.storage import find_study
+    from wastetune.storage.database import open_storage
+    from wastetune.storage.records import read_records
+    from wastetune.storage.study import find_study
+    from wastetune.study.spec import study_name
+    from wastetune.training.config import TrialConfig
 
     records = read_records(find_study(open_storage(STORAGE.unless(storage)), study_name(str(study))))
     fields = ("number", "state", "score", "seconds", "cut", *TrialConfig.model_fields, "failure")
@@ -119,9 +117,8 @@ def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> 
     hush_tensorflow()
     import pandas
 
-    from wastetune.models import open_model
-    from wastetune.predictions import PROBABILITY
-    from wastetune.predictor import find_pictures, predict_files, table_columns, table_row
+    from wastetune.models.loading import open_model
+    from wastetune.models.predict import PROBABILITY, find_pictures, predict_files, table_columns, table_row
 
     paths = find_pictures(named)
     model = open_model(Path(bundle))

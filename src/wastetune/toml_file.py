@@ -1,6 +1,5 @@
 """A name -> its TOML file -> keys and values, with every mistake told in one sentence."""
 
-import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import annotated_types as at
 from pydantic import BaseModel, ValidationError
 
-from wastetune.errors import UserError
+from wastetune.errors import UserError, suggest
 
 NOUNS = {"studies": "study", "search_spaces": "search space"}
 
@@ -58,15 +57,6 @@ def check_keys(source: str, values: Iterable[str], known: Iterable[str]) -> None
     for key in values:
         if key not in allowed:
             raise UserError(f"{source}: unknown key '{key}'; {suggest(key, allowed)}")
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """A sentence on what may have been meant: the near matches, or everything there is."""
-    choices = list(known)
-    near = difflib.get_close_matches(word, choices, n=3, cutoff=0.6)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"known: {', '.join(choices)}." if choices else "none are known."
 
 
 def explain(model: type[BaseModel], source: str, error: ValidationError) -> str:

@@ -1,1 +1,1 @@
-"""From a folder of class folders to decoded pictures, split once and for all."""
+"""An image folder: read, split, decoded."""

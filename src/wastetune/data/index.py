@@ -12,28 +12,10 @@ from typing import Any
 
 import PIL
 
+from wastetune.data.image import MAX_BYTES, TOO_MANY_BYTES, decode_picture, pixels_hash
 from wastetune.data.layout import PictureFile, Problem, find_files
-from wastetune.data.looks import group_looks, look_of
-from wastetune.data.picture import (
-    MAX_BYTES,
-    TOO_MANY_BYTES,
-    decode_picture,
-    pixels_hash,
-    read_picture,
-)
+from wastetune.data.near_duplicates import group_looks, look_of
 from wastetune.errors import UserError
-
-__all__ = [
-    "ImageIndex",
-    "Picture",
-    "Problem",
-    "contradictions",
-    "duplicate_groups",
-    "index_folder",
-    "lookalike_groups",
-    "lookalike_keys",
-    "read_picture",
-]
 
 # What a cached line was computed with: pixels depend on the decoder, looks on the recipe.
 RECIPE = f"2, Pillow {PIL.__version__}"

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
+from wastetune.data.image import decode_picture, resize_picture
 from wastetune.data.index import ImageIndex, Picture
-from wastetune.data.picture import decode_picture, resize_picture
 from wastetune.errors import UserError
 
 RECIPE = 1  # raised when resize_picture gives other pixels
@@ -84,3 +85,18 @@ def _read_unchanged(folder: Path, picture: Picture) -> Image.Image:
     if hashlib.sha256(content).hexdigest() != picture.bytes_sha256:
         raise UserError(f"{path} has changed since the folder was indexed: start again.")
     return decode_picture(content)
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Some of a data set's pictures, and no way to the others: n keys (hashes of their pixels) and labels.
+
+    `read` gives the pixels of a range of positions, (len(range), size, size, 3) uint8.
+    """
+
+    read: Callable[[range], npt.NDArray[np.uint8]]
+    keys: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.keys)

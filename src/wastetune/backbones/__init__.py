@@ -1,0 +1,1 @@
+"""A pretrained trunk and the activations it stores."""

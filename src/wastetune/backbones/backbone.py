@@ -1,0 +1,138 @@
+"""A backbone with its weights and preprocessing, cut into trunk and tail."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wastetune.backbones.catalog import BACKBONES, find_architecture, weights_file_name
+from wastetune.backbones.cuts import TOP, Cut, block_ends, list_cuts
+from wastetune.backbones.keras_applications import build_preprocessing, find_weights, weights_digest
+from wastetune.console import held_back_stderr
+from wastetune.errors import UserError, first_line
+from wastetune.seeding import seed_for
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone in memory, with its weights.
+
+    `body` maps preprocessed pictures to pooled vectors, `preprocess` maps pixels in 0..255 to what `body`
+    wants; both are Keras models for pictures of (size, size, 3). `digest` names the weights by content.
+    """
+
+    name: str
+    size: int
+    digest: str
+    cuts: tuple[Cut, ...]
+    body: Any
+    preprocess: Any
+
+
+def load_backbone(
+    name: str, weights: str = "imagenet", *, size: int | None = None, folder: Path | None = None
+) -> Backbone:
+    """A backbone with its weights loaded, without a classification top.
+
+    Random weights ("none") are the same on every call. All BatchNormalization layers are frozen: in a tail
+    they would otherwise learn the statistics of small batches (and Keras forgets `training=False` in `fit`).
+    UserError for an unknown name and for weights that cannot be found, fetched or fitted.
+    """
+    with held_back_stderr():
+        import keras
+
+    row = find_architecture(name)
+    source = find_weights(name, weights, folder)
+    side = size or row.size
+    build = getattr(keras.applications, row.builder)
+    keras.utils.set_random_seed(seed_for("weights", name))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a file that does not fit is said to below, once
+            body = build(
+                include_top=False,
+                pooling="avg",
+                input_shape=(side, side, 3),
+                weights=source if source is None else str(source),
+                **row.options,
+            )
+    except ValueError as error:
+        if isinstance(source, Path):
+            raise UserError(f"the weights in {source} do not fit {name}: {first_line(error)}") from error
+        raise UserError(f"{name} cannot be built for pictures of {side} px: {first_line(error)}") from error
+    except Exception as error:  # Keras raises a bare Exception when a download fails
+        if isinstance(source, Path):
+            raise UserError(f"the weights in {source} cannot be read: {first_line(error)}") from error
+        place = folder or Path("weights")
+        raise UserError(
+            f"the ImageNet weights of {name} could not be downloaded ({first_line(error)}); without a network, "
+            f"put a file named {weights_file_name(name)} into {place} and pass --weights {place}, or --weights none"
+        ) from error
+    for layer in body.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    return Backbone(
+        name=name,
+        size=side,
+        digest=weights_digest(body),
+        cuts=list_cuts(row, body),
+        body=body,
+        preprocess=build_preprocessing(row.preprocessing, side),
+    )
+
+
+def nearest_cut(backbone: Backbone, frozen_depth: float) -> Cut:
+    """The cut nearest to a frozen depth; of two equally near, the one that trains more."""
+    return min(backbone.cuts, key=lambda cut: (abs(cut.frozen_depth - frozen_depth), cut.frozen_depth))
+
+
+def reachable_cuts(backbone: Backbone, low: float, high: float) -> tuple[Cut, ...]:
+    """The cuts that frozen depths between low and high snap to, from the lowest to the top."""
+    first, last = nearest_cut(backbone, low), nearest_cut(backbone, high)
+    return tuple(cut for cut in backbone.cuts if first.frozen_depth <= cut.frozen_depth <= last.frozen_depth)
+
+
+def build_trunk(backbone: Backbone, cuts: tuple[Cut, ...]) -> Any:
+    """The model from pixels (n, size, size, 3) in 0..255 to the activations at each of the cuts.
+
+    Several cuts give a list, a single one the bare tensor.
+    """
+    import keras
+
+    inputs = keras.Input((backbone.size, backbone.size, 3), name="pixels")
+    ends = [_tensor_at(backbone, cut) for cut in cuts]
+    below = keras.Model(backbone.body.input, ends if len(ends) > 1 else ends[0])
+    return keras.Model(inputs, below(backbone.preprocess(inputs)), name="trunk")
+
+
+def split(backbone: Backbone, cut: Cut) -> tuple[Any, Any]:
+    """Trunk (pixels -> activations at the cut) and tail (activations -> pooled vectors).
+
+    Both share the backbone's layers, so whoever trains the tail puts its weights back afterwards.
+    At the top the tail is the identity.
+    """
+    import keras
+
+    trunk = build_trunk(backbone, (cut,))
+    if cut == TOP:
+        return trunk, keras.Sequential(
+            [keras.Input(backbone.body.output.shape[1:]), keras.layers.Identity()], name="tail"
+        )
+    return trunk, keras.Model(_tensor_at(backbone, cut), backbone.body.output, name="tail")
+
+
+def gains_from_xla(backbone: Backbone, cut: Cut) -> bool:
+    """Whether XLA is worth compiling what lies above the cut for, on a CPU (figures in docs/log.md)."""
+    return BACKBONES[backbone.name].xla and cut != TOP
+
+
+def activation_shape(backbone: Backbone, cut: Cut) -> tuple[int, ...]:
+    """The shape of one picture's activations at a cut: (h, w, c), or (c,) at the top."""
+    return tuple(int(n) for n in _tensor_at(backbone, cut).shape[1:])
+
+
+def _tensor_at(backbone: Backbone, cut: Cut) -> Any:
+    if cut == TOP:
+        return backbone.body.output
+    row = BACKBONES[backbone.name]
+    return block_ends(row, backbone.body)[cut.name].output

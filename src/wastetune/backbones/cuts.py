@@ -1,0 +1,35 @@
+"""Where a backbone can be cut into a frozen trunk and a tail."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from wastetune.backbones.catalog import Architecture
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place to cut: everything below stays frozen. `frozen_depth` is the share of blocks below, 1.0 the top."""
+
+    name: str
+    frozen_depth: float
+
+
+TOP = Cut("top", 1.0)
+
+
+def block_ends(row: Architecture, body: Any) -> dict[str, Any]:
+    """Block name -> the layer whose output ends it, from the lowest block to the highest."""
+    operations = body.operations
+    ends: dict[str, Any] = {}
+    for position, operation in enumerate(operations):
+        if found := re.match(row.block, operation.name):
+            ends[found.group(1)] = operations[position + 1] if row.block_ends_after else operation
+    return ends
+
+
+def list_cuts(row: Architecture, body: Any) -> tuple[Cut, ...]:
+    """All cuts of a backbone, from the lowest to the top."""
+    names = list(block_ends(row, body))
+    stages = len(names) + int(row.top_block)
+    return (*(Cut(name, (i + 1) / stages) for i, name in enumerate(names[: stages - 1])), TOP)

@@ -1,0 +1,52 @@
+"""Weights and preprocessing of the Keras Applications models."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from wastetune.backbones.catalog import Preprocessing, weights_file_name
+from wastetune.errors import UserError
+
+
+def find_weights(name: str, wanted: str, folder: Path | None) -> Path | Literal["imagenet"] | None:
+    """Where the weights come from: a file, Keras's own download, or nowhere (random ones).
+
+    `wanted` is "imagenet", "none", a file or a folder; `folder` is searched before Keras's download.
+    UserError for a path that is not there.
+    """
+    if wanted == "none":
+        return None
+    if wanted != "imagenet":
+        path = Path(wanted).expanduser()
+        if path.is_dir():
+            path = path / weights_file_name(name)
+        if not path.is_file():
+            wanted_name = weights_file_name(name)
+            raise UserError(f"there is no weights file {path}; give a file, or a folder that holds {wanted_name}")
+        return path
+    if folder is not None and (folder / weights_file_name(name)).is_file():
+        return folder / weights_file_name(name)
+    return "imagenet"
+
+
+def build_preprocessing(kind: Preprocessing, size: int) -> Any:
+    """A Keras model from pixels in 0..255 to what the backbone was trained on."""
+    import keras
+
+    pixels = keras.Input((size, size, 3))
+    if kind == "signed":  # [-1, 1]
+        return keras.Model(pixels, keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels), name="preprocess")
+    if kind == "caffe":  # BGR with ImageNet's mean colour taken off
+        mean, one = [103.939, 116.779, 123.68], [1.0, 1.0, 1.0]
+        bgr = keras.ops.flip(pixels, axis=-1)
+        return keras.Model(pixels, keras.layers.Normalization(mean=mean, variance=one)(bgr), name="preprocess")
+    return keras.Model(pixels, keras.layers.Identity()(pixels), name="preprocess")
+
+
+def weights_digest(body: Any) -> str:
+    """The SHA-256 of all weights, with their shapes."""
+    digest = hashlib.sha256()
+    for array in body.get_weights():
+        digest.update(str(array.shape).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""A study, a bundle or an exported file by the name given on the command line."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wastetune.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import optuna
+
+
+def onnx_file(study: str | None, bundle: Path | None, results: Path) -> Path:
+    """The .onnx file that is meant. UserError where it is not there."""
+    path = model_path(study, bundle, results)
+    if bundle is not None:
+        file = bundle / "model.onnx" if bundle.is_dir() else bundle
+        if bundle.exists() and not file.is_file():
+            raise UserError(f"{bundle} holds no model.onnx; make it with `wastetune export --format onnx`")
+        if file.suffix != ".onnx":
+            raise UserError(f"{bundle} is no .onnx file; make one with `wastetune export --format onnx`")
+        return file
+    file = path.parent / "export" / "model.onnx"
+    if not file.is_file():
+        raise UserError(f"study {study!r} has no ONNX export yet; make it: {_export_command(study)}")
+    return file
+
+
+def check_export(file: Path, about: "Mapping[str, Any]", bundle: Path, study: str) -> None:
+    """Raises UserError where the file is of an earlier winner than the study's bundle."""
+    from wastetune.models.bundle import load_description
+
+    if about != load_description(bundle):
+        raise UserError(f"{file} is not of the study's present winner; make it anew: {_export_command(study)}")
+
+
+def _export_command(study: str | None) -> str:
+    return f"wastetune export --study {study} --format onnx"
+
+
+def model_path(study: str | None, bundle: Path | None, results: Path) -> Path:
+    """Where the model is that is meant by a study or by a path."""
+    if (study is None) == (bundle is None):
+        raise UserError("name either a study with --study or a model with --bundle")
+    if bundle is not None:
+        return bundle
+    from wastetune.study.spec import study_name
+
+    name = study_name(str(study))
+    if not (path := results / name / "bundle").is_dir():
+        raise UserError(
+            f"study {name!r} has no model in {results / name}; run it first, or name the folder with --results"
+        )
+    return path
+
+
+def find_study(study: str, url: str) -> "optuna.Study":
+    """A study in its database, by its name or by the path of its file."""
+    from wastetune.storage.database import open_storage
+    from wastetune.storage.study import find_study
+    from wastetune.study.spec import study_name
+
+    return find_study(open_storage(url), study_name(study))

@@ -1,0 +1,112 @@
+"""`wastetune predict` and `wastetune export`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from wastetune.cli.lookup import find_study, model_path
+from wastetune.cli.options import (
+    bundle_option,
+    data_option,
+    model_study_option,
+    results_option,
+    storage_option,
+    study_option,
+    tracking_option,
+)
+from wastetune.errors import UserError
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE|FOLDER|GLOB...")
+@model_study_option
+@bundle_option
+@results_option
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
+@click.option("--csv", "as_csv", is_flag=True, help="A CSV table, with the probability of each class.")
+def predict(
+    pictures: tuple[str, ...], study: str | None, bundle: Path | None, results: Path, as_json: bool, as_csv: bool
+) -> None:
+    """Say what is on pictures: the most probable class, its probability, the next two.
+
+    A picture that cannot be read has its own line and stops nothing; the exit status is then 1.
+
+    \b
+    Example:
+      wastetune predict --study inception_wid photo.jpg new_photos/
+      wastetune predict --bundle results/inception_wid/bundle 'bin_3/*.jpg' --csv > bin_3.csv
+    """
+    if as_json and as_csv:
+        raise UserError("--json and --csv ask for two forms at once; name one of them")
+    path = model_path(study, bundle, results)
+
+    from wastetune.console import open_terminal
+    from wastetune.models.loading import open_model
+    from wastetune.models.predict import find_pictures, predict_files, render_csv, render_json, render_text
+
+    paths = find_pictures(pictures)
+    render = render_json if as_json else render_csv if as_csv else render_text
+    model = open_model(path)
+    problems = 0
+    # A bar on the screen does not mix with lines that go there, and a few pictures need none.
+    quiet = sys.stdout.isatty() or len(paths) < 100
+    terminal = open_terminal(stderr=True, quiet=quiet)
+    with terminal.bar("predicting", len(paths)) as advance:
+        for line, said in render(model, predict_files(model, paths)):
+            click.echo(line)
+            problems += said is not None and bool(said.problem)
+            advance(said is not None)
+    if problems:
+        click.echo(f"{problems} of {len(paths)} could not be read", err=True)
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@study_option
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(["keras", "onnx", "litert", "litert-int8", "savedmodel"]),
+    multiple=True,
+    required=True,
+    help="What to write; may be given several times.",
+)
+@storage_option
+@tracking_option
+@data_option
+@results_option
+def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str, folder: Path, results: Path) -> None:
+    """Write a study's model in another format, from pixels to probabilities, and check it on the test pictures.
+
+    It goes to `export` in the study's results. How much probabilities differ from the original's, how many pictures
+    keep their class, size, and the time that one picture takes are printed, kept in export.json and logged to MLflow;
+    too large a difference is an error. Classes and scores are inside each file.
+
+    \b
+    Example:
+      wastetune export --study inception_wid --format onnx
+      wastetune export --study inception_wid --format litert --format litert-int8
+    """
+    from wastetune.data.datasets import find_dataset
+    from wastetune.study.spec import load_study
+
+    spec = load_study(study)
+    place = model_path(study, None, results).parent
+    pictures = find_dataset(spec.dataset, folder)
+
+    from wastetune.models.parity import export_study, render_checks
+
+    checks = export_study(place, pictures, formats, click.echo)
+    click.echo("\n" + "\n".join(render_checks(checks)))
+    click.echo(f"Written to {place / 'export'}: {', '.join(check.file for check in checks[1:])}, export.json")
+
+    from wastetune.tracking.mlflow_mirror import log_exports
+    from wastetune.tracking.mlflow_store import render_reason
+
+    try:
+        log_exports(find_study(study, storage), tracking_uri, place)
+    except UserError as error:
+        click.echo(f"not logged to MLflow: {error}")
+    except Exception as error:  # whatever a database, a server or a network may raise
+        click.echo(f"not logged to MLflow, which does not answer ({render_reason(error, tracking_uri)})")

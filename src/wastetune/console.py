@@ -1,0 +1,86 @@
+"""What a person sees while a study runs: lines, and bars where the output is a terminal."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Where lines and progress bars go."""
+
+    console: "Console"
+
+    def say(self, line: str = "") -> None:
+        """One plain line."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """A bar with rate and time left; not on a terminal: one line at the end. The value is told what was done."""
+        import time
+
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        done = 0
+        started = time.perf_counter()
+
+        def rate() -> float:
+            return done / max(time.perf_counter() - started, 1e-9)
+
+        columns: list[Any] = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f} images/s"),
+            TimeRemainingColumn(),
+        ]
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+            task = progress.add_task(what, total=total, rate=0.0)
+
+            def advance(pictures: int) -> None:
+                nonlocal done
+                done += pictures
+                progress.update(task, completed=done, rate=rate())
+
+            yield advance
+        if done:
+            self.say(f"{what}: {done:,} images, {rate():.0f} images/s")
+
+
+def open_terminal(*, bars: bool = True, quiet: bool = False, stderr: bool = False) -> Terminal:
+    """The standard output, or `stderr`; no bars where several processes share it, `quiet` where nobody reads it."""
+    from rich.console import Console
+
+    return Terminal(Console(force_terminal=None if bars and not quiet else False, quiet=quiet, stderr=stderr))
+
+
+def hush_tensorflow() -> None:
+    """Keeps TensorFlow, not yet imported, from filling the screen; Keras runs on it, unless KERAS_BACKEND says else."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each trial is a new model, which it takes for a mistake
+
+
+@contextmanager
+def held_back_stderr() -> Iterator[None]:
+    """Keeps what TensorFlow's C++ prints on being imported off the terminal, unless the import fails."""
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(screen, held.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)

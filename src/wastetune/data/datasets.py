@@ -1,0 +1,182 @@
+"""The known data sets: where they come from, what they hold, how to get them."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from wastetune.data.download import download, unpack
+from wastetune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One published data set. ``url`` is None where the download needs an account."""
+
+    name: str
+    title: str
+    page: str
+    licence: str
+    classes: tuple[str, ...]
+    total: int  # pictures
+    counts: Mapping[str, int] | None = None  # pictures per class, where that is known
+    url: str | None = None  # of a zip archive, pinned to one version
+    inside: str = ""  # the folder in the archive that holds the classes
+    sha256: str | None = None  # of the archive; None where the host does not promise the same bytes for ever
+    by_hand: str = ""  # what a person does where there is no url
+
+
+_TRASHNET_COMMIT = "6fa2b878c6c1b4304b91109070ce0edf9279bb31"
+_TRASHNET_COUNTS = MappingProxyType(
+    {"cardboard": 403, "glass": 501, "metal": 410, "paper": 594, "plastic": 482, "trash": 137}
+)
+_WID_COMMIT = "8ae37569b5444f7d92f4580fc72a7bf17db4f251"
+
+SOURCES: tuple[Source, ...] = (
+    Source(
+        name="trashnet",
+        title="TrashNet (Thung & Yang 2016): photos of single pieces of waste on a white board",
+        page="https://github.com/garythung/trashnet",
+        licence="MIT",
+        classes=tuple(_TRASHNET_COUNTS),
+        total=2527,
+        counts=_TRASHNET_COUNTS,
+        url=f"https://github.com/garythung/trashnet/raw/{_TRASHNET_COMMIT}/data/dataset-resized.zip",
+        inside="dataset-resized",
+    ),
+    Source(
+        name="wid",
+        title="Waste Images Dataset (cardstdani): photos from several collections and the web",
+        page="https://github.com/cardstdani/WasteClassificationNeuralNetwork",
+        licence="not stated",
+        classes=(
+            "Aluminium",
+            "Carton",
+            "Glass",
+            "Organic Waste",
+            "Other Plastics",
+            "Paper and Cardboard",
+            "Plastic",
+            "Textiles",
+            "Wood",
+        ),
+        total=5078,
+        url=f"https://github.com/cardstdani/WasteClassificationNeuralNetwork/archive/{_WID_COMMIT}.zip",
+        inside=f"WasteClassificationNeuralNetwork-{_WID_COMMIT}/WasteImagesDataset",
+    ),
+    Source(
+        name="wcd",
+        title="Waste Classification Data (Sekar 2019): organic or recyclable, with its own test folder",
+        page="https://www.kaggle.com/datasets/techsash/waste-classification-data",
+        licence="CC BY-SA 4.0",
+        classes=("O", "R"),
+        total=25077,
+        counts=MappingProxyType({"O": 13966, "R": 11111}),
+        by_hand="sign in at Kaggle, download the archive from {page} and unpack it so that "
+        "{folder}/DATASET/TRAIN and {folder}/DATASET/TEST exist",
+    ),
+)
+
+
+def find_source(name: str) -> Source:
+    """The known data set of that name. Raises UserError that lists the known ones."""
+    for source in SOURCES:
+        if source.name == name:
+            return source
+    raise UserError(f"There is no known data set {name!r}: known are {_known_names()}.")
+
+
+def find_dataset(name_or_path: str, data_folder: Path | None = None) -> Path:
+    """The folder of a data set: ``<data_folder>/<name>``, or what is no known name may be a path.
+
+    ``data_folder`` None means ``data`` in the working directory. Raises UserError that says what to do.
+    """
+    folder = (data_folder or Path("data")) / name_or_path
+    if folder.is_dir():
+        return folder
+    for source in SOURCES:
+        if source.name == name_or_path:
+            how = source.by_hand.format(page=source.page, folder=folder) or f"run `wastetune data fetch {source.name}`"
+            raise UserError(
+                f"The data set {source.name} is not in {folder}: {how}, "
+                "or name the folder that holds it with --data or WASTETUNE_DATA."
+            )
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    raise UserError(
+        f"{name_or_path!r} is neither a data set in {folder.parent}, nor a folder, "
+        f"nor one of the known data sets {_known_names()}."
+    )
+
+
+def fetch_dataset(name: str, data_folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
+    """The folder ``<data_folder>/<name>``, downloaded where it is not there: complete or absent.
+
+    Beside it, ``<name>.source.txt`` keeps where it came from and the archive's sha256.
+    ``progress(done, total)`` counts bytes; total is 0 when unknown.
+    Raises UserError when it cannot be fetched, or does not hold the pictures it should.
+    """
+    return fetch_source(find_source(name), data_folder, progress=progress)
+
+
+def fetch_source(source: Source, data_folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
+    """The same for any source."""
+    folder = data_folder / source.name
+    if folder.exists():
+        return folder
+    if source.url is None:
+        how = source.by_hand.format(page=source.page, folder=folder)
+        raise UserError(f"The data set {source.name} cannot be fetched without an account: {how}.")
+    data_folder.mkdir(parents=True, exist_ok=True)
+    archive = data_folder / f"{source.name}.zip"
+    if not archive.exists():
+        download(source.url, archive, progress=progress)
+    digest = _sha256(archive)
+    fresh = data_folder / f".{source.name}.{os.getpid()}"
+    try:
+        if source.sha256 not in (None, digest):
+            raise UserError(f"{source.url} has sha256 {digest}, not {source.sha256} as published: not unpacked.")
+        unpack(archive, fresh, source.inside)
+        _check_counts(source, fresh)
+        origin = f"from: {source.url}\nsha256: {digest}\n"
+        record = f"{source.title}\n{source.page}\nlicence: {source.licence}\n{origin}"
+        (data_folder / f"{source.name}.source.txt").write_text(record)
+        fresh.replace(folder)
+    finally:
+        # A sound archive is not needed any more, and a wrong one must not be met again.
+        archive.unlink(missing_ok=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def _check_counts(source: Source, folder: Path) -> None:
+    found = {
+        child.name: sum(1 for file in child.rglob("*") if file.is_file() and not file.name.startswith("."))
+        for child in sorted(folder.iterdir())
+        if child.is_dir() and not child.name.startswith(".")
+    }
+    expected = source.counts or dict.fromkeys(source.classes)
+    wrong = [
+        f"{name} {found.get(name, 0)} instead of {expected.get(name, 0)}"
+        for name in sorted({*found, *expected})
+        if name not in found or expected.get(name, 0) not in (None, found[name])
+    ]
+    if not wrong and sum(found.values()) != source.total:
+        wrong = [f"{sum(found.values())} instead of {source.total} in all"]
+    if wrong:
+        raise UserError(
+            f"The archive from {source.url} has not the pictures it should ({', '.join(wrong)}): "
+            "it was not kept, see whether a newer wastetune knows another."
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _known_names() -> str:
+    return ", ".join(source.name for source in SOURCES)

@@ -1,0 +1,169 @@
+"""One picture file as upright RGB pixels, whatever was in it."""
+
+import base64
+import hashlib
+import io
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from wastetune.errors import UserError
+
+MAX_PIXELS = 80_000_000  # below the size at which Pillow itself warns
+MAX_BYTES = 256 * 2**20
+
+# Named, because Pillow would hand some of the others (EPS) to a program outside.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+ORIENTATION_TAG = 0x0112
+TILE_WIDTH_TAG, TILE_HEIGHT_TAG = 0x0142, 0x0143
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+BAND_PIXELS = 2**20
+# The value of white where Pillow's own conversion to 8 bits would only clip.
+WHITE = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F": 1.0}
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The upright 8-bit RGB picture in a file, transparency laid on white; of an animation, the first frame.
+
+    Raises UserError when the file is missing, broken, too large or no picture.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(TOO_MANY_BYTES)
+        return decode_picture(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UserError(f"Cannot use {path}: {error}.") from error
+
+
+TOO_MANY_BYTES = f"larger than {MAX_BYTES // 2**20} MiB"
+
+
+def decode_picture(content: bytes) -> Image.Image:
+    """The same for the bytes of a file. Raises ValueError with the reason, a phrase, when that cannot be."""
+    return load_pixels(open_picture(content))
+
+
+def open_picture(content: bytes, most_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture in the bytes of a file, of which only the header is read yet; `load_pixels` reads the rest.
+
+    Raises ValueError with the reason, a phrase, when it is none, or would have more than `most_pixels` in memory.
+    """
+    if not content:
+        raise ValueError("empty file")
+    too_many = f"more than {most_pixels / 10**6:g} million pixels"
+    try:
+        picture = Image.open(io.BytesIO(content), formats=_formats())
+        pixels = max(picture.width * picture.height, _tile_pixels(picture))
+    except UnidentifiedImageError:
+        raise ValueError("not a picture Pillow can read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(too_many) from None
+    except Exception as error:  # readers of broken headers raise anything
+        raise ValueError(f"broken: {_reason(error)}") from error
+    if pixels > most_pixels:
+        raise ValueError(too_many)
+    return picture
+
+
+def load_pixels(picture: Image.Image) -> Image.Image:
+    """An opened picture, read whole: upright, 8-bit RGB. Raises ValueError with the reason when it is broken."""
+    try:
+        picture.load()
+        return _rgb(_upright(picture))
+    except Exception as error:  # as above
+        raise ValueError(f"broken: {_reason(error)}") from error
+
+
+def resize_picture(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """An RGB picture squashed to (size, size, 3) uint8, antialiased: so is every picture a model sees."""
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def pixels_hash(picture: Image.Image) -> str:
+    """The sha256 (hex) of an RGB picture's size and pixels: equal for files that show exactly the same."""
+    return hashlib.sha256(f"{picture.width}x{picture.height}:".encode() + picture.tobytes()).hexdigest()
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _tile_pixels(picture: Image.Image) -> int:
+    """The pixels of a tile of a TIFF, which is unpacked whole, however small the picture is that it belongs to."""
+    tags: Any = getattr(picture, "tag_v2", {})
+    return int(tags.get(TILE_WIDTH_TAG, 0)) * int(tags.get(TILE_HEIGHT_TAG, 0))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        turn = UPRIGHT.get(picture.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # a broken EXIF block must not cost the picture
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture
+    if picture.mode not in WHITE and not picture.has_transparency_data:
+        return picture.convert("RGB")
+    # In bands: what lies between takes many times the memory of the picture.
+    whole = Image.new("RGB", picture.size)
+    rows = max(1, BAND_PIXELS // picture.width)
+    for top in range(0, picture.height, rows):
+        band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        whole.paste(_grey(band) if band.mode in WHITE else _on_white(band), (0, top))
+    return whole
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    levels = np.asarray(picture, np.float32) * (255.0 / WHITE[picture.mode])
+    return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip().rstrip(".")
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+THUMBNAIL_SIDE = 168  # pixels of the longer side
+_THUMBNAIL_QUALITY = 72
+
+
+def draw_thumbnail(path: Path) -> str | None:
+    """A data URI of a small JPEG; None where there is no such picture any more."""
+    try:
+        picture = read_picture(path)
+    except UserError:
+        return None
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return encode_jpeg(picture, _THUMBNAIL_QUALITY)
+
+
+def encode_jpeg(picture: Image.Image, quality: int) -> str:
+    """A picture as the address of an image that holds it."""
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

@@ -1,0 +1,188 @@
+"""A study's model in another format: one file or folder, from uint8 pixels to probabilities, that says what it is.
+
+All formats take `pixels` (n, size, size, 3) uint8 and give `probabilities` (n, classes) float32, for any n. What
+bundle.json says of the model is inside: in ONNX's metadata, in a SavedModel's `assets.extra`, in the zip archive that a
+.keras file is, and, as TensorFlow Lite's metadata library does it, in a zip archive at the end of a .tflite file.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wastetune.console import held_back_stderr
+from wastetune.errors import UserError
+from wastetune.models.bundle import load_description, load_model
+from wastetune.models.loading import INPUT, INSIDE, KEY, OUTPUT, SIGNATURE
+
+OPSET = 18
+LABELS = "labels.txt"
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is written and what its file is called."""
+
+    file: str
+    title: str
+    write: "Callable[[Source, Path], None]"
+    exact: bool = True  # as far as float32 goes
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an export is made of."""
+
+    model: Any  # Keras: (n, size, size, 3) in 0..255 -> (n, classes)
+    about: Mapping[str, Any]
+
+
+def write_export(bundle: Path, format: str, folder: Path) -> Path:
+    """The model of a bundle's folder, written to `folder` in one of FORMATS, whole or not at all; its path.
+
+    UserError where a library is missing.
+    """
+    kind, about = FORMATS[format], load_description(bundle)
+    target = folder / kind.file
+    part = folder / f".{os.getpid()}-{kind.file}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        kind.write(Source(load_model(bundle), about), part)
+        remove(target)
+        part.replace(target)
+    except ImportError as error:
+        raise UserError(
+            f"export to {kind.title} needs more packages ({error}); install them: "
+            f"pip install 'wastetune[{format.partition('-')[0]}]'"
+        ) from error
+    finally:
+        remove(part)
+    return target
+
+
+def remove(path: Path) -> None:
+    """Deletes an export, be it a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_keras(source: Source, file: Path) -> None:
+    import keras
+
+    size = source.about["input_size"]
+    pixels = keras.Input((size, size, 3), dtype="uint8", name=INPUT)
+    whole = keras.Model(pixels, source.model(keras.ops.cast(pixels, "float32")), name="wastetune")
+    whole.save(file)
+    _put_inside(file, source.about)
+
+
+def _write_saved_model(source: Source, folder: Path) -> None:
+    import tensorflow as tf
+
+    # The variables, not the model: LiteRT's converter takes those of a whole model for changeable, and leaves them out.
+    module = tf.Module()
+    module.weights = [weight.value for weight in source.model.variables]
+    with held_back_stderr():
+        tf.saved_model.save(module, str(folder), signatures={SIGNATURE: _function(source)})
+    extra = folder / "assets.extra"
+    extra.mkdir()
+    (extra / INSIDE).write_text(_described(source.about), encoding="utf-8")
+    (extra / LABELS).write_text(_labels(source.about), encoding="utf-8")
+
+
+def _write_onnx(source: Source, file: Path) -> None:
+    import logging
+
+    import onnx
+    import tf2onnx
+
+    _make_constant(source.model)
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    function = _function(source)
+    with held_back_stderr():
+        made, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+    onnx.helper.set_model_props(made, {KEY: _described(source.about)})
+    onnx.checker.check_model(made)
+    onnx.save(made, str(file))
+
+
+def _write_litert(source: Source, file: Path) -> None:
+    _convert(source, file, lambda converter: None)
+
+
+def _write_litert_int8(source: Source, file: Path) -> None:
+    import tensorflow as tf
+
+    # Weights in 8 bits, sums in floats. Whole numbers throughout leave nothing of a MobileNetV3: see docs/log.md.
+    def ask(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+
+    _convert(source, file, ask)
+
+
+def _convert(source: Source, file: Path, ask: Callable[[Any], None]) -> None:
+    """Writes a .tflite file, by way of a SavedModel, whose names it keeps; `ask` gets the converter before."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "saved_model"
+        _write_saved_model(source, saved)
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(saved), signature_keys=[SIGNATURE])
+        ask(converter)
+        with held_back_stderr():
+            file.write_bytes(converter.convert())
+    _put_inside(file, source.about)
+
+
+def _function(source: Source) -> Any:
+    """The model as TensorFlow's converters want it."""
+    import tensorflow as tf
+
+    size = source.about["input_size"]
+
+    def run(pixels: Any) -> dict[str, Any]:
+        return {OUTPUT: source.model(tf.cast(pixels, tf.float32), training=False)}
+
+    return tf.function(run, input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name=INPUT)])
+
+
+def _make_constant(model: Any) -> None:
+    """Turns the tensors that some layers hold beside their weights into arrays: tf2onnx takes such for inputs."""
+    import keras
+
+    for layer in getattr(model, "layers", ()):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+        _make_constant(layer)
+
+
+def _put_inside(file: Path, about: Mapping[str, Any]) -> None:
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(INSIDE, _described(about))
+        archive.writestr(LABELS, _labels(about))
+
+
+def _described(about: Mapping[str, Any]) -> str:
+    return json.dumps(about, ensure_ascii=False)
+
+
+def _labels(about: Mapping[str, Any]) -> str:
+    return "".join(f"{name}\n" for name in about["classes"])
+
+
+FORMATS = {
+    "keras": Format("model.keras", "Keras", _write_keras),
+    "savedmodel": Format("saved_model", "TensorFlow's SavedModel", _write_saved_model),
+    "onnx": Format("model.onnx", "ONNX", _write_onnx),
+    "litert": Format("model.tflite", "LiteRT", _write_litert),
+    "litert-int8": Format("model-int8.tflite", "LiteRT with weights in 8 bits", _write_litert_int8, exact=False),
+}

@@ -1,0 +1,168 @@
+"""A trained model of any format, ready to run: pixels in, probabilities out.
+
+Each format has its own runtime, and only that one is loaded: an .onnx file needs no TensorFlow.
+"""
+
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wastetune.console import held_back_stderr
+from wastetune.errors import UserError
+from wastetune.models.bundle import DESCRIPTION_FILE, MODEL_FILE, load_description, read_keras
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+# Where a format keeps the description of the model: an entry of this name, or the key of this name in ONNX's metadata.
+INSIDE = "wastetune.json"
+KEY = "wastetune"
+SIGNATURE = "serving_default"
+INPUT, OUTPUT = "pixels", "probabilities"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model that is ready to run."""
+
+    classes: tuple[str, ...]
+    size: int  # pixels a side
+    about: Mapping[str, Any]  # what bundle.json says of it
+    run: Run  # (n, size, size, 3) in 0..255 -> (n, classes); any n from 1 on
+
+
+def open_model(path: Path, *, threads: int | None = None) -> Model:
+    """The model in a bundle's folder, or in an exported .keras, .onnx or .tflite file or SavedModel folder.
+
+    `threads` bounds those of one run; TensorFlow heeds it only where nothing has run in this process before.
+    UserError where there is no model, it cannot be read, or its runtime is not installed.
+    """
+    if (path / DESCRIPTION_FILE).exists():
+        opened, kind = _open_bundle, "bundle"
+    elif (path / "saved_model.pb").exists():
+        opened, kind = _open_saved_model, "SavedModel"
+    elif path.suffix in _READERS and path.is_file():
+        opened, kind = _READERS[path.suffix], path.suffix
+    elif not path.exists():
+        raise UserError(f"{path} does not exist; name a study's bundle, or what `wastetune export` made")
+    else:
+        raise UserError(
+            f"{path} is no model: neither a study's bundle, nor a SavedModel, nor a file {', '.join(_READERS)}"
+        )
+    try:
+        about, run = opened(path, threads)
+        return Model(tuple(about["classes"]), int(about["input_size"]), about, run)
+    except UserError:
+        raise
+    except ImportError as error:
+        library, extra = _NEEDS.get(kind, ("TensorFlow", None))
+        how = f"pip install 'wastetune[{extra}]'" if extra else "pip install wastetune"
+        raise UserError(f"{path} needs {library} ({error}); install it: {how}") from error
+    except Exception as error:  # runtimes raise anything over a broken file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        again = "delete it and run the study" if kind == "bundle" else "export it"
+        raise UserError(f"the model in {path} cannot be read: {reason}; {again} again") from error
+
+
+def _open_bundle(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+    return load_description(path), _keras_run(path / MODEL_FILE, threads)
+
+
+def _open_keras(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+    return _inside(path), _keras_run(path, threads)
+
+
+def _open_saved_model(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+    import tensorflow as tf
+
+    _limit_tensorflow(threads)
+    about = json.loads((path / "assets.extra" / INSIDE).read_text(encoding="utf-8"))
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures[SIGNATURE]
+
+    # The signature alone would lose the loaded object, and with it its variables.
+    def run(pixels: NDArray[np.uint8], _kept: Any = loaded) -> NDArray[np.float32]:
+        return np.asarray(signature(**{INPUT: tf.constant(pixels)})[OUTPUT])
+
+    return about, run
+
+
+def _open_onnx(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    if KEY not in metadata:
+        raise ValueError(f"it was not exported by wastetune (no metadata {KEY!r})")
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
+
+    return json.loads(metadata[KEY]), run
+
+
+def _open_litert(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    with held_back_stderr():  # it tells which kernels it takes
+        interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    place = interpreter.get_input_details()[0]["index"]
+    result = interpreter.get_output_details()[0]["index"]
+    turn = threading.Lock()  # an interpreter is one memory
+
+    def run_one(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        interpreter.set_tensor(place, pixels[None])
+        interpreter.invoke()
+        return np.asarray(interpreter.get_tensor(result)[0])
+
+    # One by one: in 8 bits, its fast kernels refuse any other number of pictures.
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with turn:
+            return np.stack([run_one(each) for each in pixels])
+
+    return _inside(path), run
+
+
+def _keras_run(file: Path, threads: int | None) -> Run:
+    _limit_tensorflow(threads)
+    model = read_keras(file)
+
+    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(model.predict_on_batch(pixels.astype(np.float32)))
+
+    return run
+
+
+def _limit_tensorflow(threads: int | None) -> None:
+    if threads:
+        import tensorflow as tf
+
+        with suppress(RuntimeError):  # it has run already
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def _inside(path: Path) -> dict[str, Any]:
+    """The description in a .keras file, which is a zip archive, or in the one at the end of a .tflite file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            about: dict[str, Any] = json.loads(archive.read(INSIDE))
+            return about
+    except (KeyError, zipfile.BadZipFile):
+        raise ValueError(f"it was not exported by wastetune (no {INSIDE} inside)") from None
+
+
+_READERS = {".keras": _open_keras, ".onnx": _open_onnx, ".tflite": _open_litert}
+_NEEDS = {".onnx": ("ONNX Runtime", "onnx"), ".tflite": ("LiteRT", "litert")}

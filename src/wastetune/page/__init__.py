@@ -1,1 +1,0 @@
-"""A finished study as one HTML file, and its parts."""

@@ -1,0 +1,87 @@
+"""What the final model says of each test picture: predictions.csv, and the mistakes it is most sure of."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from wastetune.files import write_whole
+from wastetune.models.predict import PROBABILITY
+from wastetune.training.metrics import confusion_counts
+
+FILE = "predictions.csv"
+_COLUMNS = ("path", "split", "true", "predicted", "predicted by default")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """n test pictures: paths as in the index, labels as positions in `classes`."""
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: npt.NDArray[np.int64]  # (n,)
+    probabilities: npt.NDArray[np.float32]  # (n, classes)
+    by_default: npt.NDArray[np.int64]  # (n,) what the default configuration's model says
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture taken for another class, and with what probability."""
+
+    path: str
+    true: str
+    predicted: str
+    probability: float
+
+
+def write_predictions(predictions: Predictions, folder: Path) -> None:
+    """Writes predictions.csv, whole or not at all: a line per picture, a column for the probability of each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    classes = predictions.classes
+    writer.writerow([*_COLUMNS, *(PROBABILITY + name for name in classes)])
+    for path, label, row, other in zip(
+        predictions.paths, predictions.labels, predictions.probabilities, predictions.by_default, strict=True
+    ):
+        names = (classes[label], classes[row.argmax()], classes[other])
+        writer.writerow([path, "test", *names, *(f"{value:.9g}" for value in row)])  # digits that give the same float32
+    folder.mkdir(parents=True, exist_ok=True)
+    # File names need not be valid text; what cannot be written goes back to the bytes it came from.
+    write_whole(folder / FILE, lambda part: part.write_bytes(text.getvalue().encode("utf-8", "surrogateescape")))
+
+
+def read_predictions(
+    folder: Path, classes: Sequence[str], confusion_matrix: Sequence[Sequence[int]]
+) -> Predictions | None:
+    """The Predictions that belong to this confusion matrix; None where the folder has none, or another model's."""
+    try:
+        with (folder / FILE).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+        place = {name: position for position, name in enumerate(classes)}
+        found = Predictions(
+            tuple(classes),
+            tuple(row["path"] for row in rows),
+            np.array([place[row["true"]] for row in rows], np.int64),
+            np.array([[float(row[PROBABILITY + name]) for name in classes] for row in rows], np.float32),
+            np.array([place[row["predicted by default"]] for row in rows], np.int64),
+        )
+        counts = confusion_counts(found.labels, found.probabilities)
+    except (OSError, KeyError, ValueError, TypeError):
+        return None
+    return found if counts.tolist() == [list(row) for row in confusion_matrix] else None
+
+
+def confident_mistakes(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
+    """The wrong answers with the highest probability, at most so many, the surest first."""
+    predicted = predictions.probabilities.argmax(axis=1)
+    sure = predictions.probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != predictions.labels)
+    order = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
+    names = predictions.classes
+    return tuple(
+        Mistake(predictions.paths[i], names[predictions.labels[i]], names[predicted[i]], float(sure[i])) for i in order
+    )

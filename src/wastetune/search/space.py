@@ -1,0 +1,126 @@
+"""Reads search_spaces/*.toml: what may vary and how far; a trial samples one TrialConfig from it."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from pydantic import ValidationError
+
+from wastetune.errors import UserError
+from wastetune.search.distributions import Choice, Fixed, FloatRange, IntRange, Param, Value, is_number, parse_param
+from wastetune.toml_file import check_keys, explain, find_file, read_toml
+from wastetune.training.config import TrialConfig
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What may vary, in the order of the file, which is the order of sampling."""
+
+    name: str
+    source: str
+    params: tuple[tuple[str, Param], ...]
+
+
+def load_space(name_or_path: str) -> SearchSpace:
+    """The search space of that name, or in that file; every value it can give is known to be allowed.
+
+    A text ending in .toml is a path; anything else is a name, looked for in ./search_spaces, then among
+    those shipped. Raises UserError, with file and key, when it is not there or not right.
+    """
+    path = find_file("search_spaces", name_or_path)
+    table, source = read_toml(path), str(path)
+    check_keys(source, table, TrialConfig.model_fields)
+    params: dict[str, Param] = {}
+    for key, entry in table.items():
+        params[key] = parse_param(f"{source}: {key}", key, entry, params)
+    space = SearchSpace(path.stem, source, tuple(params.items()))
+    _check_values(space)
+    return space
+
+
+def default_params(space: SearchSpace) -> dict[str, Value]:
+    """The searched parameters of the default configuration, as Optuna enqueues them: trial 0 of every study.
+
+    Parameters that have no effect under the defaults are left out, as a trial would not ask for them.
+    """
+    searched: dict[str, Value] = {}
+
+    def take(key: str, param: Param) -> Value:
+        if not isinstance(param, Fixed):
+            searched[key] = param.default
+        return param.default
+
+    _resolve(space, take)
+    return searched
+
+
+def sample(space: SearchSpace, trial: "BaseTrial") -> TrialConfig:
+    """The configuration that this Optuna trial (live or `FixedTrial`) gets from the space."""
+
+    def ask(key: str, param: Param) -> Value:
+        match param:
+            case Fixed(value):
+                return value
+            case IntRange(low, high, log):
+                return trial.suggest_int(key, low, high, log=log)
+            case FloatRange(low, high, log):
+                return trial.suggest_float(key, low, high, log=log)
+            case Choice(options):
+                return cast(Value, trial.suggest_categorical(key, options))
+
+    return TrialConfig.model_validate(_resolve(space, ask))
+
+
+def bounds(space: SearchSpace, key: str) -> tuple[float, float]:
+    """Lowest and highest value a numeric key can take; the same twice where it is fixed or left out."""
+    param = dict(space.params).get(key)
+    values = param.corners if param else (TrialConfig.model_fields[key].default,)
+    numbers = [float(value) for value in values if is_number(value)]
+    if not numbers:
+        raise ValueError(f"{key} is not a number in {space.source}")
+    return min(numbers), max(numbers)
+
+
+def searched_ranges(space: SearchSpace) -> dict[str, tuple[float, float, bool]]:
+    """The ranges that are searched: key -> (low, high, whether on a log scale)."""
+    return {key: (p.low, p.high, p.log) for key, p in space.params if isinstance(p, IntRange | FloatRange)}
+
+
+def _resolve(space: SearchSpace, value_of: Callable[[str, Param], Value]) -> dict[str, Value | None]:
+    """Every key of the file -> value, asking `value_of` only for the parameters that have an effect."""
+    config: dict[str, Value | None] = {}
+    for key, param in space.params:
+        if param.when is None or param.when.holds(config):
+            config[key] = value_of(key, param)
+        else:
+            # The width is the one thing a configuration can do without; the others keep their default.
+            config[key] = None if key == "head_units" else param.default
+    if config.get("head_layers") == 0:
+        config["head_units"] = None  # so that two heads without hidden layers compare equal
+    return config
+
+
+def _check_values(space: SearchSpace) -> None:
+    """Raises UserError unless every corner of the space is a valid TrialConfig: on load, not in trial 17."""
+    params = dict(space.params)
+    # Each depth of the head is crossed with all else, because a condition may leave it without a width.
+    depths = params["head_layers"].corners if "head_layers" in params else (0,)
+    chosen: list[dict[str, Value]] = [{}]
+    chosen += [
+        {"head_layers": depth, key: value}
+        for key, param in space.params
+        for depth, value in itertools.product(depths, param.corners)
+    ]
+    for values in chosen:
+
+        def take(key: str, param: Param, values: dict[str, Value] = values) -> Value:
+            return values.get(key, param.default)
+
+        try:
+            TrialConfig.model_validate(_resolve(space, take))
+        except ValidationError as error:
+            raise UserError(explain(TrialConfig, space.source, error)) from error

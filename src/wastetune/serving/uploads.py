@@ -1,0 +1,116 @@
+"""What comes in, within bounds: so many bytes in so many seconds; and each upload decoded to the model's pixels."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wastetune.data.image import load_pixels, open_picture, resize_picture
+
+FIELD = "files"
+
+
+def busy(sentence: str) -> HTTPException:
+    """The answer to those who come when there is no room."""
+    return HTTPException(503, f"{sentence}; try again shortly", {"Retry-After": "1"})
+
+
+class BoundedBody:
+    """An ASGI app that takes a body of `most` bytes, in `seconds`, and of `together` bytes in all requests at once.
+
+    What is too much or too late is refused while it comes: 413, 408, 503. An app that never asks for the body is not
+    kept from answering.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, together: int, seconds: float) -> None:
+        self._app, self._most, self._together, self._seconds = app, most, together, seconds
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        said = dict(scope["headers"]).get(b"content-length", b"0")
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        came, ended, started = 0, False, False
+        too_long = HTTPException(413, f"the request has more than {self._most:,} bytes; send fewer or smaller pictures")
+
+        async def bounded() -> Message:
+            nonlocal came, ended
+            if ended:
+                return await receive()
+            if said.isdigit() and int(said) > self._most:
+                raise too_long
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"the request did not arrive within {self._seconds:g} seconds") from None
+            more = len(message.get("body", b""))
+            came += more
+            self._held += more
+            ended = not message.get("more_body", False)
+            if came > self._most:
+                raise too_long
+            if self._held > self._together:
+                raise busy(f"requests of {self._together:,} bytes are in hand, as many as the service takes")
+            return message
+
+        async def told(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, bounded, told)
+        except asyncio.CancelledError:  # the service ends, and this request has had its time
+            if started:
+                raise
+            await JSONResponse({"detail": "the service is ending"}, 503)(scope, receive, send)
+        finally:
+            self._held -= came
+
+
+@asynccontextmanager
+async def uploaded_files(request: Request) -> AsyncIterator[list[UploadFile]]:
+    """The files in the field `files` of a request's form; HTTPException where it has none, or cannot be read."""
+    try:
+        form = await request.form()
+    except HTTPException:
+        raise
+    except Exception as error:  # readers of broken forms raise anything, and a client may go away in the middle
+        raise HTTPException(400, "the form cannot be read to its end") from error
+    try:
+        found = form.getlist(FIELD)
+        files = [each for each in found if isinstance(each, UploadFile)]
+        if not files or len(files) < len(found):
+            how = f"curl -F {FIELD}=@photo.jpg {request.base_url}predict"
+            raise HTTPException(422, f"send pictures as files of a form, in its field `{FIELD}`: {how}")
+        yield files
+    finally:
+        await form.close()
+
+
+def decode_upload(content: bytes, size: int, most_pixels: int, turn: AbstractContextManager[Any]) -> NDArray[np.uint8]:
+    """The pixels (size, size, 3) of an uploaded file, as training saw its pictures. ValueError says what is wrong.
+
+    Large pictures wait for their `turn`, a lock: one alone takes hundreds of megabytes while it is unpacked.
+    """
+    picture = open_picture(content, most_pixels)
+    # What lies inside an AVIF may be larger than its header says.
+    large = picture.width * picture.height > most_pixels / 4 or picture.format == "AVIF"
+    with turn if large else nullcontext():
+        return resize_picture(load_pixels(picture), size)
+
+
+def said_name(upload: UploadFile) -> str:
+    """The name that an upload was given, which is only repeated; no file is ever called so."""
+    return str(upload.filename or "")[:255]

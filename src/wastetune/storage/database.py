@@ -1,0 +1,154 @@
+"""A study database by its URL: SQLite, PostgreSQL, another that Optuna speaks, or Optuna's gRPC proxy."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import sqlalchemy
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from wastetune.errors import UserError
+from wastetune.storage.locks import LONG, alone
+from wastetune.storage.retry import patiently
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage, RDBStorage
+
+# Seconds; a server that vanishes without a word would else be waited for for hours.
+_POSTGRESQL = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+_GRPC_PORT = 13000  # Optuna's
+
+
+def open_storage(url: str, *, patient: bool = False) -> "BaseStorage":
+    """Optuna's storage at a database URL, or behind `grpc://HOST:PORT`; tables are made on first use.
+
+    UserError for a URL that is none, a missing driver and a database that does not answer, unless it is waited for.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # wastetune says itself what happens
+    if url.startswith("grpc://"):
+        return _open_proxy(url)
+    url = quote_password(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        raise UserError(
+            f"{hide_password(url)} is not a database URL; write sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+        ) from None
+    shown = hide_password(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
+        file = Path(parsed.database)
+        if not file.parent.is_dir():
+            raise UserError(f"the folder of the study database {file} does not exist; create {file.parent}")
+    try:
+        return patiently(lambda: _open_database(url, parsed)) if patient else _open_database(url, parsed)
+    except ImportError as error:
+        raise UserError(
+            f"the driver for {shown} is not installed ({error}); for PostgreSQL: pip install 'wastetune[postgres]'"
+        ) from error
+    except (SQLAlchemyError, OSError, RuntimeError) as error:
+        reason = (str(getattr(error, "orig", None) or error).strip().splitlines() or ["no answer"])[0]
+        raise UserError(f"the study database {shown} cannot be opened: {reason.replace(url, shown)}") from error
+
+
+def serve_proxy(url: str, host: str, port: int, on_ready: Callable[[], None]) -> None:
+    """Serves a study database over gRPC until it is interrupted.
+
+    UserError where the address is taken, and where gRPC is not installed.
+    """
+    try:
+        from optuna.storages import get_storage
+        from optuna.storages._grpc.server import make_server
+
+        server = make_server(get_storage(open_storage(url)), host, port)
+        server.start()
+    except ImportError as error:
+        raise UserError(f"gRPC is not installed ({error}); pip install 'wastetune[grpc]'") from error
+    except RuntimeError as error:
+        raise UserError(f"cannot listen at {host}:{port}: {error}; choose another --host or --port") from error
+    on_ready()
+    try:
+        server.wait_for_termination()
+    finally:
+        server.stop(grace=2)
+
+
+def engine_of(storage: "BaseStorage") -> sqlalchemy.Engine | None:
+    """The database connections of a storage; None behind a proxy."""
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    return engine if isinstance(engine, sqlalchemy.Engine) else None
+
+
+def hide_password(url: str) -> str:
+    """A database or tracking URL that may be shown."""
+    try:
+        shown = make_url(quote_password(url)).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        shown = re.sub(r"(://[^/:@]*:).*@", r"\1***@", url)
+    return re.sub(r"(password=)[^&]*", r"\1***", shown)
+
+
+def quote_password(url: str) -> str:
+    """The URL with a bare @ in its password written as %40, so that the host begins after the last one."""
+    found = re.match(r"([^:/]+://[^:/@]*:)(.*@[^?]*)@([^@]*)$", url)
+    return f"{found[1]}{quote(found[2], safe='%')}@{found[3]}" if found else url
+
+
+def _open_database(url: str, parsed: sqlalchemy.URL) -> "RDBStorage":
+    from optuna.storages import RDBStorage
+
+    sqlite, postgresql = (parsed.get_backend_name() == name for name in ("sqlite", "postgresql"))
+    options: dict[str, Any] = {} if sqlite else {"pool_pre_ping": True}
+    if postgresql and parsed.get_driver_name() in ("psycopg", "psycopg2"):
+        options["connect_args"] = {key: value for key, value in _POSTGRESQL.items() if key not in parsed.query}
+    # Processes that come at once must not all create the tables.
+    first = sqlalchemy.create_engine(parsed, poolclass=NullPool, connect_args=options.get("connect_args", {}))
+    with alone(first, "tables", patience=LONG):
+        storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)  # Optuna formats the URL
+        if sqlite:
+            _lock_on_begin(storage.engine)
+    return storage
+
+
+def _open_proxy(url: str) -> "BaseStorage":
+    found = re.fullmatch(r"grpc://(\[[0-9a-f:]+\]|[^:/@]+)(?::(\d+))?/?", url)
+    if not found:
+        raise UserError(f"{url} is not the address of a proxy; write grpc://HOST:PORT")
+    try:
+        from optuna.storages import GrpcStorageProxy
+
+        storage = GrpcStorageProxy(host=found[1], port=int(found[2] or _GRPC_PORT))
+        storage.wait_server_ready(timeout=20)
+    except ImportError as error:
+        raise UserError(f"gRPC is not installed ({error}); pip install 'wastetune[grpc]'") from error
+    except ConnectionError:
+        raise UserError(f"nobody answers at {url}; start `wastetune proxy` there, or check host and port") from None
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # patience says what is to be said
+    return storage
+
+
+def _lock_on_begin(engine: sqlalchemy.Engine) -> None:
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def _connect(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        connection.execute("PRAGMA busy_timeout=60000")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections opened before the listeners

@@ -1,0 +1,94 @@
+"""A study in SQL: create it, join it, read its trials and attributes."""
+
+import secrets
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from wastetune.errors import UserError
+from wastetune.storage.budget import only_finished
+from wastetune.storage.database import engine_of
+from wastetune.storage.locks import LONG, alone
+from wastetune.storage.retry import patiently
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+
+def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]) -> "optuna.Study":
+    """The study of that name, created if it is not there.
+
+    UserError where it was begun with another fingerprint, naming what differs.
+    """
+    import optuna
+
+    def create() -> "optuna.Study":
+        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+    with alone(engine_of(storage), f"study {name}", patience=LONG):
+        study = patiently(create)
+        begun_with = get_study_attr(study, "fingerprint")
+        if begun_with is None:
+            set_study_attr(study, "id", secrets.token_hex(8))  # one name may be used again after a study was deleted
+            set_study_attr(study, "fingerprint", dict(fingerprint))
+            return study
+    if differing := [key for key in {**begun_with, **fingerprint} if begun_with.get(key) != fingerprint.get(key)]:
+        differences = (f"{key}: then {begun_with.get(key)}, now {fingerprint.get(key)}" for key in differing)
+        raise UserError(
+            f"study {name!r} was begun with another {', '.join(differing)} ({'; '.join(differences)}); "
+            "copy the study's file to a new name, or give another --storage"
+        )
+    return study
+
+
+def find_study(storage: "BaseStorage", name: str) -> "optuna.Study":
+    """The study of that name. UserError where there is none."""
+    import optuna
+
+    try:
+        return patiently(lambda: optuna.load_study(storage=storage, study_name=name))
+    except KeyError:
+        names = ", ".join(optuna.get_all_study_names(storage)) or "none"
+        raise UserError(f"there is no study {name!r} in this database (there: {names}); see --storage") from None
+
+
+def set_study_attr(study: "optuna.Study", key: str, value: Any) -> None:
+    """Writes something down that belongs to the study, for whoever joins it."""
+    patiently(lambda: study.set_user_attr(key, value))
+
+
+def get_study_attr(study: "optuna.Study", key: str, default: Any = None) -> Any:
+    """What was written down under that key."""
+    return patiently(lambda: study.user_attrs).get(key, default)
+
+
+def ask_lock(study: "optuna.Study") -> AbstractContextManager[None]:
+    """Inside, no other worker chooses or begins a trial of this study."""
+    return alone(engine_of(study._storage), f"turn {study.study_name}")
+
+
+def read_trials(study: "optuna.Study") -> "list[FrozenTrial]":
+    """All trials of the study, in order."""
+    return patiently(lambda: study.get_trials(deepcopy=False))
+
+
+def finished_trials(study: "optuna.Study") -> "list[FrozenTrial]":
+    """The trials that the budget counts: complete or pruned."""
+    return only_finished(read_trials(study))
+
+
+def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
+    """The complete trial with the highest score, the earliest of equals; None before there is one."""
+    complete = _complete(study)
+    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def default_trial(study: "optuna.Study") -> "FrozenTrial | None":
+    """The complete trial that ran the default configuration; None before there is one."""
+    return next((trial for trial in _complete(study) if trial.user_attrs.get("default")), None)
+
+
+def _complete(study: "optuna.Study") -> "list[FrozenTrial]":
+    return [trial for trial in read_trials(study) if trial.state.name == "COMPLETE"]

@@ -1,0 +1,1 @@
+"""One study, from its file to its report."""

@@ -1,0 +1,148 @@
+"""Worker processes on this machine: started, replaced where they die, ended."""
+
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from wastetune.errors import UserError
+from wastetune.settings import Places
+from wastetune.storage.study import finished_trials
+from wastetune.storage.trials import fail_lost_trials
+from wastetune.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    import optuna
+
+# Names the process that started a worker; where that is gone, the worker ends.
+PARENT = "WASTETUNE_PARENT"
+_RENEWED = "WASTETUNE_RENEWED"
+_LOOK_EVERY = 0.3  # seconds
+_GRACE = 10.0  # seconds from SIGTERM to SIGKILL
+# Workers that may die without any trial having been finished in between, for each that there shall be.
+_DEATHS = 3
+
+
+@dataclass
+class _Hand:
+    """A worker process, and where it writes what went wrong."""
+
+    process: "subprocess.Popen[bytes]"
+    errors: IO[bytes]
+
+
+def run_workers(
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    count: int,
+    *,
+    study: "optuna.Study",
+    trials: int,
+    timeout: float | None,
+    say: Callable[[str], None],
+    tick: Callable[[], None],
+) -> None:
+    """Runs so many `wastetune worker` processes with these arguments until all have ended by themselves.
+
+    `environment` holds what must not stand in a command line, such as passwords. `tick` is called a few times a
+    second. With no workers to start, it waits until the study has its trials by others.
+    UserError where a worker says that something is wrong, and where they die again and again.
+    """
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    hands = [_start(arguments, environment) for _ in range(count)]
+    deaths, finished = 0, -1
+    try:
+        while hands or (not count and time.monotonic() < deadline):
+            tick()
+            if not count:
+                fail_lost_trials(study)
+                if len(finished_trials(study)) >= trials:
+                    break
+            for hand in [each for each in hands if each.process.poll() is not None]:
+                hands.remove(hand)
+                status, words = hand.process.returncode, _last_words(hand)
+                if status == 0:
+                    continue
+                if status == 2:
+                    raise UserError(words.removeprefix("error: "))
+                fail_lost_trials(study)
+                now = len(finished_trials(study))
+                deaths = deaths + 1 if now == finished else 1
+                finished = now
+                how = f"signal {-status}" if status < 0 else f"exit status {status}"
+                if deaths > _DEATHS * count:
+                    raise UserError(
+                        f"{deaths} workers died without a trial being finished, the last one with {how}"
+                        f"{f': {words}' if words else ', perhaps for want of memory'}; what is finished is kept"
+                    )
+                say(f"a worker died ({how}); another one takes its place")
+                hands.append(_start(arguments, environment))
+            time.sleep(_LOOK_EVERY)
+    except BaseException:
+        _end(hands)  # and ask the database nothing more: it may be what was waited for in vain
+        raise
+    fail_lost_trials(study)
+    tick()
+
+
+def _start(arguments: Sequence[str], environment: dict[str, str]) -> _Hand:
+    errors = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the process)
+    command = [sys.executable, "-m", "wastetune", "worker", *arguments]
+    surroundings = {**os.environ, **environment, PARENT: str(os.getpid())}
+    return _Hand(subprocess.Popen(command, env=surroundings, stdin=subprocess.DEVNULL, stderr=errors), errors)
+
+
+def _last_words(hand: _Hand) -> str:
+    hand.errors.seek(0)
+    lines = hand.errors.read().decode(errors="replace").strip().splitlines()
+    hand.errors.close()
+    return lines[-1][:1000] if lines else ""
+
+
+def _end(hands: "list[_Hand]") -> None:
+    """They hand back what they have; who has not after some seconds is killed."""
+    for hand in hands:
+        hand.process.terminate()
+    deadline = time.monotonic() + _GRACE
+    for hand in hands:
+        try:
+            hand.process.wait(max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            hand.process.kill()
+            hand.process.wait()
+        hand.errors.close()
+
+
+def parent_process() -> int | None:
+    """The process that started this worker, if `run` did."""
+    number = os.environ.get(PARENT, "")
+    return int(number) if number.isdigit() else None
+
+
+def goes_on() -> bool:
+    """Whether this worker takes another one's place: one that died, or itself before it was renewed."""
+    return parent_process() is not None or _RENEWED in os.environ
+
+
+def renew_process() -> None:
+    """This process begins anew, with the same number and arguments: its memory is given back."""
+    os.environ[_RENEWED] = "1"
+    os.execv(sys.executable, [sys.executable, "-m", "wastetune", *sys.argv[1:]])
+
+
+def worker_arguments(spec: StudySpec, places: Places, timeout: float | None, renew_after: int | None) -> list[str]:
+    """The arguments of `wastetune worker` that make it join a study."""
+    options = {
+        "--study": spec.source,
+        "--seed": spec.seed,
+        "--data": places.data,
+        "--weights": places.weights or spec.weights,
+        "--timeout": timeout,
+        "--renew-after": renew_after,
+    }
+    return [str(word) for pair in options.items() if pair[1] is not None for word in pair]

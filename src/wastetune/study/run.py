@@ -1,0 +1,174 @@
+"""The whole job, from a study's file to its report."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from wastetune.console import Terminal
+from wastetune.data.splits import write_split_table
+from wastetune.settings import Places
+from wastetune.signals import heeded_interrupts
+from wastetune.storage.database import open_storage
+from wastetune.storage.study import (
+    best_trial,
+    default_trial,
+    finished_trials,
+    get_study_attr,
+    open_study,
+    read_trials,
+    set_study_attr,
+)
+from wastetune.storage.trials import fail_lost_trials
+from wastetune.study.prepare import Prepared, prepare_study
+from wastetune.study.processes import goes_on, parent_process, run_workers, worker_arguments
+from wastetune.study.progress import render_found, render_trial
+from wastetune.study.spec import StudySpec
+from wastetune.study.summary import finish, package_versions
+from wastetune.study.worker import run_worker
+from wastetune.tracking.dashboard import note_study
+from wastetune.tracking.mlflow_mirror import AllTrials, FinalReport, mirrored, open_mirror_of
+from wastetune.tracking.mlflow_store import DataSource, check_uri
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+
+def run_study(
+    spec: StudySpec,
+    places: Places,
+    terminal: Terminal,
+    *,
+    timeout: float | None = None,
+    final: bool = True,
+    workers: int | None = None,
+    renew_after: int | None = None,
+) -> dict[str, Any] | None:
+    """Runs a study up to its number of trials, retrains the winner and gives the report.
+
+    With `workers`, so many processes of this machine run the trials, and with 0 of them, others do; else this process
+    does. Whatever was finished before is not done again. None where nothing was retrained: `final` is false, or no
+    trial is complete yet. On Ctrl-C what was finished is kept and the KeyboardInterrupt goes on.
+    """
+    begun = time.perf_counter()
+    check_uri(places.tracking_uri)
+    prepared = prepare_study(spec, data=places.data, weights=places.weights, terminal=terminal)
+    for line in render_found(prepared):
+        terminal.say(line)
+    study = _join(prepared, places.storage, terminal)
+    set_study_attr(study, "trials", spec.trials)
+    folder = places.results / spec.name
+    write_split_table(prepared.index, prepared.splits, folder / "split.csv")
+    preparing = time.perf_counter() - begun
+
+    with mirrored(partial(open_mirror_of, study, places.tracking_uri), terminal, places.tracking_uri) as post:
+        posted: set[int] = set()
+
+        def post_ended(*_: object) -> None:
+            for trial in read_trials(study):
+                if trial.state.is_finished() and trial.number not in posted:
+                    posted.add(trial.number)
+                    post(trial)
+
+        def on_trial(trial: "FrozenTrial") -> None:
+            terminal.say(render_trial(trial, study))
+            post_ended()
+
+        terminal.say(f"{len(finished_trials(study))} of {spec.trials} trials are finished")
+        post_ended()
+        with heeded_interrupts() as check:
+            if workers is None:
+                run_worker(
+                    study,
+                    prepared.setting,
+                    trials=spec.trials,
+                    timeout=timeout,
+                    bar=terminal.bar,
+                    on_trial=on_trial,
+                    check=check,
+                )
+            elif len(finished_trials(study)) < spec.trials:
+                run_workers(
+                    worker_arguments(spec, places, timeout, renew_after),
+                    {"WASTETUNE_STORAGE": places.storage},
+                    workers,
+                    study=study,
+                    trials=spec.trials,
+                    timeout=timeout,
+                    say=terminal.say,
+                    tick=post_ended,
+                )
+        report = None
+        if not final:
+            pass
+        elif best_trial(study) is None or default_trial(study) is None:
+            terminal.say("no trial with a score yet, so there is nothing to retrain")
+        else:
+            report = finish(study, prepared, folder, terminal, preparing)
+            note_study(study, report, folder)
+            post(FinalReport(report, folder))
+        post(AllTrials(tuple(read_trials(study))))
+    return report
+
+
+def run_one_worker(
+    spec: StudySpec,
+    places: Places,
+    terminal: Terminal,
+    *,
+    timeout: float | None,
+    renew_after: int,
+    check: Callable[[], None],
+) -> bool:
+    """Works on a study beside others until it has its trials; true where the process is to be renewed."""
+    prepared = prepare_study(spec, data=places.data, weights=places.weights, terminal=terminal)
+    parent = parent_process()
+    study = _join(prepared, places.storage, terminal)
+    trials = get_study_attr(study, "trials", spec.trials)
+    if parent is None:
+        for line in render_found(prepared):
+            terminal.say(line)
+        terminal.say(f"{len(finished_trials(study))} of {trials} trials are finished")
+    return run_worker(
+        study,
+        prepared.setting,
+        trials=trials,
+        timeout=timeout,
+        bar=terminal.bar,
+        on_trial=lambda trial: terminal.say(render_trial(trial, study)),
+        check=check,
+        renew_after=renew_after,
+        parent=parent,
+        name=f"{socket.gethostname()} {os.getpid()}",
+    )
+
+
+def _join(prepared: Prepared, url: str, terminal: Terminal) -> "optuna.Study":
+    """The study in its database, with what was lost there told to be."""
+    spec = prepared.setting.spec
+    opened = open_storage(url, patient=goes_on())  # a successor must not end because the database is away
+    study = open_study(opened, spec.name, prepared.fingerprint)
+    if get_study_attr(study, "about") is None:
+        dataset = prepared.index.folder.resolve().name
+        tags = {"backbone": spec.backbone, "dataset": dataset, **package_versions()}
+        about = {"question": spec.question, "metric": spec.metric, "data": asdict(_data_source(prepared)), "tags": tags}
+        set_study_attr(study, "about", about)
+        note_study(study)
+    for number in fail_lost_trials(study):
+        terminal.say(f"trial {number} was in the hands of a process that is gone: failed")
+    return study
+
+
+def _data_source(prepared: Prepared) -> DataSource:
+    splits, index = prepared.splits, prepared.index
+    return DataSource(
+        name=index.folder.resolve().name,
+        folder=str(index.folder.resolve()),
+        digest=prepared.fingerprint["data and split"],
+        classes=index.classes,
+        counts={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+    )

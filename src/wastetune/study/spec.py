@@ -1,0 +1,99 @@
+"""Reads studies/*.toml into frozen StudySpec values."""
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wastetune.errors import UserError
+from wastetune.toml_file import check_keys, explain, find_file, named_files, read_toml
+
+
+class StudySpec(BaseModel):
+    """What one study asks: a backbone, a data set, a space to search, a number of trials."""
+
+    # Strict, because `trials = "50"` or `trials = true` is a mistake to report, not a value to guess.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: str  # the file's stem
+    source: str  # the file's path, for messages
+    question: str = ""  # the comment at the top of the file
+    dataset: str = Field(min_length=1)
+    backbone: str = Field(min_length=1)
+    space: str = Field(default="transfer", min_length=1)
+    metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = "macro_f1"
+    trials: int = Field(default=50, ge=1)
+    seed: int = Field(default=0, ge=0)
+    weights: str = Field(default="imagenet", min_length=1)  # "imagenet", "none", a file or a folder
+    image_size: int | None = Field(default=None, ge=32, le=1024)  # pixels a side; None: the backbone's own
+    views: int = Field(default=4, ge=1, le=16)
+    val_fraction: float = Field(default=0.15, gt=0, lt=0.5)
+    test_fraction: float = Field(default=0.2, gt=0, lt=0.5)
+
+
+def load_study(name_or_path: str) -> StudySpec:
+    """The study of that name, or in that file.
+
+    A text ending in .toml is a path; anything else is a name, looked for in ./studies, then among those
+    shipped. Raises UserError, with file and key, when it is not there or not right.
+    """
+    path = find_file("studies", name_or_path)
+    values = read_toml(path)
+    known = [key for key in StudySpec.model_fields if key not in ("name", "source", "question")]
+    check_keys(str(path), values, known)
+    fixed = {"name": path.stem, "source": str(path), "question": _question(path)}
+    try:
+        return StudySpec.model_validate(fixed | values)
+    except ValidationError as error:
+        raise UserError(explain(StudySpec, str(path), error)) from error
+
+
+def changed_study(name_or_path: str, *, weights: str | None = None, **changes: object) -> tuple[StudySpec, Path | None]:
+    """That study with some keys changed for this time, and the folder of weights, if `weights` names one.
+
+    What is None stays as the file has it. Raises UserError as `load_study` does, and for a value that is not allowed.
+    """
+    folder = Path(weights) if weights and Path(weights).is_dir() else None
+    if weights and folder is None:
+        changes["weights"] = weights
+    spec = load_study(name_or_path)
+    values = {key: value for key, value in changes.items() if value is not None}
+    try:
+        return StudySpec.model_validate(spec.model_dump() | values), folder
+    except ValidationError as error:
+        raise UserError(explain(StudySpec, f"study {spec.name!r}", error)) from error
+
+
+def study_name(name_or_path: str) -> str:
+    """What the study is called in its database and its results folder."""
+    return Path(name_or_path).stem if name_or_path.endswith(".toml") else name_or_path
+
+
+def study_names() -> tuple[str, ...]:
+    """The names `load_study` knows, sorted: the working directory's own studies and those shipped."""
+    return tuple(sorted(named_files("studies")))
+
+
+def is_pattern(study: str) -> bool:
+    """Whether that stands for all studies whose names match it, such as 'inception_*'."""
+    return not study.endswith(".toml") and any(sign in study for sign in "*?[")
+
+
+def matching_studies(pattern: str) -> tuple[str, ...]:
+    """The names that `load_study` knows and that match, sorted. UserError where there is none."""
+    names = study_names()
+    if found := tuple(name for name in names if fnmatchcase(name, pattern)):
+        return found
+    raise UserError(f"No study's name matches {pattern!r}; known: {', '.join(names)}.")
+
+
+def _question(path: Path) -> str:
+    """The comment at the top of the file, up to the command that runs the study."""
+    lines = []
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        text = line.removeprefix("#").strip()
+        if not line.startswith("#") or text.startswith("wastetune "):
+            break
+        lines.append(text)
+    return " ".join(lines).strip()

@@ -1,0 +1,235 @@
+"""A worker: propose, run, tell, until the study's budget is spent."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from wastetune.backbones.backbone import nearest_cut
+from wastetune.backbones.cuts import TOP
+from wastetune.errors import UserError
+from wastetune.search.pruner import is_hopeless, is_looked_at
+from wastetune.search.sampler import Memory, Proposal, open_memory, propose, propose_at_random, propose_this
+from wastetune.search.space import bounds, default_params
+from wastetune.seeding import seed_for
+from wastetune.storage.budget import (
+    LOST,
+    MAX_RETRIES,
+    count_live,
+    default_is_due,
+    find_twin,
+    only_finished,
+    retry_due,
+    times_lost,
+)
+from wastetune.storage.heartbeat import Lease, leased
+from wastetune.storage.study import ask_lock, read_trials
+from wastetune.storage.trials import (
+    InHand,
+    begin_trial,
+    complete_trial,
+    fail_lost_trials,
+    fail_trial,
+    prune_trial,
+    release_trials,
+    report_score,
+    set_trial_attrs,
+    why_void,
+)
+from wastetune.study.objective import choose_config, run_trial
+from wastetune.study.prepare import Bar, Setting, trial_seed
+from wastetune.tracking.dashboard import Notes
+from wastetune.training.fit import Epoch
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+# Configurations in a row that were had before: after so many, the space is taken to be exhausted.
+_MAX_REPEATS = 50
+# Trials in a row that failed by themselves: after so many, the cause is taken not to be the configuration.
+_MAX_FAILURES = 5
+# Seconds between two looks at what the others do, when there is nothing left to begin.
+_WAIT = 0.5
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A trial that this worker has begun, and what it is to run."""
+
+    trial: InHand
+    proposal: Proposal
+    default: bool
+
+
+def run_worker(
+    study: "optuna.Study",
+    setting: Setting,
+    *,
+    trials: int,
+    timeout: float | None,
+    bar: Bar,
+    on_trial: Callable[["FrozenTrial"], None],
+    check: Callable[[], None] = lambda: None,
+    renew_after: int | None = None,
+    parent: int | None = None,
+    name: str = "",
+) -> bool:
+    """Runs trials until the study has so many finished ones, or `timeout` seconds are over.
+
+    True where it stopped before that because `renew_after` of its trials had built Keras models, whose memory only
+    the end of the process gives back.
+    `on_trial` is told each trial of this worker as it ends; `check` is called between epochs and may raise a
+    KeyboardInterrupt. Then the trial in hand is handed back and the KeyboardInterrupt goes on. With `parent`, the
+    worker ends when that process is gone. Workers of one study have different names.
+    UserError where trial after trial fails, with the last one's reason.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    memory = open_memory(epochs=int(bounds(setting.space, "epochs")[1]))
+    notes = Notes(study, setting.spec.metric, setting.classes)
+    failures = models = 0
+    with _handing_back(study), leased(study, parent) as lease:
+        while True:
+            check()
+            fail_lost_trials(study)
+            with ask_lock(study):
+                known = read_trials(study)
+                if len(only_finished(known)) >= trials:
+                    return False
+                if deadline is not None and time.monotonic() >= deadline:
+                    return False
+                begun = _begin(study, known, memory, setting, name) if count_live(known) < trials else None
+            if begun is None:  # the others may still fail
+                time.sleep(_WAIT)
+                continue
+            lease.hold(begun.trial)
+            # With the next number after those that were seen, nobody came in between and there is nothing to check.
+            if begun.trial.number > len(known) and (reason := why_void(begun.trial, trials)):
+                fail_trial(begun.trial, reason, void=True)
+                lease.hold(None)
+                continue
+            ended = _run_one(begun, lease, memory, setting, notes, bar, check)
+            lease.hold(None)
+            on_trial(ended)
+            failures = failures + 1 if ended.state.name == "FAIL" and not _was_taken(ended) else 0
+            if failures == _MAX_FAILURES:
+                raise UserError(
+                    f"{failures} trials in a row failed, the last one with: {ended.user_attrs['failure']}; "
+                    "mend the cause and run the same command again"
+                )
+            models += ended.user_attrs.get("cut") != TOP.name
+            if renew_after is not None and models >= renew_after:
+                return True
+
+
+@contextmanager
+def _handing_back(study: "optuna.Study") -> Iterator[None]:
+    """A trial in hand is handed back when its worker has to end, also one that has begun and does not run yet."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        release_trials(study, "interrupted")
+        raise
+    except UserError:
+        release_trials(study, "stopped: a mistake in the study or its surroundings")
+        raise
+
+
+def _begin(
+    study: "optuna.Study", known: "Sequence[FrozenTrial]", memory: Memory, setting: Setting, name: str
+) -> _Begun:
+    default = default_is_due(known)
+    proposal = _choose(known, memory, setting, default, name)
+    cut = nearest_cut(setting.backbone, proposal.config.frozen_depth)
+    attrs = {"config": proposal.config.model_dump(), "cut": cut.name, **({"default": True} if default else {})}
+    return _Begun(begin_trial(study, proposal.params, proposal.distributions, attrs), proposal, default)
+
+
+def _run_one(
+    begun: _Begun,
+    lease: Lease,
+    memory: Memory,
+    setting: Setting,
+    notes: Notes,
+    bar: Bar,
+    check: Callable[[], None],
+) -> "FrozenTrial":
+    """A trial that has begun, to what it comes to."""
+    trial, config = begun.trial, begun.proposal.config
+    history: list[dict[str, Any]] = []
+    looks: dict[int, float] = {}
+    pruned = False
+
+    def on_epoch(epoch: Epoch) -> bool:
+        nonlocal pruned
+        check()
+        history.append(asdict(epoch))
+        if is_looked_at(epoch.number, config.epochs):
+            report_score(trial, epoch.number, epoch.score)
+            looks[epoch.number] = epoch.score
+            pruned = not begun.default and is_hopeless(memory.study, looks)  # the winner is compared with the default
+        return pruned or lease.taken
+
+    try:
+        result = run_trial(config, trial.number, setting, bar, on_epoch)
+        attrs = {
+            "history": history,
+            "seed": trial_seed(setting, trial.number),
+            "best_epoch": result.fit.best.number,
+            "val_accuracy": result.fit.best.accuracy,
+            "confusion_matrix": result.confusion_matrix,
+            "trainable_parameters": result.trainable_parameters,
+            "activation_seconds": result.activation_seconds,
+        }
+        set_trial_attrs(trial, attrs)
+        notes.write(trial, config.model_dump(), attrs, pruned=pruned)
+        return prune_trial(trial) if pruned else complete_trial(trial, result.fit.best.score)
+    except UserError:  # not of this configuration's making
+        raise
+    except Exception as error:
+        check()  # a library may make anything of an interrupt
+        set_trial_attrs(trial, {"history": history})
+        return fail_trial(trial, _reason(error))
+
+
+def _was_taken(trial: "FrozenTrial") -> bool:
+    return bool(trial.user_attrs.get("failure") == LOST)
+
+
+def _choose(known: "Sequence[FrozenTrial]", memory: Memory, setting: Setting, default: bool, name: str) -> Proposal:
+    """What to run next: the default while it is due, what was lost, then what the sampler proposes and nobody tried."""
+
+    def resolve(trial: "optuna.trial.BaseTrial") -> Any:
+        return choose_config(trial, setting)
+
+    if default:
+        proposal = propose_this(default_params(setting.space), resolve)
+        lost = times_lost(trial for trial in known if trial.user_attrs.get("default"))
+        if lost > MAX_RETRIES:
+            raise UserError(
+                f"the worker of the default configuration was lost {lost} times, perhaps for want of memory; lower "
+                f"batch_size or image_size, or raise the default of frozen_depth in {setting.space.source}"
+            )
+        return proposal
+    if retry := retry_due(known):
+        return propose_this(retry.params, resolve)
+    proposal = propose(memory, known, resolve, seed=_sampler_seed(setting, name, len(known)))
+    for attempt in range(1, _MAX_REPEATS):
+        if find_twin(known, proposal.config) is None:
+            return proposal
+        proposal = propose_at_random(memory, resolve, seed=_sampler_seed(setting, name, len(known), attempt))
+    raise UserError(
+        f"the space {setting.space.source} has no configuration left that was not tried in "
+        f"{len(only_finished(known))} trials; widen it, or ask for fewer --trials"
+    )
+
+
+def _sampler_seed(setting: Setting, name: str, trials: int, attempt: int = 0) -> int:
+    """A seed from what came before: going on does not repeat the first points, nor does another worker."""
+    return seed_for("sampler", setting.spec.seed, *([name] if name else []), trials, attempt)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__

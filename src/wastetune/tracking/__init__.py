@@ -1,0 +1,1 @@
+"""Mirrors of a study: MLflow and the Optuna dashboard."""

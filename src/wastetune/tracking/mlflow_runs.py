@@ -1,0 +1,219 @@
+"""The MLflow mirror of a study: one parent run per study, one child per trial, safe to repeat.
+
+The SQL study is the truth. A trial that ended is copied as it is, found again by its tags, and never copied
+twice; what MLflow lacks, because it was away, the next mirroring brings. Nothing here is in a hurry: `mirroring`
+calls it beside the study.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wastetune.errors import UserError
+from wastetune.storage.budget import is_void
+from wastetune.tracking.mlflow_store import PARENT, STUDY, TRIAL, Mirror, log_data, search
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from optuna.trial import FrozenTrial
+
+
+_REPORT = "wastetune.report"
+# MLflow has no word for pruned; the tag `state` has.
+_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a sync did: runs copied and deleted, and those that were right already."""
+
+    copied: int
+    deleted: int
+    there: int
+    model: str | None = None  # what became of the model, if it was registered now
+
+
+def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callable[[], bool] = lambda: False) -> int:
+    """Copies those of the trials that ended and that the mirror lacks, until `stop`; gives how many those were."""
+    ended = {str(trial.number): trial for trial in trials if _is_mirrored(trial)}
+    if not ended:
+        return 0
+    # A search costs a millisecond per run that it finds; a copy begins when its trial did, so it finds few.
+    begun = [_milliseconds(trial.datetime_start) or 0 for trial in ended.values()]
+    query = f"tags.`{STUDY}` = '{mirror.study_id}' and attributes.start_time >= {min(begun)}"
+    with mirror.alone:
+        runs = [run for run in search(mirror.client, mirror.experiment, query) if run.data.tags[TRIAL] in ended]
+        for run in runs:
+            if run.info.status == "RUNNING":  # a copy that was interrupted
+                mirror.client.delete_run(run.info.run_id)
+        whole = {run.data.tags[TRIAL] for run in runs if run.info.status != "RUNNING"}
+        copied = 0
+        for number, trial in ended.items():
+            if number not in whole and not stop():
+                _copy_trial(mirror, trial)
+                copied += 1
+    return copied
+
+
+def sync_trials(mirror: Mirror, trials: "Sequence[FrozenTrial]") -> Changes:
+    """Brings the mirror to the truth: each of the trials that ended is one run, in its state, and nothing else is.
+
+    Copies what is lacking, and deletes copies of what is not in the study, second copies, unfinished ones and those
+    in another state. Which of two copies goes is the same for everybody who looks, so two may do this at once.
+    """
+    ended = {str(trial.number): trial for trial in trials if _is_mirrored(trial)}
+    with mirror.alone:
+        runs = search(mirror.client, mirror.experiment, f"tags.`{STUDY}` = '{mirror.study_id}'")
+        whole: dict[str, str] = {}
+        deleted = 0
+        for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
+            number = run.data.tags[TRIAL]
+            if number == "final":
+                continue
+            if number == "study":
+                keep = run.info.run_id == mirror.parent
+            else:
+                right = number in ended and run.info.status == _STATUS[ended[number].state.name]
+                keep = right and number not in whole
+            if not keep:
+                mirror.client.delete_run(run.info.run_id)
+                deleted += 1
+            elif number != "study":
+                whole[number] = run.info.run_id
+                if run.data.tags.get(PARENT) != mirror.parent:
+                    mirror.client.set_tag(run.info.run_id, PARENT, mirror.parent)
+        lacking = [trial for number, trial in ended.items() if number not in whole]
+        for trial in lacking:
+            _copy_trial(mirror, trial)
+        mirror.client.set_terminated(mirror.parent)
+    return Changes(copied=len(lacking), deleted=deleted, there=len(whole))
+
+
+def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> None:
+    """Copies the report into one run `final`: scores of the final model, and the files of the results folder.
+
+    Nothing happens where the same report is there already.
+    """
+    digest = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
+    query = f"tags.`{STUDY}` = '{mirror.study_id}' and tags.`{TRIAL}` = 'final'"
+    with mirror.alone:
+        there = search(mirror.client, mirror.experiment, query)
+        if any(run.data.tags.get(_REPORT) == digest and run.info.status == "FINISHED" for run in there):
+            return
+        for old in there:
+            mirror.client.delete_run(old.info.run_id)
+        _copy_final(mirror, report, folder, digest)
+
+
+def mirror_exports(mirror: Mirror, metrics: Mapping[str, float], folder: Path) -> None:
+    """Copies a folder of exports and what was measured of them to the run `final`, unless that is there.
+
+    UserError where there is no such run. Raises what a database, a server or a network may raise.
+    """
+    if not metrics:
+        return
+    if (run := find_final(mirror)) is None:
+        raise UserError("the study's report is not there yet; bring it there with `wastetune sync` and export again")
+    if metrics.items() <= run.data.metrics.items():
+        return
+    mirror.client.log_artifacts(run.info.run_id, str(folder), folder.name)
+    # After the files: who sees the figures sees them too.
+    _log(mirror.client, run.info.run_id, params={}, metrics=[(key, value, 0) for key, value in metrics.items()])
+
+
+def find_final(mirror: Mirror) -> Any:
+    """The MLflow run of the report; None where there is none."""
+    query = f"tags.`{STUDY}` = '{mirror.study_id}' and tags.`{TRIAL}` = 'final'"
+    return next(iter(search(mirror.client, mirror.experiment, query)), None)
+
+
+def _is_mirrored(trial: "FrozenTrial") -> bool:
+    """Whether it ended; what was begun and never ran is nobody's news."""
+    return trial.state.name in _STATUS and not is_void(trial)
+
+
+def _copy_final(mirror: Mirror, report: Mapping[str, Any], folder: Path, digest: str) -> None:
+    client = mirror.client
+    tags = {
+        **mirror.tags,
+        STUDY: mirror.study_id,
+        TRIAL: "final",
+        _REPORT: digest,
+        PARENT: mirror.parent,
+    }
+    run = client.create_run(mirror.experiment, run_name=f"{report['study']} final", tags=tags).info.run_id
+    scores = [
+        (f"{prefix}_{key}", value, 0)
+        for prefix in ("test", "default_test")
+        for key, value in report[prefix].items()
+        if isinstance(value, float)
+    ]
+    _log(client, run, params=report["best"]["config"], metrics=scores)
+    log_data(client, run, mirror.data)
+    client.log_artifacts(run, str(folder))
+    client.set_terminated(run)
+    best = [("best_score", report["best"]["score"], 0)]
+    best += [(f"test_{key}", report["test"][key], 0) for key in ("accuracy", "f1_macro")]
+    _log(client, mirror.parent, params={}, metrics=best)
+    client.set_terminated(mirror.parent)
+
+
+def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
+    client, attrs = mirror.client, trial.user_attrs
+    begun, ended = trial.datetime_start, trial.datetime_complete
+    tags = {
+        **mirror.tags,
+        STUDY: mirror.study_id,
+        TRIAL: str(trial.number),
+        PARENT: mirror.parent,
+        "state": {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name],
+        "cut": attrs.get("cut", ""),
+        "seed": str(attrs.get("seed", "")),
+        **({"failure": attrs["failure"]} if "failure" in attrs else {}),
+        **({"default": "true"} if attrs.get("default") else {}),
+    }
+    run = client.create_run(
+        mirror.experiment,
+        start_time=_milliseconds(begun),
+        run_name=f"trial {trial.number}",
+        tags={key: value for key, value in tags.items() if value},
+    ).info.run_id
+    curve = [
+        (key, float(epoch[key]), epoch["number"])
+        for epoch in attrs.get("history", ())
+        for key in ("loss", "score", "accuracy")
+    ]
+    single = [
+        (key, float(value), 0)
+        for key, value in (
+            ("best_score", trial.value),
+            ("best_epoch", attrs.get("best_epoch")),
+            ("trainable_parameters", attrs.get("trainable_parameters")),
+            ("duration_seconds", trial.duration.total_seconds() if trial.duration else None),
+        )
+        if value is not None
+    ]
+    _log(client, run, params=attrs.get("config", {}), metrics=curve + single)
+    log_data(client, run, mirror.data)
+    client.set_terminated(run, status=_STATUS[trial.state.name], end_time=_milliseconds(ended))
+
+
+def _log(
+    client: "MlflowClient", run: str, *, params: Mapping[str, Any], metrics: Iterable[tuple[str, float, int]]
+) -> None:
+    import time
+
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    batch = [Metric(key, value, now, step) for key, value, step in metrics]
+    for start in range(0, max(len(batch), 1), 1000):  # MLflow's limit per call
+        first = [Param(key, str(value)) for key, value in params.items()] if start == 0 else []
+        client.log_batch(run, metrics=batch[start : start + 1000], params=first)
+
+
+def _milliseconds(moment: Any) -> int | None:
+    return None if moment is None else int(moment.timestamp() * 1000)

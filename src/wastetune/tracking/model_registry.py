@@ -1,0 +1,178 @@
+"""The model of a study's report in MLflow's registry, one version per model, and which of them is the champion.
+
+A model is `wastetune-<data set>` there. The alias `champion` goes to a version that has a higher score than the
+champion on the same test pictures, by the same metric. Scores on other pictures cannot be compared: such a version
+gets no alias, unless there is no champion yet.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wastetune.data.splits import read_split_table
+from wastetune.models.bundle import MODEL_FILE, load_model
+from wastetune.tracking.mlflow_runs import find_final
+from wastetune.tracking.mlflow_store import Mirror
+from wastetune.training.metrics import METRICS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION = "champion"
+_MODEL = "wastetune.model"  # the sha256 of its file
+_LOGGED = "wastetune.logged_model"  # its id in MLflow, which a version does not tell
+_TEST = "wastetune.test_split"  # the sha256 of its test pictures and their classes
+
+
+def register_model(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> str | None:
+    """Registers the model that lies in the results folder; a sentence on what became of it.
+
+    None where there is no model, or it is registered already. Raises what a database, a server or a network may raise.
+    """
+    file = folder / "bundle" / MODEL_FILE
+    if not file.is_file() or not (folder / "split.csv").is_file():
+        return None
+    name, digest = model_name(report["dataset"]), hashlib.sha256(file.read_bytes()).hexdigest()
+    with mirror.alone:
+        if not (version := _find_version(mirror, name, digest)):
+            version = _add_version(mirror, name, report, folder, digest)
+            if (first := _find_version(mirror, name, digest)) and first.version != version.version:
+                mirror.client.delete_model_version(name, version.version)  # another process came before
+                version = first
+            else:
+                said = _crown(mirror, name, version)
+                _link_final(mirror, version)
+                return f"{name} version {version.version} is registered in MLflow; {said}"
+        _link_final(mirror, version)
+    return None
+
+
+def model_name(dataset: str) -> str:
+    """What the models of a data set are called in the registry, where / and : mean something else."""
+    return f"wastetune-{re.sub(r'[/:]', '-', dataset)}"
+
+
+def test_digest(split_table: Path) -> str:
+    """The sha256 of the test pictures' pixels and classes, by the results folder's split.csv."""
+    table = read_split_table(split_table)
+    rows = sorted((row["pixels_sha256"], row["class"]) for row in table if row["split"] == "test")
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _find_version(mirror: Mirror, name: str, digest: str) -> "ModelVersion | None":
+    """The earliest version with this very model."""
+    found = mirror.client.search_model_versions(f"name = '{name}'")
+    same = [version for version in found if version.tags.get(_MODEL) == digest]
+    return min(same, key=lambda version: int(version.version), default=None)
+
+
+def _add_version(mirror: Mirror, name: str, report: Mapping[str, Any], folder: Path, digest: str) -> "ModelVersion":
+    client, metric = mirror.client, report["metric"]
+    tags = {
+        "study": report["study"],
+        "backbone": report["backbone"],
+        "metric": metric,
+        "score": repr(float(report["test"][METRICS[metric][1]])),
+        "classes": json.dumps(report["classes"])[:5000],
+        _TEST: test_digest(folder / "split.csv"),
+        _MODEL: digest,
+    }
+    # The parent run is the source, because a `final` run is made anew whenever the report changes.
+    model = client.create_logged_model(mirror.experiment, report["study"], source_run_id=mirror.parent, tags=tags)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            _save(Path(temporary) / "model", folder, report, model.model_id)
+            client.log_model_artifacts(model.model_id, str(Path(temporary) / "model"))
+        client.finalize_logged_model(model.model_id, "READY")
+        return _register(client, name, report, tags, model)
+    except Exception:
+        client.delete_logged_model(model.model_id)  # the next attempt makes another one
+        raise
+
+
+def _register(
+    client: "MlflowClient", name: str, report: Mapping[str, Any], tags: dict[str, str], model: "LoggedModel"
+) -> "ModelVersion":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=f"What wastetune's studies of {report['dataset']} came to.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client.create_model_version(
+        name,
+        source=model.artifact_location,  # by its id, MLflow would look for it in the store that is the default
+        run_id=model.source_run_id,
+        tags=tags | {_LOGGED: model.model_id},
+        description=f"{report['question'] or report['study']}\n\n{_usage(report)}",
+        model_id=model.model_id,
+    )
+    versions = json.dumps([{"name": name, "version": str(version.version)}])
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": versions})  # as MLflow's server does
+    return version
+
+
+def _save(path: Path, folder: Path, report: Mapping[str, Any], model_id: str) -> None:
+    """The bundle's model as an MLflow model.
+
+    Without a signature: one would name a single type of pixels, and refuse the other of bytes and floats.
+    """
+    model = load_model(folder / "bundle")  # imports Keras, which mlflow.keras would do less quietly
+    versions = report["versions"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns of its own types
+        import mlflow.keras
+        from mlflow.models import Model
+
+        logging.getLogger("mlflow.keras.save").setLevel(logging.ERROR)  # it misses the signature
+        mlflow.keras.save_model(
+            model,
+            str(path),
+            mlflow_model=Model(model_id=model_id),
+            pip_requirements=[f"{package}=={versions[package]}" for package in ("keras", "tensorflow")],
+            metadata={"classes": list(report["classes"]), "study": report["study"], "config": report["best"]["config"]},
+        )
+
+
+def _usage(report: Mapping[str, Any]) -> str:
+    return (
+        "Pixels (n, height, width, 3), 0 to 255, bytes or floats, in; probabilities of "
+        f"{', '.join(report['classes'])} out."
+    )
+
+
+def _crown(mirror: Mirror, name: str, version: "ModelVersion") -> str:
+    """Gives the alias to the version if it has earned it; says why or why not."""
+    client, tags = mirror.client, version.tags
+    metric, score = tags["metric"], float(tags["score"])
+    champion = client.get_registered_model(name).aliases.get(CHAMPION)
+    if champion is None:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+        return "it is the champion, as the first"
+    other = client.get_model_version(name, champion).tags
+    if (other.get(_TEST), other.get("metric")) != (tags[_TEST], metric):
+        return f"not compared with the champion, version {champion}: that has another test set or metric"
+    before = float(other["score"])
+    if score > before:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+        return f"it is the champion now: {metric} {score:.4f} on the test set, version {champion} {before:.4f}"
+    return f"version {champion} stays champion: {metric} {before:.4f} on the test set, this one {score:.4f}"
+
+
+def _link_final(mirror: Mirror, version: "ModelVersion") -> None:
+    """The `final` run shows the model as its own."""
+    from mlflow.entities import LoggedModelOutput
+
+    run = find_final(mirror)
+    model = version.tags[_LOGGED]
+    if run and not (run.outputs and any(each.model_id == model for each in run.outputs.model_outputs)):
+        mirror.client.log_outputs(run.info.run_id, [LoggedModelOutput(model, 0)])

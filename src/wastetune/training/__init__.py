@@ -1,0 +1,1 @@
+"""Activations to a fitted, scored head or tail."""

@@ -1,0 +1,182 @@
+"""Fits tail and head on stored activations."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wastetune.backbones.activation_store import Activations
+from wastetune.training.config import TrialConfig
+from wastetune.training.learner import FloatArray, Learner
+from wastetune.training.metrics import metric_value
+
+LabelArray = npt.NDArray[np.int64]
+
+_PREDICT_BATCH = 128
+_CHUNK = 64_000_000  # bytes of activations in memory at once
+
+
+class TrainingFailed(Exception):
+    """Training came to nothing by itself, with the reason."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The activations of n pictures in each of the views that are trained on, and their labels (n,)."""
+
+    views: tuple[Activations, ...]
+    labels: LabelArray
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """The activations of n pictures, as they are, and their labels (n,)."""
+
+    activations: Activations
+    labels: LabelArray
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training pictures gave. Numbers count from 1."""
+
+    number: int
+    loss: float
+    score: float
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished fit: its best epoch by validation score, and the way there."""
+
+    best: Epoch
+    history: tuple[Epoch, ...]
+    probabilities: FloatArray  # (n, classes) of the validation pictures after the best epoch
+
+
+def fit(
+    learner: Learner,
+    train: TrainingSet,
+    validation: ValidationSet,
+    *,
+    config: TrialConfig,
+    metric: str,
+    seed: int,
+    on_epoch: Callable[[Epoch], object] = lambda epoch: None,
+) -> FitResult:
+    """Trains until `config.epochs`, or until `config.patience` epochs brought nothing better.
+
+    `on_epoch` hears each epoch; if it answers with something true, that epoch is the last. TrainingFailed for a loss
+    that is not finite.
+    """
+    steps = steps_per_epoch(len(train.labels), config)
+    draw = np.random.default_rng(seed)
+    history: list[Epoch] = []
+    best: Epoch | None = None
+    best_probabilities = np.empty((0, 0), np.float32)
+    for number in range(1, config.epochs + 1):
+        started = time.perf_counter()
+        loss = _train_epoch(learner, train, config, steps, draw)
+        probabilities = predict_probabilities(learner, validation.activations)
+        epoch = Epoch(
+            number,
+            loss,
+            metric_value(metric, validation.labels, probabilities),
+            metric_value("accuracy", validation.labels, probabilities),
+            time.perf_counter() - started,
+        )
+        history.append(epoch)
+        if best is None or epoch.score > best.score:
+            best, best_probabilities = epoch, probabilities
+        if on_epoch(epoch) or number - best.number >= config.patience:
+            break
+    if best is None:
+        raise TrainingFailed("no epoch was trained: epochs is 0")
+    return FitResult(best, tuple(history), best_probabilities)
+
+
+def fit_final(learner: Learner, train: TrainingSet, *, config: TrialConfig, steps: int, seed: int) -> None:
+    """Trains for so many steps, with nothing held back."""
+    draw = np.random.default_rng(seed)
+    per_epoch = steps_per_epoch(len(train.labels), config)
+    while steps > 0:
+        _train_epoch(learner, train, config, min(steps, per_epoch), draw)
+        steps -= per_epoch
+
+
+def predict_probabilities(learner: Learner, activations: Activations) -> FloatArray:
+    """Class probabilities (n, classes) of stored activations."""
+    batches = []
+    for start in range(0, len(activations), _PREDICT_BATCH):
+        rows = np.arange(start, min(start + _PREDICT_BATCH, len(activations)))
+        padded = np.resize(rows, _PREDICT_BATCH)  # one shape, compiled once
+        logits = np.asarray(learner.predict_on_batch(activations.take(padded)), np.float64)[: len(rows)]
+        exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
+        batches.append(exponent / exponent.sum(axis=1, keepdims=True))
+    return np.concatenate(batches).astype(np.float32)
+
+
+def steps_per_epoch(pictures: int, config: TrialConfig) -> int:
+    """Whole batches in one pass; at least one."""
+    return max(1, pictures // config.batch_size)
+
+
+def _train_epoch(
+    learner: Learner, train: TrainingSet, config: TrialConfig, steps: int, draw: np.random.Generator
+) -> float:
+    losses = [
+        float(learner.train_on_batch(inputs, targets, sample_weight=weights))
+        for inputs, targets, weights in _batches(train, config, steps, draw)
+    ]
+    loss = float(np.mean(losses))
+    if not math.isfinite(loss):
+        raise TrainingFailed(f"the loss became {loss}; a learning rate of {config.learning_rate:g} may be too high")
+    return loss
+
+
+def _batches(
+    train: TrainingSet, config: TrialConfig, steps: int, draw: np.random.Generator
+) -> Iterator[tuple[FloatArray, FloatArray, FloatArray]]:
+    """Batches of one size, each picture in one view drawn anew; what does not fill a batch waits for another epoch."""
+    count, classes = len(train.labels), int(train.labels.max()) + 1
+    order = draw.permutation(count)
+    view_of = draw.integers(0, len(train.views), count)
+    importance = _class_weights(train.labels, config)
+    one_hot = np.eye(classes, dtype=np.float32)
+    batches = np.array_split(order[: steps * config.batch_size], steps)
+    at_once = max(1, _CHUNK // (4 * math.prod(train.views[0].shape) * len(batches[0])))
+    for start in range(0, steps, at_once):
+        chunk = batches[start : start + at_once]
+        rows = np.concatenate(chunk)
+        inputs, targets, weights = (
+            _gather(train, rows, view_of),
+            one_hot[train.labels[rows]],
+            importance[train.labels[rows]],
+        )
+        end = 0
+        for batch in chunk:
+            here = slice(end, end := end + len(batch))
+            yield inputs[here], targets[here], weights[here]
+
+
+def _gather(train: TrainingSet, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]) -> FloatArray:
+    """The activations of these rows, each in its view, in the order given but read in the order of the disk."""
+    inputs = np.empty((len(rows), *train.views[0].shape), np.float32)
+    reading = np.argsort(rows)
+    for view, activations in enumerate(train.views):
+        chosen = reading[view_of[rows[reading]] == view]
+        if chosen.size:
+            inputs[chosen] = activations.take(rows[chosen])
+    return inputs
+
+
+def _class_weights(labels: LabelArray, config: TrialConfig) -> FloatArray:
+    counts = np.bincount(labels).astype(np.float32)
+    if config.class_weighting == "none":
+        return np.ones_like(counts)
+    return np.asarray(len(labels) / (len(counts) * np.maximum(counts, 1)), np.float32)

@@ -1,0 +1,32 @@
+"""The classifier on top of the pooled vectors."""
+
+from typing import Any
+
+from wastetune.training.config import TrialConfig
+
+# Keras's 0.99 remembers several epochs of a small data set, and validation would see statistics of long ago.
+NORM_MOMENTUM = 0.9
+NORM_EPSILON = 1e-3
+
+
+def build_head(features: Any, config: TrialConfig, classes: int) -> Any:
+    """Logits (n, classes) from pooled vectors (n, c).
+
+    Normalisation where asked for, `head_layers` times dropout and a dense layer with ReLU, dropout, a dense layer.
+    """
+    import keras
+
+    layers = keras.layers
+    x = features
+    if config.head_norm:
+        # No scale and shift of its own: the dense layer that follows has both.
+        x = layers.BatchNormalization(
+            momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, scale=False, center=False, name="head_norm"
+        )(x)
+    for number in range(config.head_layers):
+        x = layers.Dropout(config.dropout, name=f"head_dropout_{number}")(x)
+        x = layers.Dense(
+            config.head_units, activation="relu", kernel_initializer="he_normal", name=f"head_dense_{number}"
+        )(x)
+    x = layers.Dropout(config.dropout, name="head_dropout")(x)
+    return layers.Dense(classes, name="logits")(x)

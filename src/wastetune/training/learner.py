@@ -1,0 +1,123 @@
+"""A model to train: the NumPy perceptron for heads, a compiled Keras model for tails."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
+
+from wastetune.backbones.backbone import Backbone, activation_shape, build_trunk, gains_from_xla, split
+from wastetune.backbones.cuts import TOP, Cut
+from wastetune.training.config import TrialConfig
+from wastetune.training.head import build_head
+from wastetune.training.lr_schedule import first_rate, warmup_steps
+from wastetune.training.numpy_mlp import Perceptron
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Learner(Protocol):
+    """What is trained, from activations at a cut to logits (n, classes): a compiled Keras model, or a perceptron."""
+
+    def train_on_batch(self, inputs: FloatArray, targets: FloatArray, sample_weight: FloatArray) -> Any:
+        """One step of the optimiser; gives the loss."""
+
+    def predict_on_batch(self, inputs: FloatArray) -> Any:
+        """Logits (n, classes)."""
+
+
+@contextmanager
+def built_learner(
+    backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, *, horizon: int, seed: int
+) -> Iterator[Learner]:
+    """Tail and head, ready to be trained for `horizon` steps; a perceptron where there is no tail.
+
+    The seed decides the head's first weights and the dropout.
+    """
+    if cut == TOP:
+        (features,) = activation_shape(backbone, cut)
+        # One thread: matrices this small gain little from more, and threads that wait for each other on a busy
+        # machine cost ten times the work.
+        with _thread_pools().limit(limits=1, user_api="blas"):
+            yield Perceptron(features, config, classes, horizon=horizon, seed=seed)
+        return
+    with built_model(backbone, cut, config, classes, seed) as model:
+        compile_model(model, config, horizon=horizon, xla=gains_from_xla(backbone, cut))
+        yield model
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """The thread pools of the libraries that are loaded; to look for them takes longer than to limit them."""
+    return ThreadpoolController()
+
+
+@contextmanager
+def built_model(backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, seed: int) -> Iterator[Any]:
+    """Tail and head as one Keras model from activations at the cut to logits (n, classes).
+
+    The tail's layers are the backbone's own, so they get their weights back at the end.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    _, tail = split(backbone, cut)
+    before = tail.get_weights()
+    inputs = keras.Input(tail.inputs[0].shape[1:], name="activations")
+    try:
+        yield keras.Model(inputs, build_head(tail(inputs), config, classes))
+    finally:
+        tail.set_weights(before)
+
+
+@contextmanager
+def as_keras(learner: Learner, backbone: Backbone, cut: Cut, config: TrialConfig, classes: int) -> Iterator[Any]:
+    """What was trained as a Keras model, while it has its weights."""
+    if not isinstance(learner, Perceptron):
+        yield learner
+        return
+    with built_model(backbone, cut, config, classes, seed=0) as model:
+        model.set_weights(learner.weights())
+        yield model
+
+
+def count_parameters(learner: Any) -> int:
+    """How many numbers are trained."""
+    if isinstance(learner, Perceptron):
+        return learner.parameters
+    return sum(math.prod(weights.shape) for weights in learner.trainable_weights)
+
+
+def compile_model(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -> None:
+    """Gives a model the configuration's optimiser, its schedule over `horizon` steps, and the loss."""
+    import keras
+
+    warmup = warmup_steps(horizon)
+    rate = keras.optimizers.schedules.CosineDecay(
+        first_rate(config.learning_rate),
+        decay_steps=max(1, horizon - warmup),
+        warmup_target=config.learning_rate,
+        warmup_steps=warmup,
+    )
+    optimizers = {
+        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=config.weight_decay),
+        "adam": lambda: keras.optimizers.Adam(rate),
+        "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+    }
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
+    # Only TensorFlow trains well without XLA; the other backends know best themselves.
+    jit = xla if keras.backend.backend() == "tensorflow" else "auto"
+    model.compile(optimizer=optimizers[config.optimizer](), loss=loss, jit_compile=jit)
+
+
+def assemble_model(backbone: Backbone, cut: Cut, tail_and_head: Any) -> Any:
+    """The whole model: pixels (n, size, size, 3) in 0..255 to class probabilities (n, classes)."""
+    import keras
+
+    pixels = keras.Input((backbone.size, backbone.size, 3), name="pixels")
+    logits = tail_and_head(build_trunk(backbone, (cut,))(pixels))
+    return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="wastetune")
