@@ -58,7 +58,7 @@ def main() -> None:
 def many_trials(count: int) -> None:
     import psutil
 
-    from wastetune.console import open_terminal
+    from wastetune.console import open_console
     from wastetune.storage.database import open_storage
     from wastetune.storage.study import open_study
     from wastetune.study.prepare import prepare_study
@@ -67,8 +67,8 @@ def many_trials(count: int) -> None:
 
     spec = load_study("mobilenet_small_trashnet").model_copy(update={"space": "space.toml", "views": 1})
     data, weights = (Path(os.environ[name]) for name in ("WASTETUNE_DATA", "WASTETUNE_WEIGHTS"))
-    terminal = open_terminal()
-    prepared = prepare_study(spec, data=data, weights=weights, terminal=terminal)
+    console = open_console()
+    prepared = prepare_study(spec, data=data, weights=weights, console=console)
     study = open_study(open_storage("sqlite:///memory.db"), "memory", prepared.fingerprint)
     process, ended = psutil.Process(), 0
 
@@ -78,7 +78,7 @@ def many_trials(count: int) -> None:
         if ended == 1 or ended % 50 == 0:
             print(f"{ended:4d} trials: {process.memory_full_info().uss / 1e6:7.0f} MB", flush=True)
 
-    run_worker(study, prepared.setting, trials=count, timeout=None, bar=terminal.bar, on_trial=measure)
+    run_worker(study, prepared.context, trials=count, timeout=None, bar=console.bar, on_trial=measure)
 
 
 def many_pictures(count: int) -> None:

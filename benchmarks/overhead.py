@@ -16,7 +16,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from wastetune.console import open_terminal
+from wastetune.console import open_console
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import open_study
 from wastetune.study import objective, worker
@@ -44,9 +44,9 @@ def main() -> None:
     arguments = parser.parse_args()
     data, weights = (Path(os.environ[name]) for name in ("WASTETUNE_DATA", "WASTETUNE_WEIGHTS"))
     os.chdir(tempfile.mkdtemp())
-    terminal = open_terminal()
+    console = open_console()
     spec = load_study("mobilenet_small_trashnet").model_copy(update={"space": "head", "views": 4})
-    prepared = prepare_study(spec, data=data, weights=weights, terminal=terminal)
+    prepared = prepare_study(spec, data=data, weights=weights, console=console)
     study = open_study(open_storage("sqlite:///overhead.db"), "overhead", prepared.fingerprint)
     spent: dict[str, float] = defaultdict(float)
     for name, (module, function) in PARTS.items():
@@ -62,7 +62,7 @@ def main() -> None:
         spent.clear()
         last = time.perf_counter()
 
-    run_worker(study, prepared.setting, trials=arguments.trials, timeout=None, bar=terminal.bar, on_trial=on_trial)
+    run_worker(study, prepared.context, trials=arguments.trials, timeout=None, bar=console.bar, on_trial=on_trial)
     medians = {name: statistics.median(row.get(name, 0.0) for row in rows[1:]) * 1000 for name in rows[-1]}
     for name, value in medians.items():
         print(f"{name:32} {value:8.1f} ms")

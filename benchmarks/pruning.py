@@ -18,10 +18,10 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from wastetune.console import open_terminal
+from wastetune.console import open_console
 from wastetune.search import pruner
 from wastetune.search.pruner import is_looked_at
-from wastetune.search.sampler import open_memory, propose, propose_this
+from wastetune.search.sampler import open_in_memory_study, propose, propose_this
 from wastetune.search.space import bounds, default_params
 from wastetune.study.objective import choose_config, run_trial
 from wastetune.study.prepare import prepare_study
@@ -32,13 +32,13 @@ def main() -> None:
     arguments = parse()
     data, weights = (Path(os.environ[name]) for name in ("WASTETUNE_DATA", "WASTETUNE_WEIGHTS"))
     os.chdir(tempfile.mkdtemp())
-    terminal = open_terminal()
+    console = open_console()
     rows: dict[str, list[tuple[float, float, bool]]] = {}
     for seed in range(arguments.seeds):
         spec = load_study(arguments.study).model_copy(update={"space": arguments.space, "views": arguments.views})
-        setting = prepare_study(spec, data=data, weights=weights, terminal=terminal).setting
-        epochs = int(bounds(setting.space, "epochs")[1])
-        curves = whole_trials(setting, epochs, arguments.trials, seed, terminal)
+        context = prepare_study(spec, data=data, weights=weights, console=console).context
+        epochs = int(bounds(context.space, "epochs")[1])
+        curves = whole_trials(context, epochs, arguments.trials, seed, console)
         best = max(max(curve) for curve, _ in curves)
         for name, policy in pruners(epochs).items():
             seconds, found = replay(curves, policy, epochs)
@@ -53,19 +53,19 @@ def main() -> None:
         arguments.json.write_text(json.dumps(rows, indent=2))
 
 
-def whole_trials(setting, epochs, count, seed, terminal) -> list[tuple[list[float], list[float]]]:
+def whole_trials(context, epochs, count, seed, console) -> list[tuple[list[float], list[float]]]:
     """Score and seconds of every epoch of trials that nothing prunes."""
-    trials, curves, memory = [], [], open_memory(epochs=epochs)
+    trials, curves, memory = [], [], open_in_memory_study(epochs=epochs)
     for number in range(count):
 
         def resolve(trial):
-            return choose_config(trial, setting)
+            return choose_config(trial, context)
 
         if number == 0:
-            proposal = propose_this(default_params(setting.space), resolve)
+            proposal = propose_this(default_params(context.space), resolve)
         else:
             proposal = propose(memory, trials, resolve, seed=1000 * seed + number)
-        result = run_trial(proposal.config, 1000 * seed + number, setting, terminal.bar, lambda epoch: None)
+        result = run_trial(proposal.config, 1000 * seed + number, context, console.bar, lambda epoch: None)
         curves.append(([e.score for e in result.fit.history], [e.seconds for e in result.fit.history]))
         ended = create_trial(value=result.fit.best.score, params=proposal.params, distributions=proposal.distributions)
         ended.number = number

@@ -9,7 +9,7 @@ from typing import Any
 from wastetune.backbones import augmentation
 from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.backbones.cuts import TOP
-from wastetune.console import open_terminal
+from wastetune.console import open_console
 from wastetune.data.pixels import PictureSet
 from wastetune.search.distributions import Value
 from wastetune.search.space import SearchSpace, bounds, load_space, sample
@@ -73,10 +73,10 @@ def load_question(study: Path) -> Question:
     """The study's pictures, decoded and split by wastetune itself."""
     spec = load_study(str(study))
     prepared = prepare_study(
-        spec, data=folder_named("WASTETUNE_DATA"), weights=folder_named("WASTETUNE_WEIGHTS"), terminal=open_terminal()
+        spec, data=folder_named("WASTETUNE_DATA"), weights=folder_named("WASTETUNE_WEIGHTS"), console=open_console()
     )
-    setting = prepared.setting
-    return Question(spec, setting.space, setting.classes, setting.data.train, setting.data.val, prepared.test)
+    context = prepared.context
+    return Question(spec, context.space, context.classes, context.data.train, context.data.val, prepared.test)
 
 
 def folder_named(variable: str) -> Path | None:

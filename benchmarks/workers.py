@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import psutil
 
 from conftest import SPACE, STUDY, open_postgres
-from wastetune.console import open_terminal
+from wastetune.console import open_console
 from wastetune.data.synthetic import write_sample
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.database import open_storage
@@ -39,7 +39,7 @@ from wastetune.study.worker import run_worker
 from wastetune.training.fit import Epoch, FitResult
 
 
-def run_nothing(config: Any, number: int, setting: Any, bar: Any, on_epoch: Any) -> TrialResult:
+def run_nothing(config: Any, number: int, context: Any, bar: Any, on_epoch: Any) -> TrialResult:
     """A trial without training; its score is a function of the configuration, so that the sampler has a task."""
     epoch = Epoch(1, 1.0, 1.0 - abs(config.learning_rate - 0.01), 0.5, 0.0)
     on_epoch(epoch)
@@ -57,10 +57,10 @@ def measure(url: str, prepared: Any, workers: int, trials: int) -> dict[str, flo
         ready.wait()
         run_worker(
             study,
-            prepared.setting,
+            prepared.context,
             trials=trials,
             timeout=None,
-            bar=open_terminal().bar,
+            bar=open_console().bar,
             on_trial=lambda trial: None,
             name=str(os.getpid()),
         )
@@ -102,9 +102,7 @@ def main() -> None:
         (folder / "space.toml").write_text(SPACE)
         (folder / "tiny.toml").write_text(STUDY.format(pictures=folder / "pictures", space=folder / "space.toml"))
         os.environ["WASTETUNE_CACHE"] = str(folder / "cache")
-        prepared = prepare_study(
-            load_study(str(folder / "tiny.toml")), data=None, weights=None, terminal=open_terminal()
-        )
+        prepared = prepare_study(load_study(str(folder / "tiny.toml")), data=None, weights=None, console=open_console())
         postgres = stack.enter_context(open_postgres()) if asked.databases != "sqlite" else None
         print(f"{'database':12}{'workers':>8}{'trials/min':>12}{'ms of processor':>17}{'cores busy':>12}{'in vain':>9}")
         for kind in asked.databases.split(","):

@@ -29,12 +29,12 @@ from mlflow import MlflowClient
 from optuna.trial import FixedTrial
 
 from conftest import open_postgres
-from wastetune.console import open_terminal
+from wastetune.console import open_console
 from wastetune.data.synthetic import write_sample
 from wastetune.errors import UserError
 from wastetune.search.space import default_params
 from wastetune.settings import Places
-from wastetune.signals import heeded_interrupts
+from wastetune.signals import raise_on_signals
 from wastetune.storage.budget import LOST, MAX_RETRIES, is_void, only_finished
 from wastetune.storage.database import engine_of, open_storage
 from wastetune.study import run
@@ -120,11 +120,11 @@ class Arena:
         (folder / "space.toml").write_text(SPACE)
         self.study.write_text(STUDY.format(pictures=folder / "pictures", space=folder / "space.toml", trials=trials))
         self.spec = load_study(str(self.study))
-        self.prepared = prepare_study(self.spec, data=None, weights=None, terminal=open_terminal())
+        self.prepared = prepare_study(self.spec, data=None, weights=None, console=open_console())
         for augmentation in (0.0, 1.0):
-            params = default_params(self.prepared.setting.space) | {"augmentation": augmentation}
-            config = choose_config(FixedTrial(params), self.prepared.setting)
-            tuning_sets(self.prepared.setting, config, open_terminal().bar)
+            params = default_params(self.prepared.context.space) | {"augmentation": augmentation}
+            config = choose_config(FixedTrial(params), self.prepared.context)
+            tuning_sets(self.prepared.context, config, open_console().bar)
         self.done = Counter()
         self.workers, self.paused, self.logs = [], [], []
         self.back_at = None
@@ -143,8 +143,8 @@ class Arena:
         """What `wastetune worker` does, without preparing."""
         run.prepare_study = lambda *given, **named: self.prepared
         places = Places(self.url, "", Path(), None, None)
-        with suppress(KeyboardInterrupt), heeded_interrupts() as check:
-            run_one_worker(self.spec, places, open_terminal(), timeout=None, renew_after=50, check=check)
+        with suppress(KeyboardInterrupt), raise_on_signals() as check:
+            run_one_worker(self.spec, places, open_console(), timeout=None, renew_after=50, check=check)
 
     def run(self, deadline):
         """Until every worker has ended by itself. Gives what is wrong with how they ended."""

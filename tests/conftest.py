@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from wastetune.console import open_terminal
+from wastetune.console import open_console
 from wastetune.data.synthetic import write_sample
 from wastetune.study.prepare import prepare_study
 from wastetune.study.spec import load_study
@@ -111,13 +111,13 @@ def tiny(tmp_path_factory, pictures):
 @pytest.fixture(scope="session")
 def prepared(tiny):
     """That study, ready to run."""
-    return prepare_study(load_study(str(tiny)), data=None, weights=None, terminal=open_terminal())
+    return prepare_study(load_study(str(tiny)), data=None, weights=None, console=open_console())
 
 
 @pytest.fixture(scope="session")
-def setting(prepared):
+def context(prepared):
     """What is the same for every trial of that study."""
-    return prepared.setting
+    return prepared.context
 
 
 @pytest.fixture(scope="session")

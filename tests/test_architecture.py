@@ -1,4 +1,4 @@
-"""The rooms of the package: each imports only earlier ones, none is crowded, and big libraries stay where they belong."""
+"""The rooms: each imports only earlier ones, none is crowded, and big libraries stay where they belong."""
 
 import ast
 import subprocess
@@ -14,7 +14,19 @@ SOURCE = Path(wastetune.__file__).parent
 
 # The order in which rooms may import each other: each only earlier ones. The root is the ground under all of them, but
 # for the front door (`api`, `__init__`, `__main__`), which stands on top.
-ROOMS = ("data", "backbones", "training", "storage", "search", "models", "report", "tracking", "serving", "study", "cli")
+ROOMS = (
+    "data",
+    "backbones",
+    "training",
+    "storage",
+    "search",
+    "models",
+    "report",
+    "tracking",
+    "serving",
+    "study",
+    "cli",
+)
 FRONT_DOOR = {"wastetune", "wastetune.api", "wastetune.__main__"}
 MOST_FILES = 9
 

@@ -10,7 +10,7 @@ from wastetune.data.image import read_picture, resize_picture
 from wastetune.data.synthetic import write_sample
 from wastetune.errors import UserError
 from wastetune.models.bundle import load_model, save_description, save_model
-from wastetune.models.saliency import open_onlooker, split_at_pooling
+from wastetune.models.saliency import open_saliency_model, split_at_pooling
 from wastetune.training.learner import assemble_model
 
 RNG = np.random.default_rng(0)
@@ -53,7 +53,7 @@ def test_features_and_head_are_together_the_model(name, depth, tmp_path):
 
 @pytest.fixture(scope="module")
 def colours(finished):
-    return open_onlooker(finished / "results" / "colours" / "bundle")
+    return open_saliency_model(finished / "results" / "colours" / "bundle")
 
 
 def on_grey(*squares):
@@ -112,12 +112,12 @@ def test_on_two_things_it_looks_at_the_one_it_names(real_weights, tmp_path):
     save_model(bundle, assemble_model(backbone, nearest_cut(backbone, 1.0), head))
     save_description(bundle, {"classes": ["bottle", "leaf"], "input_size": 224})
     pixels = np.stack([resize_picture(each, 224) for kind in things for each in kind[:20]])
-    vectors = open_onlooker(bundle).vectors(pixels)
+    vectors = open_saliency_model(bundle).vectors(pixels)
     middle, wanted = vectors.mean(axis=0), np.repeat([[5, -5], [-5, 5]], 20, axis=0)
     weights = np.linalg.solve((vectors - middle).T @ (vectors - middle) + np.eye(432), (vectors - middle).T @ wanted)
     head.layers[-1].set_weights([weights, -middle @ weights])
     save_model(bundle, assemble_model(backbone, nearest_cut(backbone, 1.0), head))
-    onlooker = open_onlooker(bundle)
+    onlooker = open_saliency_model(bundle)
     for bottle, leaf in zip(things[0][20:], things[1][20:], strict=True):
         for left, right, named in ((bottle, leaf, 0), (leaf, bottle, 1)):
             both = Image.new("RGB", (256, 128))
@@ -136,11 +136,11 @@ def test_parts_of_the_same_name_at_different_depths_are_told_apart(tmp_path):
     save_model(tmp_path, made)
     save_description(tmp_path, {"classes": ["a", "b"], "input_size": 16})
     shown = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    look = open_onlooker(tmp_path).look(shown)
+    look = open_saliency_model(tmp_path).look(shown)
     np.testing.assert_allclose(look.probabilities, made.predict_on_batch(shown[None].astype(np.float32))[0], atol=1e-6)
     assert look.heat.shape == (4, 4)
 
 
 def test_no_bundle_is_told(tmp_path):
     with pytest.raises(UserError, match="is no bundle"):
-        open_onlooker(tmp_path)
+        open_saliency_model(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from wastetune.cli.main import main
-from wastetune.data.datasets import SOURCES
+from wastetune.data.datasets import KNOWN_DATASETS
 from wastetune.study.spec import study_names
 
 HEAVY = {
@@ -182,7 +182,7 @@ def test_data_sets_are_listed_with_where_they_come_from_and_whether_they_are_her
     (tmp_path / "there" / "wid").mkdir(parents=True)
     lines = run_cli("data", "list", WASTETUNE_DATA="there").stdout.splitlines()
     assert [line.split()[:2] for line in lines[::2]] == [["trashnet", "fetch"], ["wid", "here"], ["wcd", "by"]]
-    for source, first, second in zip(SOURCES, lines[::2], lines[1::2], strict=True):
+    for source, first, second in zip(KNOWN_DATASETS, lines[::2], lines[1::2], strict=True):
         assert f"{source.total:,} pictures, {len(source.classes)} classes" in first
         assert source.licence in second
         assert source.page in second

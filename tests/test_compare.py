@@ -7,7 +7,7 @@ import json
 import pytest
 
 from test_report import a_report, scores
-from wastetune.data.datasets import SOURCES
+from wastetune.data.datasets import KNOWN_DATASETS
 from wastetune.errors import UserError
 from wastetune.report.comparison import (
     compare_studies,
@@ -20,7 +20,7 @@ from wastetune.report.comparison import (
 from wastetune.report.published import PUBLISHED
 from wastetune.report.text import write_report
 
-TRASHNET = next(list(source.classes) for source in SOURCES if source.name == "trashnet")
+TRASHNET = next(list(source.classes) for source in KNOWN_DATASETS if source.name == "trashnet")
 
 
 def a_study(name, skill, **changes):
@@ -143,5 +143,5 @@ def test_the_html_table_opens_without_complaint_or_request(browser, results, tmp
 
 
 def test_every_published_row_is_of_a_known_data_set_and_has_a_source():
-    assert {one.dataset for one in PUBLISHED} <= {source.name for source in SOURCES}
+    assert {one.dataset for one in PUBLISHED} <= {source.name for source in KNOWN_DATASETS}
     assert all(one.source and 0 < one.accuracy < 1 for one in PUBLISHED)

@@ -10,7 +10,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard import get_note, save_note, wsgi
 from werkzeug.test import Client
 
-from wastetune.console import open_terminal
+from wastetune.console import open_console
 from wastetune.storage.budget import LOST
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import open_study as create_study
@@ -160,23 +160,23 @@ def test_a_trial_that_was_taken_away_meanwhile_is_no_news(study, caplog):
     assert not caplog.records
 
 
-def test_a_note_that_fails_costs_no_trial(setting, tmp_path, monkeypatch, caplog):
+def test_a_note_that_fails_costs_no_trial(context, tmp_path, monkeypatch, caplog):
     def broken(*arguments, **options):
         raise OSError("the disk is gone")
 
     monkeypatch.setattr("wastetune.tracking.dashboard.draw_pictures", broken)
     study = create_study(open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "mine", {"data": "d1"})
     with caplog.at_level(logging.WARNING, "wastetune"):
-        run_worker(study, setting, trials=2, timeout=None, bar=open_terminal().bar, on_trial=lambda trial: None)
+        run_worker(study, context, trials=2, timeout=None, bar=open_console().bar, on_trial=lambda trial: None)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
     assert [record.getMessage() for record in caplog.records] == [
         "what the dashboard shows of trials cannot be written (the disk is gone); they go on without it"
     ]
 
 
-def test_a_worker_leaves_a_note_with_each_of_its_trials(setting, tmp_path):
+def test_a_worker_leaves_a_note_with_each_of_its_trials(context, tmp_path):
     study = create_study(open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "mine", {"data": "d1"})
-    run_worker(study, setting, trials=2, timeout=None, bar=open_terminal().bar, on_trial=lambda trial: None)
+    run_worker(study, context, trials=2, timeout=None, bar=open_console().bar, on_trial=lambda trial: None)
     for trial in study.trials:
         assert f"**macro F1 {trial.value:.4f}**" in note_of(study, trial)
     files = [path.read_text() for path in (tmp_path / "study.db.artifacts").iterdir()]

@@ -13,7 +13,7 @@ from PIL import Image
 import wastetune.data.image
 import wastetune.data.index
 from wastetune.data.image import decode_picture, load_pixels
-from wastetune.data.index import contradictions, duplicate_groups, index_folder, lookalike_groups, read_picture
+from wastetune.data.index import contradictions, duplicate_groups, index_folder, near_duplicate_groups, read_picture
 from wastetune.errors import UserError
 
 
@@ -265,7 +265,7 @@ def test_another_size_and_compression_is_a_lookalike(folder: Path) -> None:
     save(paint(0).resize((90, 70), Image.Resampling.BICUBIC), folder / "glass" / "again.jpg", quality=60)
     index = index_folder(folder)
     assert duplicate_groups(index) == ()
-    assert [[p.path for p in group] for group in lookalike_groups(index)] == [
+    assert [[p.path for p in group] for group in near_duplicate_groups(index)] == [
         ["glass/again.jpg", "paper and card/0.png"]
     ]
 
@@ -273,7 +273,7 @@ def test_another_size_and_compression_is_a_lookalike(folder: Path) -> None:
 def test_flat_pictures_are_not_all_alike(tmp_path: Path) -> None:
     for name, level in (("a", 20), ("a", 120), ("b", 121), ("b", 250)):
         save(Image.new("L", (50, 50), level), tmp_path / name / f"{level}.png")
-    assert lookalike_groups(index_folder(tmp_path)) == ()
+    assert near_duplicate_groups(index_folder(tmp_path)) == ()
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
@@ -303,8 +303,8 @@ def test_the_real_photos_hold_the_duplicates_that_are_known(
     assert index.problems == ()
     assert len(duplicate_groups(index)) == identical
     # Near-duplicates depend a little on the JPEG decoder.
-    assert abs(len(lookalike_groups(index)) - alike) <= 2
-    assert max(map(len, lookalike_groups(index))) <= 4
+    assert abs(len(near_duplicate_groups(index)) - alike) <= 2
+    assert max(map(len, near_duplicate_groups(index))) <= 4
     twins = {frozenset(Path(p.path).stem for p in group) for group in contradictions(index)}
     assert twins == {
         frozenset({"glass115", "metal91"}),

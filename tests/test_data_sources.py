@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wastetune.data.datasets import SOURCES, Source, fetch_dataset, fetch_source, find_dataset
+from wastetune.data.datasets import KNOWN_DATASETS, Source, fetch_dataset, fetch_source, find_dataset
 from wastetune.data.download import download
 from wastetune.errors import UserError
 
@@ -239,7 +239,7 @@ def test_a_data_set_that_is_not_there_says_what_to_do(tmp_path: Path, monkeypatc
 
 
 def test_the_table_agrees_with_itself() -> None:
-    for source in SOURCES:
+    for source in KNOWN_DATASETS:
         assert list(source.classes) == sorted(source.classes)
         assert (source.url is None) == bool(source.by_hand)
         if source.counts is not None:

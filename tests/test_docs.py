@@ -9,7 +9,7 @@ import pytest
 
 import wastetune
 from wastetune.backbones.catalog import BACKBONES
-from wastetune.data.datasets import SOURCES
+from wastetune.data.datasets import KNOWN_DATASETS
 from wastetune.study.spec import StudySpec
 from wastetune.training.config import TrialConfig
 
@@ -55,7 +55,7 @@ def test_every_key_of_a_file_is_explained_with_its_default(heading, model, keys)
 def test_every_backbone_and_known_data_set_is_named():
     studies, datasets = (read(DOCS / name) for name in ("studies.md", "datasets.md"))
     assert [name for name in BACKBONES if f"`{name}`" not in studies] == []
-    for source in SOURCES:
+    for source in KNOWN_DATASETS:
         (row,) = [row for row in table(datasets) if row[0] == f"`{source.name}`"]
         assert row[2] == f"{source.total:,}, {len(source.classes)}"
 

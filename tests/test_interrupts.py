@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from wastetune.signals import heeded_interrupts, held_interrupts
+from wastetune.signals import deferred_signals, raise_on_signals
 
 
 def test_an_interrupt_that_was_swallowed_is_raised_again():
-    with heeded_interrupts() as check:
+    with raise_on_signals() as check:
         check()
         with contextlib.suppress(KeyboardInterrupt):  # as a library would
             os.kill(os.getpid(), signal.SIGINT)
@@ -22,7 +22,7 @@ def test_an_interrupt_that_was_swallowed_is_raised_again():
 
 def test_the_handler_is_put_back():
     before = signal.getsignal(signal.SIGINT)
-    with heeded_interrupts():
+    with raise_on_signals():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -31,7 +31,7 @@ def test_a_held_interrupt_is_heard_at_the_end():
     done = []
 
     def work():
-        with held_interrupts():
+        with deferred_signals():
             os.kill(os.getpid(), signal.SIGINT)
             done.append("whole")
 
@@ -41,8 +41,8 @@ def test_a_held_interrupt_is_heard_at_the_end():
 
 
 def test_a_held_interrupt_is_heard_by_whoever_heeds_it():
-    with heeded_interrupts() as check:
-        with contextlib.suppress(KeyboardInterrupt), held_interrupts(), held_interrupts():
+    with raise_on_signals() as check:
+        with contextlib.suppress(KeyboardInterrupt), deferred_signals(), deferred_signals():
             os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             check()
@@ -52,9 +52,9 @@ def test_an_interrupt_that_was_caught_is_no_reason_to_end_by_a_signal():
     """As it may hit in the middle of an import: of a dataclass, whose methods are executed from text."""
     code = "\n".join(
         [
-            "from wastetune.interrupts import heeded_interrupts, leave",
+            "from wastetune.interrupts import raise_on_signals, leave",
             "try:",
-            "    with heeded_interrupts():",
+            "    with raise_on_signals():",
             "        exec('import os, signal; os.kill(os.getpid(), signal.SIGTERM)')",
             "except KeyboardInterrupt:",
             "    print('stopped')",

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import optuna
 import pytest
+import rich.console
 from optuna.trial import TrialState, create_trial
-from rich.console import Console
 
-from wastetune.console import Terminal
+from wastetune.console import Console
 from wastetune.errors import UserError
 from wastetune.storage.database import open_storage
 from wastetune.study.run import Places, run_study
@@ -27,18 +27,18 @@ REPORT = {"study": "mine", "best": {"score": 0.6, "config": {}}, "test": SCORES,
 ATTRS = {"config": {"dropout": 0.1}, "history": [{"number": 1, "loss": 0.9, "score": 0.4, "accuracy": 0.5}]}
 
 
-class Screen(Terminal):
+class Screen(Console):
     """Keeps what was said, and does something when it hears certain words."""
 
-    def say(self, line=""):
-        super().say(line)
+    def print(self, line=""):
+        super().print(line)
         for words, act in self.hooks.items():
             if words in line:
                 act()
 
     @classmethod
     def listening(cls, hooks=()):
-        screen = cls(Console(file=io.StringIO(), width=200))
+        screen = cls(rich.console.Console(file=io.StringIO(), width=200))
         object.__setattr__(screen, "hooks", dict(hooks))
         return screen
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from wastetune.errors import UserError
 from wastetune.storage import retry
 from wastetune.storage.database import engine_of, open_storage
-from wastetune.storage.retry import patiently
+from wastetune.storage.retry import with_retries
 from wastetune.storage.study import ask_lock, finished_trials, open_study, read_trials
 from wastetune.storage.trials import begin_trial, complete_trial, report_score, set_trial_attrs
 
@@ -40,7 +40,7 @@ def _quick(monkeypatch):
 
 def test_what_was_asked_is_asked_again_and_said_once(failing, caplog):
     with caplog.at_level(logging.WARNING, "wastetune"):
-        assert patiently(failing(4)) == "done"
+        assert with_retries(failing(4)) == "done"
     assert [record.getMessage() for record in caplog.records] == [
         "the study database does not answer (connection refused); waiting",
         "the study database answers again",
@@ -49,13 +49,13 @@ def test_what_was_asked_is_asked_again_and_said_once(failing, caplog):
 
 def test_an_error_that_waiting_does_not_mend_is_raised_at_once(failing):
     with pytest.raises(KeyError):
-        patiently(failing(1, KeyError("no such trial")))
+        with_retries(failing(1, KeyError("no such trial")))
 
 
 def test_after_five_minutes_it_stops_with_what_to_do(failing, monkeypatch):
     monkeypatch.setattr(retry, "PATIENCE", 0.05)
     with pytest.raises(UserError, match=r"not answered for .*connection refused.*start the same command again"):
-        patiently(failing(100))
+        with_retries(failing(100))
 
 
 def test_a_server_that_is_restarted_costs_nothing(postgres, caplog):

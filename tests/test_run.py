@@ -14,7 +14,7 @@ from dataclasses import fields, replace
 import optuna
 import pytest
 
-from wastetune.console import open_terminal
+from wastetune.console import open_console
 from wastetune.storage.database import open_storage
 from wastetune.study.prepare import TuningData, prepare_study
 from wastetune.study.run import Places, run_study
@@ -336,8 +336,8 @@ def test_searching_never_touches_a_test_picture(tiny, tmp_path, mlflow_store, mo
     monkeypatch.setenv("WASTETUNE_CACHE", str(tmp_path / "cache"))  # no activations of test pictures are there
     spec = load_study(str(tiny)).model_copy(update={"trials": 2})
     places = Places(f"sqlite:///{tmp_path / 'wastetune.db'}", mlflow_store, tmp_path / "results", None, None)
-    assert run_study(spec, places, open_terminal(), final=False) is None
+    assert run_study(spec, places, open_console(), final=False) is None
     assert trials_of(tmp_path) == [("COMPLETE", None)] * 2
     with pytest.raises(AssertionError, match="a test picture was read"):
-        run_study(spec, places, open_terminal())
+        run_study(spec, places, open_console())
     assert {field.name for field in fields(TuningData)} == {"train", "val"}

@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from wastetune.search.pruner import is_hopeless, is_looked_at
-from wastetune.search.sampler import open_memory, propose, propose_at_random
+from wastetune.search.sampler import open_in_memory_study, propose, propose_at_random
 from wastetune.training.config import TrialConfig
 
 EPOCHS = 16
@@ -54,16 +54,16 @@ def proposals(memory_of, count=20):
 
 
 def test_a_memory_that_grows_proposes_what_a_fresh_one_proposes():
-    kept = open_memory(epochs=EPOCHS)
+    kept = open_in_memory_study(epochs=EPOCHS)
     growing = proposals(lambda number: kept)
-    fresh = proposals(lambda number: open_memory(epochs=EPOCHS))
+    fresh = proposals(lambda number: open_in_memory_study(epochs=EPOCHS))
     assert growing == fresh
     assert len({config.learning_rate for config in growing}) == 20
 
 
 def test_the_sampler_learns():
     past = Past([])
-    memory = open_memory(epochs=EPOCHS)
+    memory = open_in_memory_study(epochs=EPOCHS)
     for number in range(40):
         proposal = propose(memory, past.trials, resolve, seed=number)
         past.add(proposal, value=-abs(proposal.config.learning_rate - 1e-2))
@@ -72,7 +72,7 @@ def test_the_sampler_learns():
 
 
 def test_a_running_trial_counts_while_it_runs_and_as_what_it_came_to():
-    memory, past = open_memory(epochs=EPOCHS), Past([])
+    memory, past = open_in_memory_study(epochs=EPOCHS), Past([])
     running = past.add(propose(memory, [], resolve, seed=0), TrialState.RUNNING)
     propose(memory, past.trials, resolve, seed=1)
     assert [trial.state.name for trial in memory.study.trials if trial.state is TrialState.RUNNING] == []
@@ -84,14 +84,14 @@ def test_a_running_trial_counts_while_it_runs_and_as_what_it_came_to():
 
 
 def test_what_the_sampler_is_not_asked_for_does_not_stay():
-    memory = open_memory(epochs=EPOCHS)
+    memory = open_in_memory_study(epochs=EPOCHS)
     propose_at_random(memory, resolve, seed=1)
     assert {trial.state for trial in memory.study.trials} == {TrialState.FAIL}
 
 
 @pytest.mark.parametrize(("score", "hopeless"), [(0.1, True), (0.9, False)])
 def test_below_the_median_is_hopeless_but_not_too_early(score, hopeless):
-    memory, past = open_memory(epochs=EPOCHS), Past([])
+    memory, past = open_in_memory_study(epochs=EPOCHS), Past([])
     for number in range(5):
         past.add(propose(memory, [], resolve, seed=number), value=0.5, scores=[0.5] * EPOCHS)
     propose(memory, past.trials, resolve, seed=9)

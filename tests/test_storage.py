@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from wastetune.errors import UserError
 from wastetune.storage import owner
-from wastetune.storage.budget import LOST, MAX_RETRIES, count_live, default_is_due, find_twin, is_void, retry_due
+from wastetune.storage.budget import LOST, MAX_RETRIES, count_live, default_is_due, find_duplicate, is_void, retry_due
 from wastetune.storage.database import hide_password, open_storage
 from wastetune.storage.study import (
     best_trial,
@@ -35,7 +35,7 @@ from wastetune.storage.trials import (
     release_trials,
     report_score,
     set_trial_attrs,
-    why_void,
+    void_reason,
 )
 from wastetune.training.config import TrialConfig
 
@@ -172,19 +172,19 @@ def test_the_budget_counts_complete_and_pruned_trials_alone(study):
 
 
 def test_a_twin_has_run_or_is_running_and_is_the_same_in_everything(study):
-    assert find_twin(study.trials, CONFIG) is None
+    assert find_duplicate(study.trials, CONFIG) is None
     add(study, TrialState.WAITING, config=CONFIG.model_dump())
     add(study, TrialState.FAIL, config=CONFIG.model_dump(), void=True)
     add(study, value=0.1, config=CONFIG.model_dump() | {"dropout": 0.50001})
-    assert find_twin(study.trials, CONFIG) is None
+    assert find_duplicate(study.trials, CONFIG) is None
     running = add(study, TrialState.RUNNING, config=CONFIG.model_dump())
-    assert find_twin(study.trials, CONFIG) == running
+    assert find_duplicate(study.trials, CONFIG) == running
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
 def test_a_finished_trial_is_a_twin(study, state):
     number = add(study, state, None if state is TrialState.FAIL else 0.5, config=CONFIG.model_dump())
-    assert find_twin(study.trials, CONFIG) == number
+    assert find_duplicate(study.trials, CONFIG) == number
 
 
 def test_the_best_of_equals_is_the_earliest(study):
@@ -218,15 +218,15 @@ def test_the_default_is_due_until_it_runs_and_again_where_it_failed(study, state
 def test_of_trials_that_were_begun_at_once_the_later_ones_yield(study):
     """Two workers that both saw one place left, or both chose one configuration, are told apart by their numbers."""
     trials = [begin(study, 0.1), begin(study, 0.2), begin(study, 0.1), begin(study, 0.3)]
-    reasons = [why_void(trial, 2) for trial in trials]
+    reasons = [void_reason(trial, 2) for trial in trials]
     assert reasons[:2] == [None, None]
     assert reasons[2:] == ["not run: the study had its 2 trials"] * 2
-    assert [why_void(trial, 9) for trial in trials] == [
+    assert [void_reason(trial, 9) for trial in trials] == [
         *(None, None, "not run: trial 0 has this configuration", None),
     ]
     fail_trial(trials[2], "not run", void=True)
     fail_trial(trials[0], "out of cheese")
-    assert why_void(trials[3], 2) is None
+    assert void_reason(trials[3], 2) is None
     assert count_live(study.trials) == 2
     assert [is_void(trial) for trial in study.trials] == [False, False, True, False]
 
@@ -242,7 +242,7 @@ def test_what_was_lost_is_tried_again_twice(study):
             assert retry_due(study.trials) is None  # it is being tried
             fail_trial(running, "not run", void=True)
     assert due is None
-    assert find_twin(study.trials, CONFIG) == 0  # and the sampler does not get it again
+    assert find_duplicate(study.trials, CONFIG) == 0  # and the sampler does not get it again
 
 
 def test_what_was_handed_back_is_tried_again_and_what_failed_by_itself_is_not(study):

@@ -9,9 +9,9 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from wastetune.backbones.activation_store import open_store
-from wastetune.console import open_terminal
+from wastetune.console import open_console
 from wastetune.errors import UserError
-from wastetune.search.sampler import open_memory
+from wastetune.search.sampler import open_in_memory_study
 from wastetune.search.space import default_params, load_space
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import default_trial, finished_trials, open_study
@@ -23,27 +23,27 @@ FIXED = "dropout = 0.1\nlearning_rate = 1e-2\nbatch_size = 16\nepochs = 2\n"
 
 
 @pytest.fixture
-def begin(tmp_path, setting):
+def begin(tmp_path, context):
     """A new study in a file of its own."""
 
-    def begin_study(setting=setting, name="mine"):
+    def begin_study(context=context, name="mine"):
         return open_study(open_storage(f"sqlite:///{tmp_path / name}.db"), name, {"data": "d1"})
 
     return begin_study
 
 
 @pytest.fixture
-def with_space(setting, tmp_path):
+def with_space(context, tmp_path):
     def build(text):
         path = tmp_path / "space.toml"
         path.write_text(text)
-        return replace(setting, space=load_space(str(path)))
+        return replace(context, space=load_space(str(path)))
 
     return build
 
 
 @pytest.fixture
-def interrupted_by(setting, tmp_path):
+def interrupted_by(context, tmp_path):
     """The setting with an empty store, and training pictures that cannot be read the first so many times."""
 
     def build(error, times=1):
@@ -52,40 +52,40 @@ def interrupted_by(setting, tmp_path):
             times -= 1
             if times >= 0:
                 raise error
-            return setting.data.train.read(positions)
+            return context.data.train.read(positions)
 
-        train = replace(setting.data.train, read=read)
-        return replace(setting, store=open_store(tmp_path), data=TuningData(train, setting.data.val))
+        train = replace(context.data.train, read=read)
+        return replace(context, store=open_store(tmp_path), data=TuningData(train, context.data.val))
 
     return build
 
 
-def run(study, setting, trials, timeout=None, on_trial=lambda trial: None):
-    run_worker(study, setting, trials=trials, timeout=timeout, bar=open_terminal().bar, on_trial=on_trial)
+def run(study, context, trials, timeout=None, on_trial=lambda trial: None):
+    run_worker(study, context, trials=trials, timeout=timeout, bar=open_console().bar, on_trial=on_trial)
 
 
 def states(study):
     return [trial.state.name for trial in study.trials]
 
 
-def test_so_many_trials_are_finished_and_running_again_adds_the_difference(begin, setting):
+def test_so_many_trials_are_finished_and_running_again_adds_the_difference(begin, context):
     study, told = begin(), []
-    run(study, setting, 2, on_trial=told.append)
+    run(study, context, 2, on_trial=told.append)
     assert states(study) == ["COMPLETE"] * 2
     assert [trial.number for trial in told] == [0, 1]
-    run(study, setting, 2, on_trial=told.append)
+    run(study, context, 2, on_trial=told.append)
     assert len(told) == 2
-    run(study, setting, 3, on_trial=told.append)
+    run(study, context, 3, on_trial=told.append)
     assert states(study) == ["COMPLETE"] * 3
     assert [(trial.number, trial.value) for trial in told] == [(n, study.trials[n].value) for n in range(3)]
 
 
-def test_trial_0_is_the_default_configuration_and_each_trial_leaves_its_record(begin, setting):
+def test_trial_0_is_the_default_configuration_and_each_trial_leaves_its_record(begin, context):
     study = begin()
-    run(study, setting, 2)
+    run(study, context, 2)
     default, other = study.trials
     assert default.user_attrs["default"] is True
-    assert default.params == default_params(setting.space)
+    assert default.params == default_params(context.space)
     assert "default" not in other.user_attrs
     for trial in study.trials:
         record = trial.user_attrs
@@ -94,8 +94,8 @@ def test_trial_0_is_the_default_configuration_and_each_trial_leaves_its_record(b
         scores = [epoch["score"] for epoch in record["history"]]
         assert (trial.value, record["best_epoch"]) == (max(scores), 1 + scores.index(max(scores)))
         assert trial.intermediate_values == {1: scores[0], 2: scores[1]}
-        assert np.sum(record["confusion_matrix"]) == len(setting.data.val)
-        right = np.trace(record["confusion_matrix"]) / len(setting.data.val)
+        assert np.sum(record["confusion_matrix"]) == len(context.data.val)
+        right = np.trace(record["confusion_matrix"]) / len(context.data.val)
         assert record["val_accuracy"] == pytest.approx(right)
         assert record["activation_seconds"] >= 0
     assert default.user_attrs["trainable_parameters"] == (576 + 1) * 2
@@ -103,10 +103,10 @@ def test_trial_0_is_the_default_configuration_and_each_trial_leaves_its_record(b
 
 
 def test_no_configuration_runs_twice_and_an_exhausted_space_is_told(begin, with_space):
-    setting = with_space('head_layers = 0\noptimizer = { choice = ["adam", "sgd"], default = "adam" }\n' + FIXED)
-    study, told = begin(setting), []
+    context = with_space('head_layers = 0\noptimizer = { choice = ["adam", "sgd"], default = "adam" }\n' + FIXED)
+    study, told = begin(context), []
     with pytest.raises(UserError, match=r"space\.toml has no configuration left that was not tried in 2 trials"):
-        run(study, setting, 3, on_trial=told.append)
+        run(study, context, 3, on_trial=told.append)
     assert [trial.user_attrs["config"]["optimizer"] for trial in told] == ["adam", "sgd"]
     assert len(study.trials) == 2
 
@@ -114,16 +114,16 @@ def test_no_configuration_runs_twice_and_an_exhausted_space_is_told(begin, with_
 def test_depths_and_strengths_that_act_alike_are_the_same_configuration(begin, with_space):
     space = "head_layers = 0\nfrozen_depth = { float = [0.97, 1.0], default = 1.0 }\n"
     space += "augmentation = { float = [0.0, 0.4], default = 0.0 }\n"  # of two views, that is always the plain one
-    setting = with_space(space + FIXED)
-    study = begin(setting)
+    context = with_space(space + FIXED)
+    study = begin(context)
     with pytest.raises(UserError, match="not tried in 1 trials"):
-        run(study, setting, 2)
+        run(study, context, 2)
 
 
 def test_a_failed_trial_has_a_reason_and_no_value_and_the_default_gets_its_turn_again(begin, interrupted_by):
-    setting = interrupted_by(OSError("the disk is gone\nat sector 7"))
+    context = interrupted_by(OSError("the disk is gone\nat sector 7"))
     study, told = begin(), []
-    run(study, setting, 2, on_trial=told.append)
+    run(study, context, 2, on_trial=told.append)
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     failed, default, other = study.trials
     assert (failed.value, failed.user_attrs["failure"]) == (None, "OSError: the disk is gone")
@@ -134,12 +134,12 @@ def test_a_failed_trial_has_a_reason_and_no_value_and_the_default_gets_its_turn_
 
 
 def test_five_failures_in_a_row_stop_with_a_sentence(begin, interrupted_by):
-    setting = interrupted_by(OSError("the disk is gone"), times=5)
+    context = interrupted_by(OSError("the disk is gone"), times=5)
     study = begin()
     with pytest.raises(UserError, match="5 trials in a row failed, the last one with: OSError: the disk is gone; mend"):
-        run(study, setting, 1)
+        run(study, context, 1)
     assert states(study) == ["FAIL"] * 5
-    run(study, setting, 1)
+    run(study, context, 1)
     assert states(study) == ["FAIL"] * 5 + ["COMPLETE"]
 
 
@@ -158,27 +158,27 @@ def test_a_mistake_of_the_user_stops_at_once(begin, interrupted_by):
 
 
 def test_what_is_interrupted_has_failed_and_the_next_run_goes_on(begin, interrupted_by):
-    setting = interrupted_by(KeyboardInterrupt())
+    context = interrupted_by(KeyboardInterrupt())
     study, told = begin(), []
     with pytest.raises(KeyboardInterrupt):
-        run(study, setting, 1, on_trial=told.append)
+        run(study, context, 1, on_trial=told.append)
     assert (states(study), study.trials[0].user_attrs["failure"], told) == (["FAIL"], "interrupted", [])
-    run(study, setting, 1, on_trial=told.append)
+    run(study, context, 1, on_trial=told.append)
     assert states(study) == ["FAIL", "COMPLETE"]
     assert study.trials[1].user_attrs["default"] is True
 
 
-def test_after_the_timeout_no_trial_begins(begin, setting):
+def test_after_the_timeout_no_trial_begins(begin, context):
     study = begin()
-    run(study, setting, 5, timeout=2, on_trial=lambda trial: time.sleep(2))
+    run(study, context, 5, timeout=2, on_trial=lambda trial: time.sleep(2))
     assert states(study) == ["COMPLETE"]
 
 
-def test_a_trial_far_below_the_others_is_pruned_and_counts_but_the_default_never(begin, setting):
+def test_a_trial_far_below_the_others_is_pruned_and_counts_but_the_default_never(begin, context):
     study = begin()
     for _ in range(5):  # better than any score can be
         study.add_trial(create_trial(value=2.0, intermediate_values={1: 2.0, 2: 2.0}))
-    run(study, setting, 7)
+    run(study, context, 7)
     assert len(finished_trials(study)) == 7
     (pruned,) = study.get_trials(states=[TrialState.PRUNED])
     assert "default" not in pruned.user_attrs
@@ -186,7 +186,7 @@ def test_a_trial_far_below_the_others_is_pruned_and_counts_but_the_default_never
     assert len(pruned.user_attrs["history"]) == len(pruned.intermediate_values)
 
 
-def test_one_seed_gives_one_study_also_when_it_was_stopped_in_between(begin, setting, monkeypatch):
+def test_one_seed_gives_one_study_also_when_it_was_stopped_in_between(begin, context, monkeypatch):
     def outcome(study):
         return [(trial.value, trial.params, trial.user_attrs["history"][0]["loss"]) for trial in study.trials]
 
@@ -194,11 +194,11 @@ def test_one_seed_gives_one_study_also_when_it_was_stopped_in_between(begin, set
     monkeypatch.setattr(
         "wastetune.search.sampler._STARTUP_TRIALS", 2
     )  # so that the last two are the sampler's own choice
-    run(whole, setting, 4)
+    run(whole, context, 4)
     for trials in (1, 3, 4):
-        run(halves, setting, trials)
+        run(halves, context, trials)
     assert outcome(whole) == outcome(halves)
-    other = replace(setting, spec=setting.spec.model_copy(update={"seed": 1}))
+    other = replace(context, spec=context.spec.model_copy(update={"seed": 1}))
     study = begin(name="other")
     run(study, other, 2)
     assert study.trials[0].params == whole.trials[0].params
@@ -206,18 +206,18 @@ def test_one_seed_gives_one_study_also_when_it_was_stopped_in_between(begin, set
     assert study.trials[1].params != whole.trials[1].params
 
 
-def test_the_objective_runs_without_a_study(setting):
+def test_the_objective_runs_without_a_study(context):
     from wastetune.study.objective import choose_config, run_trial
 
-    config = choose_config(optuna.trial.FixedTrial(default_params(setting.space)), setting)
+    config = choose_config(optuna.trial.FixedTrial(default_params(context.space)), context)
     told = []
-    result = run_trial(config, 0, setting, open_terminal().bar, told.append)
+    result = run_trial(config, 0, context, open_console().bar, told.append)
     assert result.fit.history == tuple(told)
     assert 0 <= result.fit.best.score <= 1
-    assert not hasattr(setting.data, "test")
+    assert not hasattr(context.data, "test")
 
 
-def test_what_a_worker_tells_that_was_taken_for_dead_is_not_heard(begin, setting):
+def test_what_a_worker_tells_that_was_taken_for_dead_is_not_heard(begin, context):
     """Paused past its lease, its trial was failed by another process; it wakes, ends the trial and goes on."""
     study, failed = begin(), []
 
@@ -227,41 +227,41 @@ def test_what_a_worker_tells_that_was_taken_for_dead_is_not_heard(begin, setting
                 study.tell(trial.number, state=TrialState.FAIL)
                 failed.append(trial.number)
 
-    bar, ignore = open_terminal().bar, lambda trial: None
-    run_worker(study, setting, trials=1, timeout=None, bar=bar, on_trial=ignore, check=fail_it)
+    bar, ignore = open_console().bar, lambda trial: None
+    run_worker(study, context, trials=1, timeout=None, bar=bar, on_trial=ignore, check=fail_it)
     assert (states(study), failed) == (["FAIL", "COMPLETE"], [0])
     assert study.trials[0].value is None
 
 
-def test_workers_of_different_names_propose_different_points(begin, setting, monkeypatch):
+def test_workers_of_different_names_propose_different_points(begin, context, monkeypatch):
     monkeypatch.setattr("wastetune.study.worker.run_trial", lambda *given: pytest.fail("not to be run"))
     known = [create_trial(value=0.5, user_attrs={"default": True, "config": {}})]
-    memory = open_memory(epochs=2)
-    points = [_choose(known, memory, setting, False, name).params for name in ("", "a 1", "a 2", "b 1")]
+    memory = open_in_memory_study(epochs=2)
+    points = [_choose(known, memory, context, False, name).params for name in ("", "a 1", "a 2", "b 1")]
     assert len({str(point) for point in points}) == 4
-    assert points[0] == _choose(known, open_memory(epochs=2), setting, False, "").params
+    assert points[0] == _choose(known, open_in_memory_study(epochs=2), context, False, "").params
 
 
-def test_a_default_that_is_lost_with_its_workers_is_not_tried_for_ever(begin, setting):
+def test_a_default_that_is_lost_with_its_workers_is_not_tried_for_ever(begin, context):
     study = begin()
     for _ in range(3):
-        run_until_begun(study, setting)
+        run_until_begun(study, context)
         fail_lost_trials(study, study.get_trials(deepcopy=False))
     with pytest.raises(UserError, match="worker of the default configuration was lost 3 times, perhaps for want of"):
-        run(study, setting, 1)
+        run(study, context, 1)
 
 
-def run_until_begun(study, setting):
-    _begin(study, study.get_trials(deepcopy=False), open_memory(epochs=2), setting, "")
+def run_until_begun(study, context):
+    _begin(study, study.get_trials(deepcopy=False), open_in_memory_study(epochs=2), context, "")
 
 
-def test_a_lost_trial_is_run_again_before_anything_new(begin, setting):
+def test_a_lost_trial_is_run_again_before_anything_new(begin, context):
     study = begin()
-    run(study, setting, 1)
-    run_until_begun(study, setting)
+    run(study, context, 1)
+    run_until_begun(study, context)
     fail_lost_trials(study, study.get_trials(deepcopy=False))
     lost = study.trials[1]
-    run(study, setting, 3)
+    run(study, context, 3)
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[2].user_attrs["config"] == lost.user_attrs["config"]
     assert study.trials[2].params == lost.params

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wastetune.console import hush_tensorflow, open_terminal
+from wastetune.console import open_console, silence_tensorflow
 from wastetune.errors import UserError
 from wastetune.settings import DATA, RESULTS, STORAGE, TRACKING, WEIGHTS, Places, check_results
 
@@ -43,7 +43,7 @@ def run_study(
         raise UserError(f"timeout is {timeout}, but must be a number of seconds above 0, or None")
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}, but must be 0 or more, or None for this process alone")
-    hush_tensorflow()
+    silence_tensorflow()
     from wastetune.study.spec import changed_study
 
     named = WEIGHTS.unless(weights) or None
@@ -58,7 +58,7 @@ def run_study(
     check_results(places.results)
     from wastetune.study import run
 
-    report = run.run_study(spec, places, open_terminal(quiet=quiet), timeout=timeout, workers=workers)
+    report = run.run_study(spec, places, open_console(quiet=quiet), timeout=timeout, workers=workers)
     if report is None:
         raise UserError(f"study {spec.name!r} has no trial with a score yet, so there is no report; run it again")
     return report
@@ -114,7 +114,7 @@ def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> 
     probabilities, and stops nothing. UserError for a bundle that cannot be read, and where there is no picture.
     """
     named = [pictures] if isinstance(pictures, str | Path) else list(pictures)
-    hush_tensorflow()
+    silence_tensorflow()
     import pandas
 
     from wastetune.models.loading import open_model

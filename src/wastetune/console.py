@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    import rich.console
 
 
 @dataclass(frozen=True)
-class Terminal:
+class Console:
     """Where lines and progress bars go."""
 
-    console: "Console"
+    rich: "rich.console.Console"
 
-    def say(self, line: str = "") -> None:
+    def print(self, line: str = "") -> None:
         """One plain line."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.rich.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
@@ -42,7 +42,7 @@ class Terminal:
             TextColumn("{task.fields[rate]:.0f} images/s"),
             TimeRemainingColumn(),
         ]
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
+        with Progress(*columns, console=self.rich, transient=True, disable=not self.rich.is_terminal) as progress:
             task = progress.add_task(what, total=total, rate=0.0)
 
             def advance(pictures: int) -> None:
@@ -52,17 +52,19 @@ class Terminal:
 
             yield advance
         if done:
-            self.say(f"{what}: {done:,} images, {rate():.0f} images/s")
+            self.print(f"{what}: {done:,} images, {rate():.0f} images/s")
 
 
-def open_terminal(*, bars: bool = True, quiet: bool = False, stderr: bool = False) -> Terminal:
+def open_console(*, bars: bool = True, quiet: bool = False, stderr: bool = False) -> Console:
     """The standard output, or `stderr`; no bars where several processes share it, `quiet` where nobody reads it."""
-    from rich.console import Console
+    import rich.console
 
-    return Terminal(Console(force_terminal=None if bars and not quiet else False, quiet=quiet, stderr=stderr))
+    return Console(
+        rich.console.Console(force_terminal=None if bars and not quiet else False, quiet=quiet, stderr=stderr)
+    )
 
 
-def hush_tensorflow() -> None:
+def silence_tensorflow() -> None:
     """Keeps TensorFlow, not yet imported, from filling the screen; Keras runs on it, unless KERAS_BACKEND says else."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -70,7 +72,7 @@ def hush_tensorflow() -> None:
 
 
 @contextmanager
-def held_back_stderr() -> Iterator[None]:
+def suppressed_stderr() -> Iterator[None]:
     """Keeps what TensorFlow's C++ prints on being imported off the terminal, unless the import fails."""
     screen = os.dup(2)
     with tempfile.TemporaryFile() as held:

@@ -21,7 +21,7 @@ class Default:
 
 
 # Hosts that only this machine reaches.
-ONLY_HERE = {"127.0.0.1", "localhost", "::1"}
+LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 
 STORAGE = Default("WASTETUNE_STORAGE", "sqlite:///wastetune.db")
 TRACKING = Default("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db")

@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def heeded_interrupts() -> Iterator[Callable[[], None]]:
+def raise_on_signals() -> Iterator[Callable[[], None]]:
     """Inside, Ctrl-C and SIGTERM raise KeyboardInterrupt; the value raises it again where it was lost.
 
     TensorFlow loses it now and then: what is raised in a callback or a destructor is ignored there.
@@ -41,7 +41,7 @@ def heeded_interrupts() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def held_interrupts() -> Iterator[None]:
+def deferred_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM inside are heard at the end, so that what is inside happens whole or not at all."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     if None in before.values() or threading.current_thread() is not threading.main_thread():
@@ -63,7 +63,7 @@ def held_interrupts() -> Iterator[None]:
                 signal.raise_signal(first)
 
 
-def leave(status: int) -> NoReturn:
+def exit_process(status: int) -> NoReturn:
     """Ends this process with this exit status after an interrupt.
 
     `sys.exit` does not always: where the interrupt came within an `exec` of text, such as that of every dataclass that

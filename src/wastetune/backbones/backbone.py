@@ -8,7 +8,7 @@ from typing import Any
 from wastetune.backbones.catalog import BACKBONES, find_architecture, weights_file_name
 from wastetune.backbones.cuts import TOP, Cut, block_ends, list_cuts
 from wastetune.backbones.keras_applications import build_preprocessing, find_weights, weights_digest
-from wastetune.console import held_back_stderr
+from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError, first_line
 from wastetune.seeding import seed_for
 
@@ -38,7 +38,7 @@ def load_backbone(
     they would otherwise learn the statistics of small batches (and Keras forgets `training=False` in `fit`).
     UserError for an unknown name and for weights that cannot be found, fetched or fitted.
     """
-    with held_back_stderr():
+    with suppressed_stderr():
         import keras
 
     row = find_architecture(name)

@@ -26,9 +26,9 @@ def list_(folder: Path) -> None:
     Example:
       wastetune data list
     """
-    from wastetune.data.datasets import SOURCES
+    from wastetune.data.datasets import KNOWN_DATASETS
 
-    for source in SOURCES:
+    for source in KNOWN_DATASETS:
         here = "here" if (folder / source.name).is_dir() else "fetch" if source.url else "by hand"
         click.echo(
             f"{source.name:10} {here:8} {source.total:6,} pictures, {len(source.classes)} classes  {source.title}"
@@ -69,7 +69,7 @@ def check(dataset: str, folder: Path) -> None:
       wastetune data check data/trashnet
     """
     from wastetune.data.datasets import find_dataset
-    from wastetune.data.index import contradictions, duplicate_groups, index_folder, lookalike_groups
+    from wastetune.data.index import contradictions, duplicate_groups, index_folder, near_duplicate_groups
 
     index = index_folder(find_dataset(dataset, folder))
     click.echo(f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes")
@@ -77,7 +77,7 @@ def check(dataset: str, folder: Path) -> None:
         click.echo(f"  {sum(picture.label == label for picture in index.pictures):7,}  {name}")
     _list_all("left out", [f"{problem.path}: {problem.what}" for problem in index.problems])
     _list_all("the same picture twice", [_paths(group) for group in duplicate_groups(index)])
-    _list_all("nearly the same picture", [_paths(group) for group in lookalike_groups(index)])
+    _list_all("nearly the same picture", [_paths(group) for group in near_duplicate_groups(index)])
     _list_all("the same picture in two classes", [_paths(group) for group in contradictions(index)])
 
 

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import click
 
-from wastetune.console import hush_tensorflow
+from wastetune.console import silence_tensorflow
 from wastetune.errors import UserError
 
 # Command -> the module of this package that defines it, under the same name.
@@ -63,4 +63,4 @@ def main() -> None:
       wastetune data sample demo/pictures
       wastetune run --study demo
     """
-    hush_tensorflow()
+    silence_tensorflow()

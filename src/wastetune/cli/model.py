@@ -41,7 +41,7 @@ def predict(
         raise UserError("--json and --csv ask for two forms at once; name one of them")
     path = model_path(study, bundle, results)
 
-    from wastetune.console import open_terminal
+    from wastetune.console import open_console
     from wastetune.models.loading import open_model
     from wastetune.models.predict import find_pictures, predict_files, render_csv, render_json, render_text
 
@@ -51,8 +51,8 @@ def predict(
     problems = 0
     # A bar on the screen does not mix with lines that go there, and a few pictures need none.
     quiet = sys.stdout.isatty() or len(paths) < 100
-    terminal = open_terminal(stderr=True, quiet=quiet)
-    with terminal.bar("predicting", len(paths)) as advance:
+    console = open_console(stderr=True, quiet=quiet)
+    with console.bar("predicting", len(paths)) as advance:
         for line, said in render(model, predict_files(model, paths)):
             click.echo(line)
             problems += said is not None and bool(said.problem)

@@ -82,7 +82,7 @@ def run(
       wastetune run --study inception_wid --workers 4
       wastetune run --study 'inception_*' --trials 30
     """
-    from wastetune.console import open_terminal
+    from wastetune.console import open_console
     from wastetune.study.spec import changed_study, is_pattern, matching_studies
 
     several = matching_studies(study) if is_pattern(study) else None
@@ -91,29 +91,29 @@ def run(
     check_results(results)
 
     from wastetune.report.text import render_report
-    from wastetune.signals import heeded_interrupts, leave
+    from wastetune.signals import exit_process, raise_on_signals
     from wastetune.study.run import run_study
 
-    terminal = open_terminal()
+    console = open_console()
 
     def run_one(name: str) -> bool:
         spec, weights_folder = first or changed_study(name, trials=trials, seed=seed, weights=weights)
         places = Places(storage, tracking_uri, results, folder, weights_folder)
-        with heeded_interrupts():
+        with raise_on_signals():
             report = run_study(
                 spec,
                 places,
-                terminal,
+                console,
                 timeout=timeout,
                 final=not no_retrain,
                 workers=workers,
                 renew_after=renew_after,
             )
         if report is not None:
-            terminal.say()
-            terminal.say(render_report(report))
+            console.print()
+            console.print(render_report(report))
             written = "report.md, report.html, report.json, confusion_matrix.png, predictions.csv, split.csv, bundle/"
-            terminal.say(f"Written to {results / spec.name}: {written}")
+            console.print(f"Written to {results / spec.name}: {written}")
         return report is not None
 
     try:
@@ -126,7 +126,7 @@ def run(
             f"\nstopped; what is finished is kept. Go on with:\n  {_same_command(storage, tracking_uri)}",
             err=True,
         )
-        leave(130)
+        exit_process(130)
 
 
 @click.command()
@@ -160,28 +160,28 @@ def worker(
     Example:
       wastetune worker --study inception_wid --storage postgresql+psycopg://me:secret@db/studies
     """
-    from wastetune.signals import heeded_interrupts, leave
+    from wastetune.signals import exit_process, raise_on_signals
 
     try:
-        with heeded_interrupts() as check:
-            from wastetune.console import open_terminal
-            from wastetune.study.processes import parent_process, renew_process
+        with raise_on_signals() as check:
+            from wastetune.console import open_console
+            from wastetune.study.processes import parent_process, restart_process
             from wastetune.study.run import run_one_worker
             from wastetune.study.spec import changed_study
 
             spec, weights_folder = changed_study(study, seed=seed, weights=weights)
             places = Places(storage, "", Path(), folder, weights_folder)
-            terminal = open_terminal(bars=parent_process() is None)
+            console = open_console(bars=parent_process() is None)
             try:
-                again = run_one_worker(spec, places, terminal, timeout=timeout, renew_after=renew_after, check=check)
+                again = run_one_worker(spec, places, console, timeout=timeout, renew_after=renew_after, check=check)
             except Exception:
                 check()  # an import or a compilation that was interrupted raises anything
                 raise
     except KeyboardInterrupt:
         click.echo("stopped; the trial in hand was handed back", err=True)
-        leave(0)
+        exit_process(0)
     if again:
-        renew_process()
+        restart_process()
 
 
 def _run_each(names: tuple[str, ...], run_one: "Callable[[str], bool]", results: Path) -> None:

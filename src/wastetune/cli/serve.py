@@ -14,7 +14,7 @@ from wastetune.cli.options import (
     tracking_option,
 )
 from wastetune.errors import UserError
-from wastetune.settings import ONLY_HERE
+from wastetune.settings import LOOPBACK_HOSTS
 
 
 @click.command()
@@ -45,16 +45,16 @@ def ui(
       wastetune ui --study mobilenet_small_trashnet
       wastetune ui --study demo --port 8080 --mlflow-port 5000 --open
     """
-    from wastetune.signals import heeded_interrupts
+    from wastetune.signals import raise_on_signals
 
     try:
-        with heeded_interrupts():
+        with raise_on_signals():
             from wastetune.tracking.mlflow_store import check_store
             from wastetune.tracking.ui import served_study
 
             found = find_study(study, storage)
             check_store(tracking_uri)
-            if host not in ONLY_HERE:
+            if host not in LOOPBACK_HOSTS:
                 click.echo(
                     f"warning: neither asks for a password; whoever reaches {host} may change and delete this study",
                     err=True,
@@ -133,15 +133,15 @@ def serve(
     except ImportError as error:
         raise UserError(f"serving needs more packages ({error}); pip install 'wastetune[serve]'") from None
     from wastetune.models.loading import open_model
-    from wastetune.signals import heeded_interrupts
+    from wastetune.signals import raise_on_signals
 
-    if host not in ONLY_HERE and not api_key:
+    if host not in LOOPBACK_HOSTS and not api_key:
         click.echo(f"warning: whoever reaches {host} may predict; --api-key asks for a key", err=True)
     if queue < max_files:
         raise UserError(f"--queue {queue} is less than --max-files {max_files}: such a request would never be taken")
     limits = Limits(bytes=max_mb * 2**20, pixels=max_megapixels * 10**6, files=max_files, places=queue)
     try:
-        with heeded_interrupts():
+        with raise_on_signals():
             model = open_model(file, threads=threads)
             if study is not None:
                 check_export(file, model.about, model_path(study, bundle, results), study)
@@ -151,7 +151,7 @@ def serve(
                 port=port,
                 key=api_key,
                 limits=limits,
-                say=lambda address: click.echo(
+                echo=lambda address: click.echo(
                     f"{address}/predict takes pictures; {address}/docs says how. Ctrl-C ends"
                 ),
             )
@@ -178,30 +178,30 @@ def app(study: str, results: Path, folder: Path, host: str, port: int, open_brow
       wastetune app --study my_study --port 8501 --open
     """
     place = model_path(study, None, results).parent
-    from wastetune.signals import heeded_interrupts
+    from wastetune.signals import raise_on_signals
     from wastetune.study.spec import load_study
 
     try:
         dataset = load_study(study).dataset
     except UserError:  # results that came from elsewhere, without the study's file
         dataset = None
-    if host not in ONLY_HERE:
+    if host not in LOOPBACK_HOSTS:
         click.echo(f"warning: whoever reaches {host} sees the report and pictures of the data set", err=True)
 
-    def say(address: str) -> None:
+    def echo(address: str) -> None:
         click.echo(f"{address} shows {place.name}. Ctrl-C ends")
         if open_browser:
             click.launch(address)
 
     try:
-        with heeded_interrupts():
+        with raise_on_signals():
             try:
                 from wastetune.serving.app import serve_app
             except ImportError as error:
                 raise UserError(
                     f"wastetune app needs Streamlit ({error}); install it: pip install 'wastetune[app]'"
                 ) from None
-            serve_app(place, folder, dataset, host=host, port=port, say=say)
+            serve_app(place, folder, dataset, host=host, port=port, echo=echo)
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
 

@@ -35,7 +35,7 @@ _TRASHNET_COUNTS = MappingProxyType(
 )
 _WID_COMMIT = "8ae37569b5444f7d92f4580fc72a7bf17db4f251"
 
-SOURCES: tuple[Source, ...] = (
+KNOWN_DATASETS: tuple[Source, ...] = (
     Source(
         name="trashnet",
         title="TrashNet (Thung & Yang 2016): photos of single pieces of waste on a white board",
@@ -83,7 +83,7 @@ SOURCES: tuple[Source, ...] = (
 
 def find_source(name: str) -> Source:
     """The known data set of that name. Raises UserError that lists the known ones."""
-    for source in SOURCES:
+    for source in KNOWN_DATASETS:
         if source.name == name:
             return source
     raise UserError(f"There is no known data set {name!r}: known are {_known_names()}.")
@@ -97,7 +97,7 @@ def find_dataset(name_or_path: str, data_folder: Path | None = None) -> Path:
     folder = (data_folder or Path("data")) / name_or_path
     if folder.is_dir():
         return folder
-    for source in SOURCES:
+    for source in KNOWN_DATASETS:
         if source.name == name_or_path:
             how = source.by_hand.format(page=source.page, folder=folder) or f"run `wastetune data fetch {source.name}`"
             raise UserError(
@@ -179,4 +179,4 @@ def _sha256(path: Path) -> str:
 
 
 def _known_names() -> str:
-    return ", ".join(source.name for source in SOURCES)
+    return ", ".join(source.name for source in KNOWN_DATASETS)

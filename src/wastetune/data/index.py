@@ -14,7 +14,7 @@ import PIL
 
 from wastetune.data.image import MAX_BYTES, TOO_MANY_BYTES, decode_picture, pixels_hash
 from wastetune.data.layout import PictureFile, Problem, find_files
-from wastetune.data.near_duplicates import group_looks, look_of
+from wastetune.data.near_duplicates import appearance_of, group_near_duplicates
 from wastetune.errors import UserError
 
 # What a cached line was computed with: pixels depend on the decoder, looks on the recipe.
@@ -29,7 +29,7 @@ class Picture:
     label: int  # position in ImageIndex.classes
     bytes_sha256: str
     pixels_sha256: str
-    look: str  # compared by lookalike_keys
+    look: str  # compared by near_duplicate_keys
     width: int
     height: int
     own_split: str | None  # "train" or "test" where the data set comes split, else None
@@ -83,14 +83,14 @@ def duplicate_groups(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
     return _groups(index, [picture.pixels_sha256 for picture in index.pictures])
 
 
-def lookalike_groups(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
+def near_duplicate_groups(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
     """The groups of two or more pictures that look the same, pixel for pixel or nearly."""
-    return _groups(index, lookalike_keys(index))
+    return _groups(index, near_duplicate_keys(index))
 
 
-def lookalike_keys(index: ImageIndex) -> tuple[str, ...]:
+def near_duplicate_keys(index: ImageIndex) -> tuple[str, ...]:
     """For each picture the key of its group of lookalikes, which it may be alone in."""
-    return group_looks([picture.look for picture in index.pictures])
+    return group_near_duplicates([picture.look for picture in index.pictures])
 
 
 def contradictions(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
@@ -149,7 +149,7 @@ def _read_one(path: Path, status: os.stat_result) -> dict[str, Any]:
     return {
         "bytes_sha256": hashlib.sha256(content).hexdigest(),
         "pixels_sha256": pixels,
-        "look": look_of(picture, unlike_any=pixels),
+        "look": appearance_of(picture, unlike_any=pixels),
         "width": picture.width,
         "height": picture.height,
     }

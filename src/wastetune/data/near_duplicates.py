@@ -15,7 +15,7 @@ LENGTH = 2 * GRID * GRID  # of a look in hex digits
 MIN_CONTRAST = 4.0
 
 
-def look_of(picture: Image.Image, unlike_any: str) -> str:
+def appearance_of(picture: Image.Image, unlike_any: str) -> str:
     """The look of an RGB picture: a 12 x 12 grey thumbnail stretched to full contrast, as 288 hex digits.
 
     A picture that is all but flat gets the text ``unlike_any`` instead, which is alike only to itself.
@@ -28,7 +28,7 @@ def look_of(picture: Image.Image, unlike_any: str) -> str:
     return bytes(np.rint(stretched).astype(np.uint8)).hex()
 
 
-def group_looks(looks: Sequence[str]) -> tuple[str, ...]:
+def group_near_duplicates(looks: Sequence[str]) -> tuple[str, ...]:
     """For each look the key of its group: the first, in text order, of the looks it is linked to.
 
     Two looks are linked when their thumbnails correlate by at least 0.992, and through looks between them.

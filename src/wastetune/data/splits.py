@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from wastetune.data.index import ImageIndex, lookalike_keys
+from wastetune.data.index import ImageIndex, near_duplicate_keys
 from wastetune.errors import UserError
 from wastetune.seeding import seed_for
 
@@ -38,7 +38,7 @@ def split_index(index: ImageIndex, *, seed: int, val_fraction: float = 0.15, tes
         raise UserError(
             f"val_fraction {val_fraction} and test_fraction {test_fraction} must be above 0 and add up to less than 1."
         )
-    keys = lookalike_keys(index)
+    keys = near_duplicate_keys(index)
     own_test = {key for key, picture in zip(keys, index.pictures, strict=True) if picture.own_split == "test"}
     groups: dict[str, list[int]] = {}
     test, left_out = [], []

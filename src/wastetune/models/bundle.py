@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wastetune.console import held_back_stderr
+from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError
 
 MODEL_FILE = "model.keras"
@@ -27,7 +27,7 @@ def load_model(folder: Path) -> Any:
 
 def read_keras(file: Path) -> Any:
     """The model in a .keras file."""
-    with held_back_stderr():
+    with suppressed_stderr():
         import keras
 
     return keras.saving.load_model(file, compile=False)

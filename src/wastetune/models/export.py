@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from wastetune.console import held_back_stderr
+from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError
 from wastetune.models.bundle import load_description, load_model
 from wastetune.models.loading import INPUT, INSIDE, KEY, OUTPUT, SIGNATURE
@@ -91,7 +91,7 @@ def _write_saved_model(source: Source, folder: Path) -> None:
     # The variables, not the model: LiteRT's converter takes those of a whole model for changeable, and leaves them out.
     module = tf.Module()
     module.weights = [weight.value for weight in source.model.variables]
-    with held_back_stderr():
+    with suppressed_stderr():
         tf.saved_model.save(module, str(folder), signatures={SIGNATURE: _function(source)})
     extra = folder / "assets.extra"
     extra.mkdir()
@@ -108,7 +108,7 @@ def _write_onnx(source: Source, file: Path) -> None:
     _make_constant(source.model)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     function = _function(source)
-    with held_back_stderr():
+    with suppressed_stderr():
         made, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
     onnx.helper.set_model_props(made, {KEY: _described(source.about)})
     onnx.checker.check_model(made)
@@ -138,7 +138,7 @@ def _convert(source: Source, file: Path, ask: Callable[[Any], None]) -> None:
         _write_saved_model(source, saved)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(saved), signature_keys=[SIGNATURE])
         ask(converter)
-        with held_back_stderr():
+        with suppressed_stderr():
             file.write_bytes(converter.convert())
     _put_inside(file, source.about)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wastetune.console import held_back_stderr
+from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError
 from wastetune.models.bundle import DESCRIPTION_FILE, MODEL_FILE, load_description, read_keras
 
@@ -115,7 +115,7 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
 def _open_litert(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
     from ai_edge_litert.interpreter import Interpreter
 
-    with held_back_stderr():  # it tells which kernels it takes
+    with suppressed_stderr():  # it tells which kernels it takes
         interpreter = Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()
     place = interpreter.get_input_details()[0]["index"]

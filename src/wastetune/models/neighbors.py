@@ -13,13 +13,13 @@ from wastetune.data.image import read_picture, resize_picture
 from wastetune.data.splits import read_split_table
 from wastetune.files import write_whole
 from wastetune.models.bundle import MODEL_FILE
-from wastetune.models.saliency import Onlooker
+from wastetune.models.saliency import SaliencyModel
 
 _BATCH = 16  # so that a question in between does not wait long for its turn
 
 
 @dataclass(frozen=True)
-class Gallery:
+class NeighborIndex:
     """Training pictures, and how the model sees them."""
 
     paths: tuple[Path, ...]
@@ -29,7 +29,7 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """A training picture, and how like another one it is: the cosine of their vectors."""
 
     path: Path
@@ -37,13 +37,13 @@ class Neighbour:
     similarity: float
 
 
-def open_gallery(
+def open_neighbor_index(
     results: Path,
     pictures: Path,
-    onlooker: Onlooker,
+    onlooker: SaliencyModel,
     cache: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Gallery:
+) -> NeighborIndex:
     """The training pictures of a study, those that its table of the split calls so and no others.
 
     Their vectors are computed once and kept in `cache`. UserError where the table or a picture is gone.
@@ -61,18 +61,18 @@ def open_gallery(
         cache.mkdir(parents=True, exist_ok=True)
         write_whole(kept, lambda part: _save(part, vectors))
     learnt = frozenset(row["pixels_sha256"] for row in table if row["split"] in ("train", "val"))
-    return Gallery(paths, tuple(row["class"] for row in rows), vectors, learnt)
+    return NeighborIndex(paths, tuple(row["class"] for row in rows), vectors, learnt)
 
 
-def most_similar(gallery: Gallery, vector: NDArray[np.float32], most: int) -> list[Neighbour]:
+def nearest_neighbors(gallery: NeighborIndex, vector: NDArray[np.float32], most: int) -> list[Neighbor]:
     """The pictures that are most like the one of this vector (c,), the likest first."""
     cosines = gallery.vectors @ _unit(vector[None])[0]
     order = np.argsort(-cosines, kind="stable")[:most]
-    return [Neighbour(gallery.paths[i], gallery.classes[i], float(cosines[i])) for i in order]
+    return [Neighbor(gallery.paths[i], gallery.classes[i], float(cosines[i])) for i in order]
 
 
 def _all_vectors(
-    paths: tuple[Path, ...], onlooker: Onlooker, progress: Callable[[int, int], None]
+    paths: tuple[Path, ...], onlooker: SaliencyModel, progress: Callable[[int, int], None]
 ) -> NDArray[np.float32]:
     def read(path: Path) -> NDArray[np.uint8]:
         return resize_picture(read_picture(path), onlooker.size)

@@ -45,7 +45,7 @@ class Check:
 
 
 def export_study(
-    results: Path, pictures: Path, formats: Sequence[str], say: Callable[[str], None] = lambda line: None
+    results: Path, pictures: Path, formats: Sequence[str], echo: Callable[[str], None] = lambda line: None
 ) -> list[Check]:
     """A study's model written in each of these formats to the folder `export` in its results, and checked.
 
@@ -58,12 +58,12 @@ def export_study(
     paths, names = _test_pictures(results, pictures)
     model = open_model(bundle)
     labels = np.array([model.classes.index(name) for name in names])
-    say(f"{len(paths):,} test pictures through the original")
+    echo(f"{len(paths):,} test pictures through the original")
     original = _probabilities(model, paths)
     before = _compare(ORIGINAL, bundle / MODEL_FILE, original, original, labels)
     checks = [_timed(before, bundle)]
     for name in formats:
-        say(f"{FORMATS[name].title}: {folder / FORMATS[name].file}")
+        echo(f"{FORMATS[name].title}: {folder / FORMATS[name].file}")
         file = write_export(bundle, name, folder)
         try:
             exported = _probabilities(open_model(file), paths)

@@ -27,7 +27,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Onlooker:
+class SaliencyModel:
     """A bundle's model, open to questions; one at a time, from any thread."""
 
     classes: tuple[str, ...]
@@ -36,7 +36,7 @@ class Onlooker:
     vectors: Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (n, size, size, 3) -> (n, c)
 
 
-def open_onlooker(bundle: Path) -> Onlooker:
+def open_saliency_model(bundle: Path) -> SaliencyModel:
     """The model in a bundle's folder. UserError where the folder is no bundle."""
     about = load_description(bundle)
     features_of, logits_of = split_at_pooling(load_model(bundle))
@@ -57,7 +57,7 @@ def open_onlooker(bundle: Path) -> Onlooker:
         with turn:
             return np.asarray(features(pixels).mean(axis=(1, 2)))
 
-    return Onlooker(tuple(about["classes"]), int(about["input_size"]), look, vectors)
+    return SaliencyModel(tuple(about["classes"]), int(about["input_size"]), look, vectors)
 
 
 def split_at_pooling(model: Any) -> tuple[Any, Any]:

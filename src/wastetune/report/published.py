@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wastetune.data.datasets import SOURCES
+from wastetune.data.datasets import KNOWN_DATASETS
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ PUBLISHED: tuple[Published, ...] = (
 
 def published_for(report: Mapping[str, Any]) -> tuple[Published, ...]:
     """The rows for a report's data set; none for a folder that only bears a known name but has other classes."""
-    known = {source.name: set(source.classes) for source in SOURCES}
+    known = {source.name: set(source.classes) for source in KNOWN_DATASETS}
     if known.get(report["dataset"]) != set(report["classes"]):
         return ()
     return tuple(row for row in PUBLISHED if row.dataset == report["dataset"])

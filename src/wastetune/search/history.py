@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wastetune.storage.records import TELLING, TrialRecord, ended, record
-from wastetune.storage.retry import patiently
+from wastetune.storage.retry import with_retries
 from wastetune.storage.study import read_trials
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def rank_parameters(study: "optuna.Study") -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of few trials, and so does the page
         try:
-            found = patiently(lambda: get_param_importances(study))
+            found = with_retries(lambda: get_param_importances(study))
         except (ValueError, RuntimeError):  # nothing was searched
             return {}
     # Where it cannot tell, all shares are equal.

@@ -34,24 +34,24 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Memory:
+class InMemoryStudy:
     """The trials so far as a study in memory: `seen` numbers those that have ended and are in it."""
 
     study: "optuna.Study"
     seen: set[int]
 
 
-def open_memory(*, epochs: int) -> Memory:
+def open_in_memory_study(*, epochs: int) -> InMemoryStudy:
     """An empty memory, for trials of up to so many epochs."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # a study in memory is nobody's news
     # A deep tail starts slower than a head alone, and is worth waiting for.
     pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNING_STARTUP, n_warmup_steps=epochs // 3)
-    return Memory(optuna.create_study(direction="maximize", pruner=pruner), set())
+    return InMemoryStudy(optuna.create_study(direction="maximize", pruner=pruner), set())
 
 
-def propose(memory: Memory, trials: "Iterable[FrozenTrial]", resolve: Resolve, *, seed: int) -> Proposal:
+def propose(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]", resolve: Resolve, *, seed: int) -> Proposal:
     """What the sampler would try after these trials."""
     import optuna
     from optuna.exceptions import ExperimentalWarning
@@ -67,7 +67,7 @@ def propose(memory: Memory, trials: "Iterable[FrozenTrial]", resolve: Resolve, *
     return proposal
 
 
-def _remember(memory: Memory, trials: "Iterable[FrozenTrial]") -> list[int]:
+def _remember(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]") -> list[int]:
     """Takes in what has ended since, and what is running; gives the numbers that the running ones have in memory."""
     running = []
     for trial in trials:
@@ -94,7 +94,7 @@ def _outline(trial: "FrozenTrial") -> "FrozenTrial":
     )
 
 
-def _forget(memory: Memory, numbers: Iterable[int]) -> None:
+def _forget(memory: InMemoryStudy, numbers: Iterable[int]) -> None:
     """Takes running trials out of the sampler's sight: they come back as what they will have come to."""
     from optuna.trial import TrialState
 
@@ -102,14 +102,14 @@ def _forget(memory: Memory, numbers: Iterable[int]) -> None:
         memory.study.tell(number, state=TrialState.FAIL)
 
 
-def _ask(memory: Memory, resolve: Resolve) -> Proposal:
+def _ask(memory: InMemoryStudy, resolve: Resolve) -> Proposal:
     trial = memory.study.ask()
     proposal = _proposal(trial, resolve)
     _forget(memory, [trial.number])
     return proposal
 
 
-def propose_at_random(memory: Memory, resolve: Resolve, *, seed: int) -> Proposal:
+def propose_at_random(memory: InMemoryStudy, resolve: Resolve, *, seed: int) -> Proposal:
     """Any point of the space: what to try where the sampler only repeats itself."""
     from optuna.samplers import RandomSampler
 

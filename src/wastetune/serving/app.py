@@ -16,11 +16,11 @@ from starlette.routing import Route
 from streamlit.web.bootstrap import load_config_options
 
 from wastetune.data.image import MAX_BYTES, decode_picture, draw_thumbnail, pixels_hash, resize_picture
-from wastetune.models.neighbors import most_similar
-from wastetune.serving.app_html import render_answer, render_invitation, render_similar, render_style, render_title
-from wastetune.serving.app_state import REPORT, Example, Exhibit, Gathering, open_exhibit
+from wastetune.models.neighbors import nearest_neighbors
+from wastetune.serving.app_html import render_answer, render_similar, render_style, render_title, render_upload_hint
+from wastetune.serving.app_state import REPORT, AppState, Example, Gathering, open_app_state
 from wastetune.serving.server import answer_at, open_listener
-from wastetune.settings import ONLY_HERE
+from wastetune.settings import LOOPBACK_HOSTS
 
 ALIKE = 6  # training pictures shown
 _ANY = 600  # pixels; the style makes it as high as the window
@@ -29,7 +29,7 @@ _ANY = 600  # pixels; the style makes it as high as the window
 def show() -> None:
     """The two pages."""
     given = st.secrets
-    exhibit = open_exhibit(Path(given["results"]), Path(given["data"]), given["dataset"])
+    exhibit = open_app_state(Path(given["results"]), Path(given["data"]), given["dataset"])
     st.set_page_config(page_title=f"{exhibit.study}: what is on the photo?", page_icon="♻️", layout="wide")
     st.html(render_style())
     report = st.Page(lambda: _show_report(exhibit), title="The study", url_path="study")
@@ -43,21 +43,21 @@ class _Chosen:
     truth: str | None = None  # its class, where that is known
 
 
-def _show_picture(exhibit: Exhibit, report: Any) -> None:
+def _show_picture(exhibit: AppState, report: Any) -> None:
     st.html(render_title(exhibit.study, exhibit.about))
     left, right = st.columns([3, 8], gap="medium")
     with left:
         chosen = _choose(exhibit)
     with right:
         if chosen is None:
-            st.html(render_invitation(exhibit.onlooker.classes))
+            st.html(render_upload_hint(exhibit.onlooker.classes))
         else:
             _show_answer(exhibit, chosen)
         # On a phone the pages' names are folded away.
         st.page_link(report, label="How good is it in general? The study's report", icon=":material/insights:")
 
 
-def _choose(exhibit: Exhibit) -> _Chosen | None:
+def _choose(exhibit: AppState) -> _Chosen | None:
     """What was given last: a file, a photo from the camera, or an example."""
     state = st.session_state
     state.setdefault("example", None)
@@ -86,7 +86,7 @@ def _choose(exhibit: Exhibit) -> _Chosen | None:
     return None if file is None else _Chosen(file.getvalue())
 
 
-def _show_answer(exhibit: Exhibit, chosen: _Chosen) -> None:
+def _show_answer(exhibit: AppState, chosen: _Chosen) -> None:
     onlooker = exhibit.onlooker
     try:
         picture = decode_picture(chosen.content)
@@ -98,7 +98,7 @@ def _show_answer(exhibit: Exhibit, chosen: _Chosen) -> None:
     gathering = exhibit.gathering
     if gathering.gallery is not None:
         answer = onlooker.classes[int(look.probabilities.argmax())]
-        alike = most_similar(gathering.gallery, look.vector, ALIKE)
+        alike = nearest_neighbors(gathering.gallery, look.vector, ALIKE)
         st.html(render_similar(alike, answer, learnt=pixels_hash(picture) in gathering.gallery.learnt))
     elif gathering.missing:
         st.caption(f"No training pictures to compare with: {gathering.missing}")
@@ -114,7 +114,7 @@ def _show_gathering(gathering: Gathering) -> None:
     st.progress(share, f"Looking at its training pictures, once: {gathering.done:,} of {gathering.total:,}")
 
 
-def _show_report(exhibit: Exhibit) -> None:
+def _show_report(exhibit: AppState) -> None:
     if exhibit.report.is_file():
         with st.container(key="report"):
             st.iframe(REPORT, height=_ANY)
@@ -147,7 +147,7 @@ _SETTINGS = {
 
 
 def serve_app(
-    results: Path, data: Path, dataset: str | None, *, host: str, port: int, say: Callable[[str], None]
+    results: Path, data: Path, dataset: str | None, *, host: str, port: int, echo: Callable[[str], None]
 ) -> None:
     """Shows the study in this results folder until SIGINT or SIGTERM; `say` gets the address.
 
@@ -155,10 +155,12 @@ def serve_app(
     UserError where its model cannot be opened, or the place is taken.
     """
     # A name that another page has brought to this address is refused; elsewhere only its owner knows the names.
-    known = {"server.allowedHosts": sorted(ONLY_HERE)} if host in ONLY_HERE else {}
+    known = {"server.allowedHosts": sorted(LOOPBACK_HOSTS)} if host in LOOPBACK_HOSTS else {}
     load_config_options(_SETTINGS | known)
     with open_listener(host, port) as listener:
-        exhibit = open_exhibit(results, data, dataset or "")  # a broken model is told now, and the script finds it open
+        exhibit = open_app_state(
+            results, data, dataset or ""
+        )  # a broken model is told now, and the script finds it open
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the visitor is told
         app = st.App(
             Path(__file__).with_name("app.py"),
@@ -166,4 +168,4 @@ def serve_app(
             # At an address of its own: inside Streamlit's page, links within it would lead to Streamlit.
             routes=[Route(REPORT, lambda request: FileResponse(exhibit.report))],
         )
-        answer_at(listener, app, websockets=True, grace=_STOP_GRACE, say=say)
+        answer_at(listener, app, websockets=True, grace=_STOP_GRACE, echo=echo)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wastetune.data.image import draw_thumbnail, encode_jpeg
-from wastetune.models.neighbors import Neighbour
+from wastetune.models.neighbors import Neighbor
 from wastetune.models.saliency import Look
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def render_title(study: str, about: Mapping[str, Any]) -> str:
     return _render("title.html", facts=[fact for fact in facts if fact])
 
 
-def render_invitation(classes: Sequence[str]) -> str:
+def render_upload_hint(classes: Sequence[str]) -> str:
     """What stands where the answer will be."""
     return _render("invitation.html", classes=classes)
 
@@ -61,11 +61,11 @@ def render_answer(
         truth=truth,
         wide=min(_MOST_WIDE, round(2 * _MOST_HIGH * small.width / small.height)),
         photo=encode_jpeg(small, _QUALITY),
-        heat=encode_jpeg(lay_heat(small, look.heat), _QUALITY),
+        heat=encode_jpeg(overlay_heatmap(small, look.heat), _QUALITY),
     )
 
 
-def render_similar(neighbours: Sequence[Neighbour], answer: str, *, learnt: bool) -> str:
+def render_similar(neighbours: Sequence[Neighbor], answer: str, *, learnt: bool) -> str:
     """Training pictures that are like this one, and how many of them are of the class that was answered.
 
     `learnt` says that the model was trained on this one too.
@@ -75,7 +75,7 @@ def render_similar(neighbours: Sequence[Neighbour], answer: str, *, learnt: bool
     return _render("similar.html", shown=shown, answer=answer, agree=agree, learnt=learnt)
 
 
-def lay_heat(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
+def overlay_heatmap(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
     """The picture in grey, and over it the heat (h, w) in 0..1, stretched as the picture was squashed."""
     grown = Image.fromarray(np.asarray(heat * 255, np.uint8)).resize(picture.size, Image.Resampling.BICUBIC)
     share = np.asarray(grown, np.float32)[..., None] / 255

@@ -12,8 +12,8 @@ import numpy as np
 from wastetune.data.datasets import find_dataset
 from wastetune.errors import UserError
 from wastetune.models.bundle import load_description
-from wastetune.models.neighbors import Gallery, open_gallery
-from wastetune.models.saliency import Onlooker, open_onlooker
+from wastetune.models.neighbors import NeighborIndex, open_neighbor_index
+from wastetune.models.saliency import SaliencyModel, open_saliency_model
 from wastetune.report.predictions import confident_mistakes, read_predictions
 from wastetune.settings import cache_folder
 
@@ -32,13 +32,13 @@ class Example:
 class Gathering:
     """The gallery of training pictures. The first time it takes a while, so a thread of its own gathers it."""
 
-    def __init__(self, gather: Callable[[Callable[[int, int], None]], Gallery]) -> None:
+    def __init__(self, gather: Callable[[Callable[[int, int], None]], NeighborIndex]) -> None:
         self.done = self.total = 0
-        self.gallery: Gallery | None = None
+        self.gallery: NeighborIndex | None = None
         self.missing = ""  # why there is none, and will be none
         threading.Thread(target=self._run, args=(gather,), name="gallery", daemon=True).start()
 
-    def _run(self, gather: Callable[[Callable[[int, int], None]], Gallery]) -> None:
+    def _run(self, gather: Callable[[Callable[[int, int], None]], NeighborIndex]) -> None:
         try:
             self.gallery = gather(self._tell)
         except Exception as error:  # a picture that is gone, a full disk: the app does without
@@ -49,19 +49,19 @@ class Gathering:
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class AppState:
     """All that the app shows."""
 
     study: str
     about: Mapping[str, Any]  # what bundle.json says of the model
-    onlooker: Onlooker
+    onlooker: SaliencyModel
     examples: tuple[Example, ...]
     gathering: Gathering
     report: Path  # report.html, which need not be there
 
 
 @cache
-def open_exhibit(results: Path, data: Path, dataset: str) -> Exhibit:
+def open_app_state(results: Path, data: Path, dataset: str) -> AppState:
     """What there is to show in a study's results folder; the same whenever it is asked for again in this process.
 
     Its pictures are those of `dataset`, a path or a name in `data`; where that is empty, of the name its model says.
@@ -70,7 +70,7 @@ def open_exhibit(results: Path, data: Path, dataset: str) -> Exhibit:
     bundle = results / "bundle"
     about = load_description(bundle)
     try:
-        onlooker = open_onlooker(bundle)
+        onlooker = open_saliency_model(bundle)
         onlooker.look(np.zeros((onlooker.size, onlooker.size, 3), np.uint8))  # compiled now: the first visitor is quick
     except (UserError, ImportError):
         raise
@@ -80,10 +80,10 @@ def open_exhibit(results: Path, data: Path, dataset: str) -> Exhibit:
 
     dataset = dataset or str(about.get("dataset"))
 
-    def gather(tell: Callable[[int, int], None]) -> Gallery:
-        return open_gallery(results, find_dataset(dataset, data), onlooker, cache_folder(), tell)
+    def gather(tell: Callable[[int, int], None]) -> NeighborIndex:
+        return open_neighbor_index(results, find_dataset(dataset, data), onlooker, cache_folder(), tell)
 
-    return Exhibit(
+    return AppState(
         study=about.get("study", results.name),
         about=about,
         onlooker=onlooker,

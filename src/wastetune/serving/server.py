@@ -23,7 +23,7 @@ def serve_model(
     port: int,
     key: str | None,
     limits: Limits,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> None:
     """Serves a model until SIGINT or SIGTERM; `say` gets its address, where it answers from then on.
 
@@ -31,7 +31,7 @@ def serve_model(
     """
     with open_listener(host, port) as listener:
         Image.core.set_block_size(_BLOCK)  # type: ignore[attr-defined]
-        answer_at(listener, build_app(model, limits, key), websockets=False, grace=_GRACE, say=say)
+        answer_at(listener, build_app(model, limits, key), websockets=False, grace=_GRACE, echo=echo)
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -47,7 +47,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def answer_at(listener: socket.socket, app: Any, *, websockets: bool, grace: int, say: Callable[[str], None]) -> None:
+def answer_at(listener: socket.socket, app: Any, *, websockets: bool, grace: int, echo: Callable[[str], None]) -> None:
     """Lets an ASGI application answer there until SIGINT or SIGTERM; `say` gets its address.
 
     What is in hand then has `grace` seconds to end.
@@ -61,5 +61,5 @@ def answer_at(listener: socket.socket, app: Any, *, websockets: bool, grace: int
         timeout_graceful_shutdown=grace,
         server_header=False,
     )
-    say(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    echo(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     uvicorn.Server(config).run(sockets=[listener])

@@ -11,7 +11,7 @@ The contract, on SQLite and on every other database that Optuna speaks, over any
   takes its place where it failed.
 - A trial enters the database whole, in one transaction: parameters, configuration, and `owner`, the host and
   process that runs it. Numbers are given in the order of those transactions, and a trial that began too many or is
-  another one's twin is seen to be so by its number (`why_void`): of any two, the later one yields. So the budget is
+  another one's twin is seen to be so by its number (`void_reason`): of any two, the later one yields. So the budget is
   exact without a lock. Workers take turns at beginning trials all the same (`turn`), so that this hardly ever happens.
 - A trial whose worker is gone is FAIL, "worker lost", and its configuration is tried again, twice at most. One that
   was handed back, by Ctrl-C or SIGTERM, is tried again; one that failed by itself is not, but for the default.

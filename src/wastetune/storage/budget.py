@@ -30,7 +30,7 @@ def default_is_due(trials: "Iterable[FrozenTrial]") -> bool:
     return not any(trial.user_attrs.get("default") and trial.state.name in ("COMPLETE", "RUNNING") for trial in trials)
 
 
-def find_twin(trials: "Iterable[FrozenTrial]", config: TrialConfig) -> int | None:
+def find_duplicate(trials: "Iterable[FrozenTrial]", config: TrialConfig) -> int | None:
     """The number of a trial that has, or had, this very configuration. What is to be tried again is `retry_due`."""
     wanted = config.model_dump()
     for trial in trials:
@@ -51,13 +51,13 @@ def retry_due(trials: "Iterable[FrozenTrial]") -> "FrozenTrial | None":
         if "config" in trial.user_attrs and not is_void(trial):
             same.setdefault(json.dumps(trial.user_attrs["config"], sort_keys=True), []).append(trial)
     for group in same.values():
-        if all(trial.state.name == "FAIL" for trial in group) and not times_lost(group) > MAX_RETRIES:
+        if all(trial.state.name == "FAIL" for trial in group) and not count_lost(group) > MAX_RETRIES:
             last = group[-1]
             if last.user_attrs.get("handed_back") or last.user_attrs.get("failure") == LOST:
                 return last
     return None
 
 
-def times_lost(trials: "Iterable[FrozenTrial]") -> int:
+def count_lost(trials: "Iterable[FrozenTrial]") -> int:
     """How many of the trials were lost with their workers."""
     return sum(trial.user_attrs.get("failure") == LOST for trial in trials)

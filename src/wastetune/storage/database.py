@@ -13,8 +13,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from wastetune.errors import UserError
-from wastetune.storage.locks import LONG, alone
-from wastetune.storage.retry import patiently
+from wastetune.storage.locks import LONG_TIMEOUT, exclusive
+from wastetune.storage.retry import with_retries
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
@@ -53,7 +53,7 @@ def open_storage(url: str, *, patient: bool = False) -> "BaseStorage":
         if not file.parent.is_dir():
             raise UserError(f"the folder of the study database {file} does not exist; create {file.parent}")
     try:
-        return patiently(lambda: _open_database(url, parsed)) if patient else _open_database(url, parsed)
+        return with_retries(lambda: _open_database(url, parsed)) if patient else _open_database(url, parsed)
     except ImportError as error:
         raise UserError(
             f"the driver for {shown} is not installed ({error}); for PostgreSQL: pip install 'wastetune[postgres]'"
@@ -115,7 +115,7 @@ def _open_database(url: str, parsed: sqlalchemy.URL) -> "RDBStorage":
         options["connect_args"] = {key: value for key, value in _POSTGRESQL.items() if key not in parsed.query}
     # Processes that come at once must not all create the tables.
     first = sqlalchemy.create_engine(parsed, poolclass=NullPool, connect_args=options.get("connect_args", {}))
-    with alone(first, "tables", patience=LONG):
+    with exclusive(first, "tables", timeout=LONG_TIMEOUT):
         storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)  # Optuna formats the URL
         if sqlite:
             _lock_on_begin(storage.engine)

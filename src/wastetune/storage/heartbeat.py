@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wastetune.settings import lease_seconds
-from wastetune.storage.trials import InHand, fail_lost_trials, record_heartbeat
+from wastetune.storage.trials import RunningTrial, fail_lost_trials, record_heartbeat
 
 if TYPE_CHECKING:
     import optuna
@@ -26,7 +26,7 @@ _BEATS = 6  # in the time after which a silent worker is taken for dead
 
 
 @dataclass
-class Watch:
+class SilenceMonitor:
     """For how long each running trial has been seen without a sign of life."""
 
     seconds: float  # after which it counts as silent
@@ -48,42 +48,46 @@ class Watch:
 
 
 @dataclass
-class Lease:
+class Heartbeat:
     """The trial in hand, if any, and whether it was taken away."""
 
-    trial: InHand | None = None
+    trial: RunningTrial | None = None
     taken: bool = False
 
-    def hold(self, trial: InHand | None) -> None:
+    def hold(self, trial: RunningTrial | None) -> None:
         """From now on signs are given for this trial."""
         self.trial, self.taken = trial, False
 
 
 @contextlib.contextmanager
-def leased(study: "optuna.Study", parent: int | None = None) -> Iterator[Lease]:
+def heartbeats(study: "optuna.Study", parent: int | None = None) -> Iterator[Heartbeat]:
     """Inside, signs of life are given for the trial that the value holds, and other trials are watched.
 
     With `parent`, a process number: where that process is gone, this one is asked to end.
     """
-    lease, ended = Lease(), threading.Event()
+    heartbeat, ended = Heartbeat(), threading.Event()
     seconds = lease_seconds()
-    thread = threading.Thread(target=_keep_up, args=(study, lease, ended, seconds, parent), name="lease", daemon=True)
+    thread = threading.Thread(
+        target=_keep_up, args=(study, heartbeat, ended, seconds, parent), name="lease", daemon=True
+    )
     thread.start()
     try:
-        yield lease
+        yield heartbeat
     finally:
         ended.set()
         thread.join(1.0)  # in the middle of a statement, perhaps: it is a daemon and may be left
 
 
-def _keep_up(study: "optuna.Study", lease: Lease, ended: threading.Event, seconds: float, parent: int | None) -> None:
-    watch = Watch(seconds)
+def _keep_up(
+    study: "optuna.Study", heartbeat: Heartbeat, ended: threading.Event, seconds: float, parent: int | None
+) -> None:
+    watch = SilenceMonitor(seconds)
     while not ended.wait(seconds / _BEATS):
         with contextlib.suppress(Exception):  # a database that is away: the next sign may get through
-            if (trial := lease.trial) is not None and not record_heartbeat(trial) and lease.trial is trial:
-                lease.taken = True
+            if (trial := heartbeat.trial) is not None and not record_heartbeat(trial) and heartbeat.trial is trial:
+                heartbeat.taken = True
             running = [each for each in study.get_trials(deepcopy=False) if each.state.name == "RUNNING"]
-            others = [each for each in running if lease.trial is None or each.number != lease.trial.number]
+            others = [each for each in running if heartbeat.trial is None or each.number != heartbeat.trial.number]
             if silent := watch.silent(others, time.monotonic()):
                 fail_lost_trials(study, silent)
         if parent is not None and os.getppid() != parent:

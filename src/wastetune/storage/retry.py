@@ -8,20 +8,20 @@ from typing import TypeVar
 from sqlalchemy import exc
 
 from wastetune.errors import UserError
-from wastetune.signals import held_interrupts
+from wastetune.signals import deferred_signals
 
 T = TypeVar("T")
 
 # Seconds that a database may be away: restarted, cut off, locked by a process that was paused.
-PATIENCE = 300.0
+GIVE_UP_AFTER = 300.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 # What a gRPC proxy says when it is away, or when the database behind it is.
-_GRPC_AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL")
+_GRPC_UNAVAILABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL")
 
 _log = logging.getLogger("wastetune")
 
 
-def patiently(action: Callable[[], T]) -> T:
+def with_retries(action: Callable[[], T]) -> T:
     """What the action gives, which is a call or two to the study database and may be done twice.
 
     Ctrl-C waits for an attempt to end: within a transaction it would leave the database locked.
@@ -31,10 +31,10 @@ def patiently(action: Callable[[], T]) -> T:
     pause = _FIRST_PAUSE
     while True:
         try:
-            with held_interrupts():
+            with deferred_signals():
                 result = action()
         except Exception as error:
-            if not _is_away(error):
+            if not _is_unavailable(error):
                 raise
             reason = _first_line(error)
         else:
@@ -45,16 +45,16 @@ def patiently(action: Callable[[], T]) -> T:
         if since is None:
             since = now
             _log.warning("the study database does not answer (%s); waiting", reason)
-        if now - since > PATIENCE:
+        if now - since > GIVE_UP_AFTER:
             raise UserError(
-                f"the study database has not answered for {PATIENCE / 60:.0f} minutes ({reason}); what is finished is "
+                f"the study database has not answered for {GIVE_UP_AFTER / 60:.0f} minutes ({reason}); what is finished is "
                 "kept: start the same command again when it is back"
             )
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _is_away(error: BaseException | None) -> bool:
+def _is_unavailable(error: BaseException | None) -> bool:
     """Whether another attempt may succeed. Optuna wraps the database's own error, gRPC gives a code."""
     if error is None:
         return False
@@ -64,9 +64,9 @@ def _is_away(error: BaseException | None) -> bool:
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return True
     code = getattr(error, "code", None)
-    if callable(code) and getattr(code(), "name", None) in _GRPC_AWAY:
+    if callable(code) and getattr(code(), "name", None) in _GRPC_UNAVAILABLE:
         return True
-    return _is_away(error.__cause__)
+    return _is_unavailable(error.__cause__)
 
 
 def _first_line(error: BaseException) -> str:

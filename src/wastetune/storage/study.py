@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from wastetune.errors import UserError
 from wastetune.storage.budget import only_finished
 from wastetune.storage.database import engine_of
-from wastetune.storage.locks import LONG, alone
-from wastetune.storage.retry import patiently
+from wastetune.storage.locks import LONG_TIMEOUT, exclusive
+from wastetune.storage.retry import with_retries
 
 if TYPE_CHECKING:
     import optuna
@@ -27,8 +27,8 @@ def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]
     def create() -> "optuna.Study":
         return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
-    with alone(engine_of(storage), f"study {name}", patience=LONG):
-        study = patiently(create)
+    with exclusive(engine_of(storage), f"study {name}", timeout=LONG_TIMEOUT):
+        study = with_retries(create)
         begun_with = get_study_attr(study, "fingerprint")
         if begun_with is None:
             set_study_attr(study, "id", secrets.token_hex(8))  # one name may be used again after a study was deleted
@@ -48,7 +48,7 @@ def find_study(storage: "BaseStorage", name: str) -> "optuna.Study":
     import optuna
 
     try:
-        return patiently(lambda: optuna.load_study(storage=storage, study_name=name))
+        return with_retries(lambda: optuna.load_study(storage=storage, study_name=name))
     except KeyError:
         names = ", ".join(optuna.get_all_study_names(storage)) or "none"
         raise UserError(f"there is no study {name!r} in this database (there: {names}); see --storage") from None
@@ -56,22 +56,22 @@ def find_study(storage: "BaseStorage", name: str) -> "optuna.Study":
 
 def set_study_attr(study: "optuna.Study", key: str, value: Any) -> None:
     """Writes something down that belongs to the study, for whoever joins it."""
-    patiently(lambda: study.set_user_attr(key, value))
+    with_retries(lambda: study.set_user_attr(key, value))
 
 
 def get_study_attr(study: "optuna.Study", key: str, default: Any = None) -> Any:
     """What was written down under that key."""
-    return patiently(lambda: study.user_attrs).get(key, default)
+    return with_retries(lambda: study.user_attrs).get(key, default)
 
 
 def ask_lock(study: "optuna.Study") -> AbstractContextManager[None]:
     """Inside, no other worker chooses or begins a trial of this study."""
-    return alone(engine_of(study._storage), f"turn {study.study_name}")
+    return exclusive(engine_of(study._storage), f"turn {study.study_name}")
 
 
 def read_trials(study: "optuna.Study") -> "list[FrozenTrial]":
     """All trials of the study, in order."""
-    return patiently(lambda: study.get_trials(deepcopy=False))
+    return with_retries(lambda: study.get_trials(deepcopy=False))
 
 
 def finished_trials(study: "optuna.Study") -> "list[FrozenTrial]":

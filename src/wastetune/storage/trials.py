@@ -11,7 +11,7 @@ The contract, on SQLite and on every other database that Optuna speaks, over any
   takes its place where it failed.
 - A trial enters the database whole, in one transaction: parameters, configuration, and `owner`, the host and
   process that runs it. Numbers are given in the order of those transactions, and a trial that began too many or is
-  another one's twin is seen to be so by its number (`why_void`): of any two, the later one yields. So the budget is
+  another one's twin is seen to be so by its number (`void_reason`): of any two, the later one yields. So the budget is
   exact without a lock. Workers take turns at beginning trials all the same (`turn`), so that this hardly ever happens.
 - A trial whose worker is gone is FAIL, "worker lost", and its configuration is tried again, twice at most. One that
   was handed back, by Ctrl-C or SIGTERM, is tried again; one that failed by itself is not, but for the default.
@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from wastetune.signals import held_interrupts
-from wastetune.storage.budget import LIVE, LOST, find_twin
+from wastetune.signals import deferred_signals
+from wastetune.storage.budget import LIVE, LOST, find_duplicate
 from wastetune.storage.owner import is_lost, is_mine, this_process
-from wastetune.storage.retry import patiently
+from wastetune.storage.retry import with_retries
 from wastetune.storage.study import read_trials
 from wastetune.training.config import TrialConfig
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class InHand:
+class RunningTrial:
     """A running trial in this process's hands."""
 
     study: "optuna.Study"
@@ -60,7 +60,7 @@ def begin_trial(
     params: Mapping[str, Any],
     distributions: "Mapping[str, BaseDistribution]",
     attrs: Mapping[str, Any],
-) -> InHand:
+) -> RunningTrial:
     """A new running trial, owned by this process."""
     from optuna.trial import TrialState, create_trial
 
@@ -74,30 +74,30 @@ def begin_trial(
     )
     tried = False
 
-    def create() -> InHand:
+    def create() -> RunningTrial:
         nonlocal tried
         if tried:  # it may have entered, and only the answer was lost
             for there in study.get_trials(deepcopy=False):
                 if there.user_attrs.get("owner") == owner:
-                    return InHand(study, there._trial_id, there.number)
+                    return RunningTrial(study, there._trial_id, there.number)
         tried = True
         identity = study._storage.create_new_trial(study._study_id, template_trial=trial)
-        return InHand(study, identity, study._storage.get_trial_number_from_id(identity))
+        return RunningTrial(study, identity, study._storage.get_trial_number_from_id(identity))
 
-    return patiently(create)
+    return with_retries(create)
 
 
-def why_void(trial: InHand, goal: int) -> str | None:
+def void_reason(trial: RunningTrial, goal: int) -> str | None:
     """Why a trial that has just begun must not run: the study needs no more, or another one has its configuration."""
     trials = read_trials(trial.study)
     earlier = [other for other in trials[: trial.number] if other.state.name in LIVE]
     if len(earlier) >= goal:
         return f"not run: the study had its {goal} trials"
-    twin = find_twin(earlier, TrialConfig.model_validate(trials[trial.number].user_attrs["config"]))
+    twin = find_duplicate(earlier, TrialConfig.model_validate(trials[trial.number].user_attrs["config"]))
     return None if twin is None else f"not run: trial {twin} has this configuration"
 
 
-def record_heartbeat(trial: InHand) -> bool:
+def record_heartbeat(trial: RunningTrial) -> bool:
     """Gives a sign of life; False where the trial was finished by somebody who took this process for dead."""
     from optuna.exceptions import UpdateFinishedTrialError
 
@@ -108,30 +108,30 @@ def record_heartbeat(trial: InHand) -> bool:
     return True
 
 
-def report_score(trial: InHand, epoch: int, score: float) -> None:
+def report_score(trial: RunningTrial, epoch: int, score: float) -> None:
     """Tells the score after an epoch."""
     with _unless_finished():
-        patiently(lambda: trial.storage.set_trial_intermediate_value(trial.id, epoch, score))
+        with_retries(lambda: trial.storage.set_trial_intermediate_value(trial.id, epoch, score))
 
 
-def set_trial_attrs(trial: InHand, attrs: Mapping[str, Any]) -> None:
+def set_trial_attrs(trial: RunningTrial, attrs: Mapping[str, Any]) -> None:
     """Leaves with the trial what a reader may ask for."""
     with _unless_finished():
         for key, value in attrs.items():
-            patiently(partial(trial.storage.set_trial_user_attr, trial.id, key, value))
+            with_retries(partial(trial.storage.set_trial_user_attr, trial.id, key, value))
 
 
-def complete_trial(trial: InHand, score: float) -> "FrozenTrial":
+def complete_trial(trial: RunningTrial, score: float) -> "FrozenTrial":
     """Tells the trial's score."""
     return _finish(trial, "COMPLETE", score)
 
 
-def prune_trial(trial: InHand) -> "FrozenTrial":
+def prune_trial(trial: RunningTrial) -> "FrozenTrial":
     """Tells that the trial was not worth going on with."""
     return _finish(trial, "PRUNED")
 
 
-def fail_trial(trial: InHand, reason: str, *, void: bool = False) -> "FrozenTrial":
+def fail_trial(trial: RunningTrial, reason: str, *, void: bool = False) -> "FrozenTrial":
     """Tells that the trial came to nothing, and why; `void` where it was one too many and never ran."""
     set_trial_attrs(trial, {"failure": reason, **({"void": True} if void else {})})
     return _finish(trial, "FAIL")
@@ -144,7 +144,7 @@ def release_trials(study: "optuna.Study", reason: str) -> None:
     """
     from optuna.trial import TrialState
 
-    with contextlib.suppress(Exception), held_interrupts():
+    with contextlib.suppress(Exception), deferred_signals():
         for trial in study.get_trials(deepcopy=False):
             if trial.state is TrialState.RUNNING and is_mine(trial.user_attrs.get("owner")):
                 for key, value in (("failure", reason), ("handed_back", True)):
@@ -152,12 +152,12 @@ def release_trials(study: "optuna.Study", reason: str) -> None:
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
-def _finish(trial: InHand, state: str, score: float | None = None) -> "FrozenTrial":
+def _finish(trial: RunningTrial, state: str, score: float | None = None) -> "FrozenTrial":
     from optuna.trial import TrialState
 
     with _unless_finished():
         values = None if score is None else [score]
-        patiently(lambda: trial.storage.set_trial_state_values(trial.id, TrialState[state], values))
+        with_retries(lambda: trial.storage.set_trial_state_values(trial.id, TrialState[state], values))
     return read_trials(trial.study)[trial.number]
 
 
@@ -174,7 +174,7 @@ def fail_lost_trials(study: "optuna.Study", silent: "Sequence[FrozenTrial]" = ()
     """Tells FAIL to the running trials whose process on this machine is gone, and to those whose worker has been
     silent for too long; gives their numbers."""
     lost = [
-        InHand(study, trial._trial_id, trial.number)
+        RunningTrial(study, trial._trial_id, trial.number)
         for trial in read_trials(study)
         if trial.state.name == "RUNNING" and (trial in silent or is_lost(trial.user_attrs.get("owner")))
     ]

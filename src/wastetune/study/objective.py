@@ -19,7 +19,7 @@ from wastetune.backbones.cuts import Cut
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.search.space import bounds, sample
-from wastetune.study.prepare import Bar, Setting, trial_seed
+from wastetune.study.prepare import Bar, TrialContext, trial_seed
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import Epoch, FitResult, TrainingSet, ValidationSet, fit, steps_per_epoch
 from wastetune.training.learner import built_learner, count_parameters
@@ -33,13 +33,13 @@ _ATTEMPTS = 3
 _AHEAD = 20e9  # bytes; nobody wants more on their disk before a trial has asked for it
 
 
-def choose_config(trial: "BaseTrial", setting: Setting) -> TrialConfig:
+def choose_config(trial: "BaseTrial", context: TrialContext) -> TrialConfig:
     """The trial's configuration as it acts: depth snapped to a cut, augmentation to a view of the bank."""
-    config = sample(setting.space, trial)
+    config = sample(context.space, trial)
     return config.model_copy(
         update={
-            "frozen_depth": nearest_cut(setting.backbone, config.frozen_depth).frozen_depth,
-            "augmentation": snap_strength(config.augmentation, setting.spec.views),
+            "frozen_depth": nearest_cut(context.backbone, config.frozen_depth).frozen_depth,
+            "augmentation": snap_strength(config.augmentation, context.spec.views),
         }
     )
 
@@ -55,7 +55,7 @@ class TrialResult:
 
 
 def run_trial(
-    config: TrialConfig, number: int, setting: Setting, bar: Bar, on_epoch: Callable[[Epoch], object]
+    config: TrialConfig, number: int, context: TrialContext, bar: Bar, on_epoch: Callable[[Epoch], object]
 ) -> TrialResult:
     """Trains one configuration; its score is that of its best epoch on the validation pictures.
 
@@ -63,75 +63,77 @@ def run_trial(
     TrainingFailed where training came to nothing.
     """
     started = time.perf_counter()
-    train, val = tuning_sets(setting, config, bar)
+    train, val = tuning_sets(context, config, bar)
     activation_seconds = time.perf_counter() - started
-    cut = nearest_cut(setting.backbone, config.frozen_depth)
-    seed = trial_seed(setting, number)
+    cut = nearest_cut(context.backbone, config.frozen_depth)
+    seed = trial_seed(context, number)
     horizon = config.epochs * steps_per_epoch(len(train.labels), config)
-    with built_learner(setting.backbone, cut, config, len(setting.classes), horizon=horizon, seed=seed) as learner:
-        fitted = fit(learner, train, val, config=config, metric=setting.spec.metric, seed=seed, on_epoch=on_epoch)
+    with built_learner(context.backbone, cut, config, len(context.classes), horizon=horizon, seed=seed) as learner:
+        fitted = fit(learner, train, val, config=config, metric=context.spec.metric, seed=seed, on_epoch=on_epoch)
         parameters = count_parameters(learner)
     confusion = confusion_counts(val.labels, fitted.probabilities).tolist()
     return TrialResult(fitted, confusion, activation_seconds, parameters)
 
 
-def tuning_sets(setting: Setting, config: TrialConfig, bar: Bar) -> tuple[TrainingSet, ValidationSet]:
+def tuning_sets(context: TrialContext, config: TrialConfig, bar: Bar) -> tuple[TrainingSet, ValidationSet]:
     """The activations a configuration trains and is validated on, computed where they are not stored yet."""
-    return training_set(setting, setting.data.train, config, bar), plain_set(setting, setting.data.val, config, bar)
+    return training_set(context, context.data.train, config, bar), plain_set(context, context.data.val, config, bar)
 
 
 def training_set(
-    setting: Setting, pictures: PictureSet, config: TrialConfig, bar: Bar, *, ahead: bool = True
+    context: TrialContext, pictures: PictureSet, config: TrialConfig, bar: Bar, *, ahead: bool = True
 ) -> TrainingSet:
     """These pictures at the configuration's cut, in every view that its augmentation allows.
 
     What is missing is computed; with `ahead`, at the other cuts that trials may ask for too.
     """
-    cut = nearest_cut(setting.backbone, config.frozen_depth)
-    views = range(usable_views(config.augmentation, setting.spec.views))
-    return TrainingSet(tuple(_activations(setting, pictures, cut, view, bar, ahead) for view in views), pictures.labels)
+    cut = nearest_cut(context.backbone, config.frozen_depth)
+    views = range(usable_views(config.augmentation, context.spec.views))
+    return TrainingSet(tuple(_activations(context, pictures, cut, view, bar, ahead) for view in views), pictures.labels)
 
 
 def plain_set(
-    setting: Setting, pictures: PictureSet, config: TrialConfig, bar: Bar, *, ahead: bool = True
+    context: TrialContext, pictures: PictureSet, config: TrialConfig, bar: Bar, *, ahead: bool = True
 ) -> ValidationSet:
     """These pictures at the configuration's cut, as they are; `ahead` as in `training_set`."""
-    cut = nearest_cut(setting.backbone, config.frozen_depth)
-    return ValidationSet(_activations(setting, pictures, cut, 0, bar, ahead), pictures.labels)
+    cut = nearest_cut(context.backbone, config.frozen_depth)
+    return ValidationSet(_activations(context, pictures, cut, 0, bar, ahead), pictures.labels)
 
 
-def _activations(setting: Setting, pictures: PictureSet, cut: Cut, view: int, bar: Bar, ahead: bool) -> Activations:
-    magnitude = view_magnitude(view, setting.spec.views)
-    where = (setting.store, setting.backbone, pictures)
+def _activations(
+    context: TrialContext, pictures: PictureSet, cut: Cut, view: int, bar: Bar, ahead: bool
+) -> Activations:
+    magnitude = view_magnitude(view, context.spec.views)
+    where = (context.store, context.backbone, pictures)
     for _ in range(_ATTEMPTS):
         if missing_pictures(*where, [cut], view, magnitude):
-            cuts = _worth_computing(setting, cut) if ahead else [cut]
+            cuts = _worth_computing(context, cut) if ahead else [cut]
             to_do = missing_pictures(*where, cuts, view, magnitude)
             with bar(f"activations, {'plain' if view == 0 else f'view {view}'}", to_do) as done:
                 fill_activations(*where, cuts, view, magnitude, done)
         with contextlib.suppress(FileNotFoundError):  # another worker needed the room
             return open_activations(*where, cut, view, magnitude)
     raise UserError(
-        f"{setting.store.folder} is too small for what all workers need at once: activations were deleted as soon as "
+        f"{context.store.folder} is too small for what all workers need at once: activations were deleted as soon as "
         "they were made; raise WASTETUNE_CACHE_GB, or start fewer workers"
     )
 
 
-def _worth_computing(setting: Setting, cut: Cut) -> list[Cut]:
+def _worth_computing(context: TrialContext, cut: Cut) -> list[Cut]:
     """The cuts to store while the trunk runs anyway: all that the space can reach, if that is not too much.
 
     UserError where the store cannot hold even this one cut for a whole trial: each would compute it again.
     """
-    low, high = bounds(setting.space, "frozen_depth")
-    cuts = {cut, *reachable_cuts(setting.backbone, low, high)}
-    everything = (len(setting.data.train) + len(setting.data.val)) * setting.spec.views
-    needed = {each: activation_bytes(setting.backbone, each, everything) for each in cuts}
-    if needed[cut] > setting.store.limit:
+    low, high = bounds(context.space, "frozen_depth")
+    cuts = {cut, *reachable_cuts(context.backbone, low, high)}
+    everything = (len(context.data.train) + len(context.data.val)) * context.spec.views
+    needed = {each: activation_bytes(context.backbone, each, everything) for each in cuts}
+    if needed[cut] > context.store.limit:
         raise UserError(
-            f"the activations of {setting.backbone.name} at {cut.name} need {needed[cut] / 1e9:.1f} GB in "
-            f"{setting.spec.views} views, and {setting.store.folder} may hold {setting.store.limit / 1e9:.1f} GB; "
+            f"the activations of {context.backbone.name} at {cut.name} need {needed[cut] / 1e9:.1f} GB in "
+            f"{context.spec.views} views, and {context.store.folder} may hold {context.store.limit / 1e9:.1f} GB; "
             "raise WASTETUNE_CACHE_GB, lower views, or search higher values of frozen_depth"
         )
-    if sum(needed.values()) > min(setting.store.limit, _AHEAD):
+    if sum(needed.values()) > min(context.store.limit, _AHEAD):
         return [cut]
     return sorted(cuts, key=lambda each: each.frozen_depth)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from wastetune.backbones.activation_store import Store, open_store
 from wastetune.backbones.backbone import Backbone, load_backbone
 from wastetune.backbones.catalog import find_architecture
-from wastetune.console import Terminal
+from wastetune.console import Console
 from wastetune.data.datasets import find_dataset
 from wastetune.data.index import ImageIndex, index_folder
 from wastetune.data.pixels import PictureSet, Pixels, open_pixels
@@ -37,7 +37,7 @@ class TuningData:
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrialContext:
     """What is the same for every trial of a study."""
 
     spec: StudySpec
@@ -48,9 +48,9 @@ class Setting:
     data: TuningData
 
 
-def trial_seed(setting: Setting, number: int) -> int:
+def trial_seed(context: TrialContext, number: int) -> int:
     """The seed of everything random in a trial: the head's first weights, dropout, the order of pictures."""
-    return seed_for("trial", setting.spec.seed, number)
+    return seed_for("trial", context.spec.seed, number)
 
 
 # What a study may change and stay the same, or what the rest of the fingerprint says better.
@@ -61,14 +61,14 @@ _NO_PART = {"name", "source", "question", "trials", "weights", "dataset", "space
 class Prepared:
     """A study that is ready to run. `test` is for `retrain` alone."""
 
-    setting: Setting
+    context: TrialContext
     test: PictureSet
     index: ImageIndex
     splits: Splits
     fingerprint: dict[str, str]
 
 
-def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, terminal: Terminal) -> Prepared:
+def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, console: Console) -> Prepared:
     """Everything a study's trials need.
 
     `data` is a folder of data sets, `weights` a folder of weights files; both are searched first.
@@ -81,15 +81,17 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, t
     with _key_of(spec, "dataset"):
         folder = find_dataset(spec.dataset, data)
     cache = cache_folder()
-    with terminal.bar("reading pictures", None) as done:
+    with console.bar("reading pictures", None) as done:
         index = index_folder(folder, cache=cache, progress=_steps(done))
     splits = split_index(index, seed=spec.seed, val_fraction=spec.val_fraction, test_fraction=spec.test_fraction)
-    with terminal.bar("decoding pictures", len(index.pictures)) as done:
+    with console.bar("decoding pictures", len(index.pictures)) as done:
         pixels = open_pixels(index, spec.image_size or architecture.size, cache, progress=_steps(done))
     backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
     train, val, test = (_select(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
     return Prepared(
-        setting=Setting(spec, space, index.classes, backbone, open_store(cache, cache_limit()), TuningData(train, val)),
+        context=TrialContext(
+            spec, space, index.classes, backbone, open_store(cache, cache_limit()), TuningData(train, val)
+        ),
         test=test,
         index=index,
         splits=splits,

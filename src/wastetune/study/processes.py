@@ -29,7 +29,7 @@ _DEATHS = 3
 
 
 @dataclass
-class _Hand:
+class _WorkerProcess:
     """A worker process, and where it writes what went wrong."""
 
     process: "subprocess.Popen[bytes]"
@@ -44,7 +44,7 @@ def run_workers(
     study: "optuna.Study",
     trials: int,
     timeout: float | None,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
     tick: Callable[[], None],
 ) -> None:
     """Runs so many `wastetune worker` processes with these arguments until all have ended by themselves.
@@ -54,18 +54,18 @@ def run_workers(
     UserError where a worker says that something is wrong, and where they die again and again.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    hands = [_start(arguments, environment) for _ in range(count)]
+    workers = [_start(arguments, environment) for _ in range(count)]
     deaths, finished = 0, -1
     try:
-        while hands or (not count and time.monotonic() < deadline):
+        while workers or (not count and time.monotonic() < deadline):
             tick()
             if not count:
                 fail_lost_trials(study)
                 if len(finished_trials(study)) >= trials:
                     break
-            for hand in [each for each in hands if each.process.poll() is not None]:
-                hands.remove(hand)
-                status, words = hand.process.returncode, _last_words(hand)
+            for worker in [each for each in workers if each.process.poll() is not None]:
+                workers.remove(worker)
+                status, words = worker.process.returncode, _last_line(worker)
                 if status == 0:
                     continue
                 if status == 2:
@@ -80,42 +80,42 @@ def run_workers(
                         f"{deaths} workers died without a trial being finished, the last one with {how}"
                         f"{f': {words}' if words else ', perhaps for want of memory'}; what is finished is kept"
                     )
-                say(f"a worker died ({how}); another one takes its place")
-                hands.append(_start(arguments, environment))
+                echo(f"a worker died ({how}); another one takes its place")
+                workers.append(_start(arguments, environment))
             time.sleep(_LOOK_EVERY)
     except BaseException:
-        _end(hands)  # and ask the database nothing more: it may be what was waited for in vain
+        _stop(workers)  # and ask the database nothing more: it may be what was waited for in vain
         raise
     fail_lost_trials(study)
     tick()
 
 
-def _start(arguments: Sequence[str], environment: dict[str, str]) -> _Hand:
+def _start(arguments: Sequence[str], environment: dict[str, str]) -> _WorkerProcess:
     errors = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the process)
     command = [sys.executable, "-m", "wastetune", "worker", *arguments]
     surroundings = {**os.environ, **environment, PARENT: str(os.getpid())}
-    return _Hand(subprocess.Popen(command, env=surroundings, stdin=subprocess.DEVNULL, stderr=errors), errors)
+    return _WorkerProcess(subprocess.Popen(command, env=surroundings, stdin=subprocess.DEVNULL, stderr=errors), errors)
 
 
-def _last_words(hand: _Hand) -> str:
-    hand.errors.seek(0)
-    lines = hand.errors.read().decode(errors="replace").strip().splitlines()
-    hand.errors.close()
+def _last_line(worker: _WorkerProcess) -> str:
+    worker.errors.seek(0)
+    lines = worker.errors.read().decode(errors="replace").strip().splitlines()
+    worker.errors.close()
     return lines[-1][:1000] if lines else ""
 
 
-def _end(hands: "list[_Hand]") -> None:
+def _stop(workers: "list[_WorkerProcess]") -> None:
     """They hand back what they have; who has not after some seconds is killed."""
-    for hand in hands:
-        hand.process.terminate()
+    for worker in workers:
+        worker.process.terminate()
     deadline = time.monotonic() + _GRACE
-    for hand in hands:
+    for worker in workers:
         try:
-            hand.process.wait(max(deadline - time.monotonic(), 0.1))
+            worker.process.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
-            hand.process.kill()
-            hand.process.wait()
-        hand.errors.close()
+            worker.process.kill()
+            worker.process.wait()
+        worker.errors.close()
 
 
 def parent_process() -> int | None:
@@ -124,12 +124,12 @@ def parent_process() -> int | None:
     return int(number) if number.isdigit() else None
 
 
-def goes_on() -> bool:
+def is_replacement() -> bool:
     """Whether this worker takes another one's place: one that died, or itself before it was renewed."""
     return parent_process() is not None or _RENEWED in os.environ
 
 
-def renew_process() -> None:
+def restart_process() -> None:
     """This process begins anew, with the same number and arguments: its memory is given back."""
     os.environ[_RENEWED] = "1"
     os.execv(sys.executable, [sys.executable, "-m", "wastetune", *sys.argv[1:]])

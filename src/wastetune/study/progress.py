@@ -109,9 +109,9 @@ _SHOWN = ("frozen_depth", "augmentation", "head_layers", "head_units", "learning
 _LISTED = 20  # of the files that were left out
 
 
-def render_found(prepared: Prepared) -> Iterator[str]:
+def render_preparation(prepared: Prepared) -> Iterator[str]:
     """What there is to work with: pictures, split, what was left out, backbone."""
-    index, splits, backbone = prepared.index, prepared.splits, prepared.setting.backbone
+    index, splits, backbone = prepared.index, prepared.splits, prepared.context.backbone
     yield (
         f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes, "
         f"{len(splits.train):,} to train, {len(splits.val):,} to validate, {len(splits.test):,} sealed for the test"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from wastetune.backbones.backbone import nearest_cut
 from wastetune.data.pixels import PictureSet
 from wastetune.study.objective import plain_set, training_set
-from wastetune.study.prepare import Bar, Setting, trial_seed
+from wastetune.study.prepare import Bar, TrialContext, trial_seed
 from wastetune.training.config import TrialConfig
 from wastetune.training.evaluation import Scores, score_predictions
 from wastetune.training.fit import TrainingFailed, TrainingSet, fit_final, predict_probabilities, steps_per_epoch
@@ -24,7 +24,7 @@ _CHECKED = 32
 
 
 @dataclass(frozen=True)
-class Final:
+class RefitResult:
     """A configuration trained on all but the test set, and what it made of the test set."""
 
     config: TrialConfig
@@ -36,15 +36,15 @@ class Final:
     seconds: float
 
 
-def retrain(
-    setting: Setting,
+def refit(
+    context: TrialContext,
     test: PictureSet,
     *,
     number: int,
     attrs: Mapping[str, Any],
     bar: Bar,
     keep: Callable[[Any], None] = lambda model: None,
-) -> Final:
+) -> RefitResult:
     """Trains a finished trial's stored configuration again and evaluates it on the test pictures.
 
     As many passes over train + validation as the trial's best epoch had over train, with the learning-rate
@@ -55,20 +55,20 @@ def retrain(
     started = time.perf_counter()
     config = TrialConfig.model_validate(attrs["config"])
     epochs = int(attrs["best_epoch"])
-    cut = nearest_cut(setting.backbone, config.frozen_depth)
+    cut = nearest_cut(context.backbone, config.frozen_depth)
     train = _join(
-        *(training_set(setting, part, config, bar, ahead=False) for part in (setting.data.train, setting.data.val))
+        *(training_set(context, part, config, bar, ahead=False) for part in (context.data.train, context.data.val))
     )
-    sealed = plain_set(setting, test, config, bar, ahead=False)
-    seed = trial_seed(setting, number)
+    sealed = plain_set(context, test, config, bar, ahead=False)
+    seed = trial_seed(context, number)
     steps = epochs * steps_per_epoch(len(train.labels), config)
     with ExitStack() as stack:
-        classes = len(setting.classes)
-        learner = stack.enter_context(built_learner(setting.backbone, cut, config, classes, horizon=steps, seed=seed))
+        classes = len(context.classes)
+        learner = stack.enter_context(built_learner(context.backbone, cut, config, classes, horizon=steps, seed=seed))
         fit_final(learner, train, config=config, steps=steps, seed=seed)
         probabilities = predict_probabilities(learner, sealed.activations)
-        model = stack.enter_context(as_keras(learner, setting.backbone, cut, config, classes))
-        whole = assemble_model(setting.backbone, cut, model)
+        model = stack.enter_context(as_keras(learner, context.backbone, cut, config, classes))
+        whole = assemble_model(context.backbone, cut, model)
         some = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))  # of all classes
         pixels = np.concatenate([test.read(range(row, row + 1)) for row in some]).astype(np.float32)
         difference = float(np.abs(np.asarray(whole.predict_on_batch(pixels)) - probabilities[some]).max())
@@ -78,10 +78,10 @@ def retrain(
             )
         parameters = int(whole.count_params())
         keep(whole)
-    return Final(
+    return RefitResult(
         config,
         epochs,
-        score_predictions(sealed.labels, probabilities, setting.classes),
+        score_predictions(sealed.labels, probabilities, context.classes),
         probabilities,
         parameters,
         difference,

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from wastetune.console import Terminal
+from wastetune.console import Console
 from wastetune.data.splits import write_split_table
 from wastetune.settings import Places
-from wastetune.signals import heeded_interrupts
+from wastetune.signals import raise_on_signals
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import (
     best_trial,
@@ -24,8 +24,8 @@ from wastetune.storage.study import (
 )
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.study.prepare import Prepared, prepare_study
-from wastetune.study.processes import goes_on, parent_process, run_workers, worker_arguments
-from wastetune.study.progress import render_found, render_trial
+from wastetune.study.processes import is_replacement, parent_process, run_workers, worker_arguments
+from wastetune.study.progress import render_preparation, render_trial
 from wastetune.study.spec import StudySpec
 from wastetune.study.summary import finish, package_versions
 from wastetune.study.worker import run_worker
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def run_study(
     spec: StudySpec,
     places: Places,
-    terminal: Terminal,
+    console: Console,
     *,
     timeout: float | None = None,
     final: bool = True,
@@ -56,16 +56,16 @@ def run_study(
     """
     begun = time.perf_counter()
     check_uri(places.tracking_uri)
-    prepared = prepare_study(spec, data=places.data, weights=places.weights, terminal=terminal)
-    for line in render_found(prepared):
-        terminal.say(line)
-    study = _join(prepared, places.storage, terminal)
+    prepared = prepare_study(spec, data=places.data, weights=places.weights, console=console)
+    for line in render_preparation(prepared):
+        console.print(line)
+    study = _join(prepared, places.storage, console)
     set_study_attr(study, "trials", spec.trials)
     folder = places.results / spec.name
     write_split_table(prepared.index, prepared.splits, folder / "split.csv")
     preparing = time.perf_counter() - begun
 
-    with mirrored(partial(open_mirror_of, study, places.tracking_uri), terminal, places.tracking_uri) as post:
+    with mirrored(partial(open_mirror_of, study, places.tracking_uri), console, places.tracking_uri) as post:
         posted: set[int] = set()
 
         def post_ended(*_: object) -> None:
@@ -75,19 +75,19 @@ def run_study(
                     post(trial)
 
         def on_trial(trial: "FrozenTrial") -> None:
-            terminal.say(render_trial(trial, study))
+            console.print(render_trial(trial, study))
             post_ended()
 
-        terminal.say(f"{len(finished_trials(study))} of {spec.trials} trials are finished")
+        console.print(f"{len(finished_trials(study))} of {spec.trials} trials are finished")
         post_ended()
-        with heeded_interrupts() as check:
+        with raise_on_signals() as check:
             if workers is None:
                 run_worker(
                     study,
-                    prepared.setting,
+                    prepared.context,
                     trials=spec.trials,
                     timeout=timeout,
-                    bar=terminal.bar,
+                    bar=console.bar,
                     on_trial=on_trial,
                     check=check,
                 )
@@ -99,16 +99,16 @@ def run_study(
                     study=study,
                     trials=spec.trials,
                     timeout=timeout,
-                    say=terminal.say,
+                    echo=console.print,
                     tick=post_ended,
                 )
         report = None
         if not final:
             pass
         elif best_trial(study) is None or default_trial(study) is None:
-            terminal.say("no trial with a score yet, so there is nothing to retrain")
+            console.print("no trial with a score yet, so there is nothing to retrain")
         else:
-            report = finish(study, prepared, folder, terminal, preparing)
+            report = finish(study, prepared, folder, console, preparing)
             note_study(study, report, folder)
             post(FinalReport(report, folder))
         post(AllTrials(tuple(read_trials(study))))
@@ -118,28 +118,28 @@ def run_study(
 def run_one_worker(
     spec: StudySpec,
     places: Places,
-    terminal: Terminal,
+    console: Console,
     *,
     timeout: float | None,
     renew_after: int,
     check: Callable[[], None],
 ) -> bool:
     """Works on a study beside others until it has its trials; true where the process is to be renewed."""
-    prepared = prepare_study(spec, data=places.data, weights=places.weights, terminal=terminal)
+    prepared = prepare_study(spec, data=places.data, weights=places.weights, console=console)
     parent = parent_process()
-    study = _join(prepared, places.storage, terminal)
+    study = _join(prepared, places.storage, console)
     trials = get_study_attr(study, "trials", spec.trials)
     if parent is None:
-        for line in render_found(prepared):
-            terminal.say(line)
-        terminal.say(f"{len(finished_trials(study))} of {trials} trials are finished")
+        for line in render_preparation(prepared):
+            console.print(line)
+        console.print(f"{len(finished_trials(study))} of {trials} trials are finished")
     return run_worker(
         study,
-        prepared.setting,
+        prepared.context,
         trials=trials,
         timeout=timeout,
-        bar=terminal.bar,
-        on_trial=lambda trial: terminal.say(render_trial(trial, study)),
+        bar=console.bar,
+        on_trial=lambda trial: console.print(render_trial(trial, study)),
         check=check,
         renew_after=renew_after,
         parent=parent,
@@ -147,10 +147,10 @@ def run_one_worker(
     )
 
 
-def _join(prepared: Prepared, url: str, terminal: Terminal) -> "optuna.Study":
+def _join(prepared: Prepared, url: str, console: Console) -> "optuna.Study":
     """The study in its database, with what was lost there told to be."""
-    spec = prepared.setting.spec
-    opened = open_storage(url, patient=goes_on())  # a successor must not end because the database is away
+    spec = prepared.context.spec
+    opened = open_storage(url, patient=is_replacement())  # a successor must not end because the database is away
     study = open_study(opened, spec.name, prepared.fingerprint)
     if get_study_attr(study, "about") is None:
         dataset = prepared.index.folder.resolve().name
@@ -159,7 +159,7 @@ def _join(prepared: Prepared, url: str, terminal: Terminal) -> "optuna.Study":
         set_study_attr(study, "about", about)
         note_study(study)
     for number in fail_lost_trials(study):
-        terminal.say(f"trial {number} was in the hands of a process that is gone: failed")
+        console.print(f"trial {number} was in the hands of a process that is gone: failed")
     return study
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import reachable_cuts
 from wastetune.backbones.runtime import choose_runtime
-from wastetune.console import Terminal
+from wastetune.console import Console
 from wastetune.data.index import contradictions, duplicate_groups
 from wastetune.errors import UserError
 from wastetune.models.bundle import MODEL_FILE, save_description, save_model
@@ -27,8 +27,8 @@ from wastetune.report.text import write_report
 from wastetune.search.history import read_history
 from wastetune.search.space import bounds, searched_ranges
 from wastetune.storage.study import best_trial, default_trial, get_study_attr, read_trials, set_study_attr
-from wastetune.study.prepare import Prepared, Setting
-from wastetune.study.refit import Final, retrain
+from wastetune.study.prepare import Prepared, TrialContext
+from wastetune.study.refit import RefitResult, refit
 from wastetune.study.spec import StudySpec
 from wastetune.toml_file import named_files
 from wastetune.training.config import TrialConfig
@@ -45,18 +45,18 @@ _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 
 def describe_study(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial") -> dict[str, Any]:
     """Everything of the record but what was measured on the test set, and the seconds."""
-    setting, splits, index = prepared.setting, prepared.splits, prepared.index
+    context, splits, index = prepared.context, prepared.splits, prepared.index
     trials = read_trials(study)
     states = [trial.state.name for trial in trials]
     config = best.user_attrs["config"]
     return {
-        "study": setting.spec.name,
-        "question": setting.spec.question,
-        "backbone": setting.spec.backbone,
+        "study": context.spec.name,
+        "question": context.spec.question,
+        "backbone": context.spec.backbone,
         "dataset": index.folder.resolve().name,
-        "classes": list(setting.classes),
-        "metric": setting.spec.metric,
-        "command": render_command(setting.spec),
+        "classes": list(context.classes),
+        "metric": context.spec.metric,
+        "command": render_command(context.spec),
         "begun_with": prepared.fingerprint,
         "class_counts": _class_counts(prepared),
         "left_out": len(splits.left_out),
@@ -68,7 +68,7 @@ def describe_study(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial
         },
         "default_number": next((t.number for t in trials if t.user_attrs.get("default") and t.value is not None), 0),
         "best": {"number": best.number, "score": best.value, "config": config},
-        "edges": edge_findings(config, _reachable_ranges(setting)),
+        "edges": edge_findings(config, _reachable_ranges(context)),
         "problems": [{"path": problem.path, "what": problem.what} for problem in index.problems],
         "duplicates": sum(len(group) - 1 for group in duplicate_groups(index)),
         "contradictions": len(contradictions(index)),
@@ -109,17 +109,17 @@ def _class_counts(prepared: Prepared) -> dict[str, dict[str, int]]:
     return {name: {side: counts[side][label] for side in _SIDES} for label, name in enumerate(index.classes)}
 
 
-def _reachable_ranges(setting: Setting) -> dict[str, tuple[float, float, bool]]:
+def _reachable_ranges(context: TrialContext) -> dict[str, tuple[float, float, bool]]:
     """The ranges that were searched, the depth's as it acts: from the lowest cut to the highest."""
-    ranges = searched_ranges(setting.space)
+    ranges = searched_ranges(context.space)
     if "frozen_depth" in ranges:
-        cuts = reachable_cuts(setting.backbone, *bounds(setting.space, "frozen_depth"))
+        cuts = reachable_cuts(context.backbone, *bounds(context.space, "frozen_depth"))
         ranges["frozen_depth"] = (cuts[0].frozen_depth, cuts[-1].frozen_depth, False)
     return ranges
 
 
 def finish(
-    study: "optuna.Study", prepared: Prepared, folder: Path, terminal: Terminal, preparing: float
+    study: "optuna.Study", prepared: Prepared, folder: Path, console: Console, preparing: float
 ) -> dict[str, Any]:
     """The report, written to its folder; the winner is retrained unless that was done."""
     best, default = best_trial(study), default_trial(study)
@@ -134,15 +134,15 @@ def finish(
         measured = {key: before[key] for key in kept if key in before}
         retrain_seconds = before["seconds"]["retrain"]
     else:
-        terminal.say("retraining the default configuration and the winner on train + validation")
+        console.print("retraining the default configuration and the winner on train + validation")
         opened = list(dict.fromkeys([*get_study_attr(study, "test_opened_for", ()), best.number]))
         set_study_attr(study, "test_opened_for", opened)
-        setting, test = prepared.setting, prepared.test
+        context, test = prepared.context, prepared.test
 
-        def train_again(trial: "FrozenTrial", keep: Callable[[Any], None]) -> Final:
+        def train_again(trial: "FrozenTrial", keep: Callable[[Any], None]) -> RefitResult:
             number, attrs = trial.number, trial.user_attrs
             try:
-                return retrain(setting, test, number=number, attrs=attrs, bar=terminal.bar, keep=keep)
+                return refit(context, test, number=number, attrs=attrs, bar=console.bar, keep=keep)
             except TrainingFailed as error:
                 raise UserError(f"retraining trial {number} came to nothing: {error}; the trials are kept") from error
 
@@ -152,7 +152,7 @@ def finish(
         beside = beside or winner
         paths = tuple(prepared.index.pictures[row].path for row in prepared.splits.test)
         said, by_default = winner.probabilities, beside.probabilities
-        write_predictions(Predictions(setting.classes, paths, test.labels, said, by_default.argmax(axis=1)), folder)
+        write_predictions(Predictions(context.classes, paths, test.labels, said, by_default.argmax(axis=1)), folder)
         measured = {
             "test": scores_dict(winner.scores),
             "default_test": scores_dict(beside.scores),
@@ -182,7 +182,7 @@ def finish(
     save_description(
         folder / "bundle",
         {key: report[key] for key in ("study", "backbone", "dataset", "classes", "fingerprint", "versions", "test")}
-        | {"input_size": prepared.setting.backbone.size, "config": report["best"]["config"]},
+        | {"input_size": prepared.context.backbone.size, "config": report["best"]["config"]},
     )
     return report
 

@@ -10,23 +10,30 @@ from wastetune.backbones.backbone import nearest_cut
 from wastetune.backbones.cuts import TOP
 from wastetune.errors import UserError
 from wastetune.search.pruner import is_hopeless, is_looked_at
-from wastetune.search.sampler import Memory, Proposal, open_memory, propose, propose_at_random, propose_this
+from wastetune.search.sampler import (
+    InMemoryStudy,
+    Proposal,
+    open_in_memory_study,
+    propose,
+    propose_at_random,
+    propose_this,
+)
 from wastetune.search.space import bounds, default_params
 from wastetune.seeding import seed_for
 from wastetune.storage.budget import (
     LOST,
     MAX_RETRIES,
     count_live,
+    count_lost,
     default_is_due,
-    find_twin,
+    find_duplicate,
     only_finished,
     retry_due,
-    times_lost,
 )
-from wastetune.storage.heartbeat import Lease, leased
+from wastetune.storage.heartbeat import Heartbeat, heartbeats
 from wastetune.storage.study import ask_lock, read_trials
 from wastetune.storage.trials import (
-    InHand,
+    RunningTrial,
     begin_trial,
     complete_trial,
     fail_lost_trials,
@@ -35,10 +42,10 @@ from wastetune.storage.trials import (
     release_trials,
     report_score,
     set_trial_attrs,
-    why_void,
+    void_reason,
 )
 from wastetune.study.objective import choose_config, run_trial
-from wastetune.study.prepare import Bar, Setting, trial_seed
+from wastetune.study.prepare import Bar, TrialContext, trial_seed
 from wastetune.tracking.dashboard import Notes
 from wastetune.training.fit import Epoch
 
@@ -55,17 +62,17 @@ _WAIT = 0.5
 
 
 @dataclass(frozen=True)
-class _Begun:
+class _StartedTrial:
     """A trial that this worker has begun, and what it is to run."""
 
-    trial: InHand
+    trial: RunningTrial
     proposal: Proposal
     default: bool
 
 
 def run_worker(
     study: "optuna.Study",
-    setting: Setting,
+    context: TrialContext,
     *,
     trials: int,
     timeout: float | None,
@@ -86,10 +93,10 @@ def run_worker(
     UserError where trial after trial fails, with the last one's reason.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    memory = open_memory(epochs=int(bounds(setting.space, "epochs")[1]))
-    notes = Notes(study, setting.spec.metric, setting.classes)
+    memory = open_in_memory_study(epochs=int(bounds(context.space, "epochs")[1]))
+    notes = Notes(study, context.spec.metric, context.classes)
     failures = models = 0
-    with _handing_back(study), leased(study, parent) as lease:
+    with _releasing_trials(study), heartbeats(study, parent) as heartbeat:
         while True:
             check()
             fail_lost_trials(study)
@@ -99,18 +106,18 @@ def run_worker(
                     return False
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
-                begun = _begin(study, known, memory, setting, name) if count_live(known) < trials else None
-            if begun is None:  # the others may still fail
+                started = _begin(study, known, memory, context, name) if count_live(known) < trials else None
+            if started is None:  # the others may still fail
                 time.sleep(_WAIT)
                 continue
-            lease.hold(begun.trial)
+            heartbeat.hold(started.trial)
             # With the next number after those that were seen, nobody came in between and there is nothing to check.
-            if begun.trial.number > len(known) and (reason := why_void(begun.trial, trials)):
-                fail_trial(begun.trial, reason, void=True)
-                lease.hold(None)
+            if started.trial.number > len(known) and (reason := void_reason(started.trial, trials)):
+                fail_trial(started.trial, reason, void=True)
+                heartbeat.hold(None)
                 continue
-            ended = _run_one(begun, lease, memory, setting, notes, bar, check)
-            lease.hold(None)
+            ended = _run_one(started, heartbeat, memory, context, notes, bar, check)
+            heartbeat.hold(None)
             on_trial(ended)
             failures = failures + 1 if ended.state.name == "FAIL" and not _was_taken(ended) else 0
             if failures == _MAX_FAILURES:
@@ -124,7 +131,7 @@ def run_worker(
 
 
 @contextmanager
-def _handing_back(study: "optuna.Study") -> Iterator[None]:
+def _releasing_trials(study: "optuna.Study") -> Iterator[None]:
     """A trial in hand is handed back when its worker has to end, also one that has begun and does not run yet."""
     try:
         yield
@@ -137,26 +144,26 @@ def _handing_back(study: "optuna.Study") -> Iterator[None]:
 
 
 def _begin(
-    study: "optuna.Study", known: "Sequence[FrozenTrial]", memory: Memory, setting: Setting, name: str
-) -> _Begun:
+    study: "optuna.Study", known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext, name: str
+) -> _StartedTrial:
     default = default_is_due(known)
-    proposal = _choose(known, memory, setting, default, name)
-    cut = nearest_cut(setting.backbone, proposal.config.frozen_depth)
+    proposal = _choose(known, memory, context, default, name)
+    cut = nearest_cut(context.backbone, proposal.config.frozen_depth)
     attrs = {"config": proposal.config.model_dump(), "cut": cut.name, **({"default": True} if default else {})}
-    return _Begun(begin_trial(study, proposal.params, proposal.distributions, attrs), proposal, default)
+    return _StartedTrial(begin_trial(study, proposal.params, proposal.distributions, attrs), proposal, default)
 
 
 def _run_one(
-    begun: _Begun,
-    lease: Lease,
-    memory: Memory,
-    setting: Setting,
+    started: _StartedTrial,
+    heartbeat: Heartbeat,
+    memory: InMemoryStudy,
+    context: TrialContext,
     notes: Notes,
     bar: Bar,
     check: Callable[[], None],
 ) -> "FrozenTrial":
     """A trial that has begun, to what it comes to."""
-    trial, config = begun.trial, begun.proposal.config
+    trial, config = started.trial, started.proposal.config
     history: list[dict[str, Any]] = []
     looks: dict[int, float] = {}
     pruned = False
@@ -168,14 +175,14 @@ def _run_one(
         if is_looked_at(epoch.number, config.epochs):
             report_score(trial, epoch.number, epoch.score)
             looks[epoch.number] = epoch.score
-            pruned = not begun.default and is_hopeless(memory.study, looks)  # the winner is compared with the default
-        return pruned or lease.taken
+            pruned = not started.default and is_hopeless(memory.study, looks)  # the winner is compared with the default
+        return pruned or heartbeat.taken
 
     try:
-        result = run_trial(config, trial.number, setting, bar, on_epoch)
+        result = run_trial(config, trial.number, context, bar, on_epoch)
         attrs = {
             "history": history,
-            "seed": trial_seed(setting, trial.number),
+            "seed": trial_seed(context, trial.number),
             "best_epoch": result.fit.best.number,
             "val_accuracy": result.fit.best.accuracy,
             "confusion_matrix": result.confusion_matrix,
@@ -197,37 +204,39 @@ def _was_taken(trial: "FrozenTrial") -> bool:
     return bool(trial.user_attrs.get("failure") == LOST)
 
 
-def _choose(known: "Sequence[FrozenTrial]", memory: Memory, setting: Setting, default: bool, name: str) -> Proposal:
+def _choose(
+    known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext, default: bool, name: str
+) -> Proposal:
     """What to run next: the default while it is due, what was lost, then what the sampler proposes and nobody tried."""
 
     def resolve(trial: "optuna.trial.BaseTrial") -> Any:
-        return choose_config(trial, setting)
+        return choose_config(trial, context)
 
     if default:
-        proposal = propose_this(default_params(setting.space), resolve)
-        lost = times_lost(trial for trial in known if trial.user_attrs.get("default"))
+        proposal = propose_this(default_params(context.space), resolve)
+        lost = count_lost(trial for trial in known if trial.user_attrs.get("default"))
         if lost > MAX_RETRIES:
             raise UserError(
                 f"the worker of the default configuration was lost {lost} times, perhaps for want of memory; lower "
-                f"batch_size or image_size, or raise the default of frozen_depth in {setting.space.source}"
+                f"batch_size or image_size, or raise the default of frozen_depth in {context.space.source}"
             )
         return proposal
     if retry := retry_due(known):
         return propose_this(retry.params, resolve)
-    proposal = propose(memory, known, resolve, seed=_sampler_seed(setting, name, len(known)))
+    proposal = propose(memory, known, resolve, seed=_sampler_seed(context, name, len(known)))
     for attempt in range(1, _MAX_REPEATS):
-        if find_twin(known, proposal.config) is None:
+        if find_duplicate(known, proposal.config) is None:
             return proposal
-        proposal = propose_at_random(memory, resolve, seed=_sampler_seed(setting, name, len(known), attempt))
+        proposal = propose_at_random(memory, resolve, seed=_sampler_seed(context, name, len(known), attempt))
     raise UserError(
-        f"the space {setting.space.source} has no configuration left that was not tried in "
+        f"the space {context.space.source} has no configuration left that was not tried in "
         f"{len(only_finished(known))} trials; widen it, or ask for fewer --trials"
     )
 
 
-def _sampler_seed(setting: Setting, name: str, trials: int, attempt: int = 0) -> int:
+def _sampler_seed(context: TrialContext, name: str, trials: int, attempt: int = 0) -> int:
     """A seed from what came before: going on does not repeat the first points, nor does another worker."""
-    return seed_for("sampler", setting.spec.seed, *([name] if name else []), trials, attempt)
+    return seed_for("sampler", context.spec.seed, *([name] if name else []), trials, attempt)
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from wastetune.storage.database import engine_of
 from wastetune.storage.study import get_study_attr
-from wastetune.storage.trials import InHand
+from wastetune.storage.trials import RunningTrial
 from wastetune.tracking.dashboard_notes import metric_name
 from wastetune.tracking.trial_svg import draw_confusion, draw_learning_curve
 
@@ -105,12 +105,12 @@ class DrawnPictures(Pictures):
         raise ArtifactNotFound(artifact_id)
 
 
-def upload(store: Pictures, file: Path, owner: "InHand | optuna.Study") -> str:
+def upload(store: Pictures, file: Path, owner: "RunningTrial | optuna.Study") -> str:
     """Makes a file an artifact of a running trial, or of a study; gives its address in the dashboard."""
     from optuna.artifacts import upload_artifact
     from optuna.trial import FrozenTrial, TrialState
 
-    if not isinstance(owner, InHand):
+    if not isinstance(owner, RunningTrial):
         identity = upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=owner)
         return f"/artifacts/{owner._study_id}/{identity}"
     trial = FrozenTrial(

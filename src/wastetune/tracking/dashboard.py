@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wastetune.signals import held_interrupts
+from wastetune.signals import deferred_signals
 from wastetune.storage.study import get_study_attr
-from wastetune.storage.trials import InHand
+from wastetune.storage.trials import RunningTrial
 from wastetune.tracking.artifacts import REPORT, Pictures, artifact_folder, draw_pictures, find_report, upload
 from wastetune.tracking.dashboard_notes import metric_name, render_study_note, render_trial_note
 
@@ -34,12 +34,12 @@ class Notes:
         self._store = Pictures(artifact_folder(study._storage))
         self._said = False
 
-    def write(self, trial: InHand, config: Mapping[str, Any], attrs: Mapping[str, Any], *, pruned: bool) -> None:
+    def write(self, trial: RunningTrial, config: Mapping[str, Any], attrs: Mapping[str, Any], *, pruned: bool) -> None:
         """Pictures and note of a trial that is about to be told, from its record. Nothing that goes wrong is raised."""
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            with held_interrupts(), tempfile.TemporaryDirectory() as folder:
+            with deferred_signals(), tempfile.TemporaryDirectory() as folder:
                 pictures = []
                 for name, picture in draw_pictures(attrs, self._metric, self._classes):
                     file = Path(folder) / name

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from wastetune.console import Terminal
+from wastetune.console import Console
 from wastetune.errors import UserError
 from wastetune.models.parity import FOLDER as EXPORTS
 from wastetune.models.parity import export_metrics
@@ -55,14 +55,14 @@ Post = Callable[[Item], None]
 
 
 @contextmanager
-def mirrored(open_store: Callable[[], Mirror], terminal: Terminal, uri: str) -> Iterator[Post]:
+def mirrored(open_store: Callable[[], Mirror], console: Console, uri: str) -> Iterator[Post]:
     """Inside, whatever is given to the value gets copied beside what else happens; the end waits for the rest.
 
     A store that is away is said once, by its `uri` without a password, and what it lacks at the end. After a
     KeyboardInterrupt nobody waits: the next run copies the rest.
     """
     box = _Box()
-    thread = threading.Thread(target=_keep_up, args=(box, open_store, terminal, uri), name="mlflow", daemon=True)
+    thread = threading.Thread(target=_keep_up, args=(box, open_store, console, uri), name="mlflow", daemon=True)
     thread.start()
     try:
         yield box.posted.put
@@ -72,9 +72,9 @@ def mirrored(open_store: Callable[[], Mirror], terminal: Terminal, uri: str) -> 
         thread.join(_GRACE)
         raise
     except BaseException:
-        _wait(box, thread, terminal)
+        _wait(box, thread, console)
         raise
-    _wait(box, thread, terminal)
+    _wait(box, thread, console)
 
 
 @dataclass
@@ -87,17 +87,17 @@ class _Box:
     lacking: list[Item] = field(default_factory=list)  # the thread's; to be read after its end
 
 
-def _wait(box: _Box, thread: threading.Thread, terminal: Terminal) -> None:
+def _wait(box: _Box, thread: threading.Thread, console: Console) -> None:
     box.closing.set()
     thread.join(_SILENCE)
     if thread.is_alive():
-        terminal.say("copying to MLflow; Ctrl-C leaves the rest to the next run")
+        console.print("copying to MLflow; Ctrl-C leaves the rest to the next run")
         thread.join()
     if box.lacking:
-        terminal.say("MLflow lacks a part of this study; run the same command again to copy it")
+        console.print("MLflow lacks a part of this study; run the same command again to copy it")
 
 
-def _keep_up(box: _Box, open_store: Callable[[], Mirror], terminal: Terminal, uri: str) -> None:
+def _keep_up(box: _Box, open_store: Callable[[], Mirror], console: Console, uri: str) -> None:
     """Round after round, until the study is over and a round more has been tried."""
     mirror, said = None, False
     last = False
@@ -106,11 +106,11 @@ def _keep_up(box: _Box, open_store: Callable[[], Mirror], terminal: Terminal, ur
         box.lacking += _take_all(box.posted)
         try:
             mirror = mirror or open_store()
-            _copy(mirror, box.lacking, box.leaving.is_set, terminal.say)
+            _copy(mirror, box.lacking, box.leaving.is_set, console.print)
             box.lacking.clear()
         except Exception as error:  # whatever a database, a server or a network may raise
             if not said:
-                terminal.say(f"MLflow does not answer ({render_reason(error, uri)}); the study goes on without it")
+                console.print(f"MLflow does not answer ({render_reason(error, uri)}); the study goes on without it")
             said = True
             last = last or box.closing.is_set()  # it was tried long enough
             box.lacking += _take_all(box.posted)
@@ -118,13 +118,13 @@ def _keep_up(box: _Box, open_store: Callable[[], Mirror], terminal: Terminal, ur
             box.closing.wait(_BETWEEN)
 
 
-def _copy(mirror: Mirror, items: list[Item], stop: Callable[[], bool], say: Callable[[str], None]) -> None:
+def _copy(mirror: Mirror, items: list[Item], stop: Callable[[], bool], echo: Callable[[str], None]) -> None:
     mirror_trials(mirror, (item for item in items if not isinstance(item, FinalReport | AllTrials)), stop)
     for item in items:
         if isinstance(item, FinalReport) and not stop():
             mirror_final(mirror, item.report, item.folder)
             if registered := register_model(mirror, item.report, item.folder):
-                say(registered)
+                echo(registered)
         elif isinstance(item, AllTrials) and not stop():
             sync_trials(mirror, item.trials)
 

@@ -44,7 +44,7 @@ def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callabl
     # A search costs a millisecond per run that it finds; a copy begins when its trial did, so it finds few.
     begun = [_milliseconds(trial.datetime_start) or 0 for trial in ended.values()]
     query = f"tags.`{STUDY}` = '{mirror.study_id}' and attributes.start_time >= {min(begun)}"
-    with mirror.alone:
+    with mirror.lock:
         runs = [run for run in search(mirror.client, mirror.experiment, query) if run.data.tags[TRIAL] in ended]
         for run in runs:
             if run.info.status == "RUNNING":  # a copy that was interrupted
@@ -65,7 +65,7 @@ def sync_trials(mirror: Mirror, trials: "Sequence[FrozenTrial]") -> Changes:
     in another state. Which of two copies goes is the same for everybody who looks, so two may do this at once.
     """
     ended = {str(trial.number): trial for trial in trials if _is_mirrored(trial)}
-    with mirror.alone:
+    with mirror.lock:
         runs = search(mirror.client, mirror.experiment, f"tags.`{STUDY}` = '{mirror.study_id}'")
         whole: dict[str, str] = {}
         deleted = 0
@@ -99,7 +99,7 @@ def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> Non
     """
     digest = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
     query = f"tags.`{STUDY}` = '{mirror.study_id}' and tags.`{TRIAL}` = 'final'"
-    with mirror.alone:
+    with mirror.lock:
         there = search(mirror.client, mirror.experiment, query)
         if any(run.data.tags.get(_REPORT) == digest and run.info.status == "FINISHED" for run in there):
             return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wastetune.errors import UserError
 from wastetune.storage import locks
 from wastetune.storage.database import hide_password, quote_password
-from wastetune.storage.locks import LONG
+from wastetune.storage.locks import LONG_TIMEOUT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +62,7 @@ class Mirror:
     parent: str
     data: DataSource
     tags: Mapping[str, str]  # what all of the study's runs have: backbone, data set, versions
-    alone: contextlib.AbstractContextManager[object]  # inside, no other process writes to a store in a file
+    lock: contextlib.AbstractContextManager[object]  # inside, no other process writes to a store in a file
 
 
 def check_uri(uri: str) -> None:
@@ -144,8 +144,8 @@ def open_mirror(
     artifacts = file.resolve().parent / "artifacts" if file else None  # a server has its own place for them
     if artifacts:
         artifacts.mkdir(parents=True, exist_ok=True)
-    alone = FileLock(f"{file}.lock") if file else contextlib.nullcontext()
-    with alone, _server_lock(uri):  # two processes must not both create the tables, the experiment or the parent
+    lock = FileLock(f"{file}.lock") if file else contextlib.nullcontext()
+    with lock, _server_lock(uri):  # two processes must not both create the tables, the experiment or the parent
         if file and not file.exists():
             _create_tables(file)
         client = MlflowClient(uri)
@@ -169,7 +169,7 @@ def open_mirror(
             log_data(client, parent, data)
         if not found or found.tags.get(f"{VIEW}{study_id}") != _view(study_id):
             client.set_experiment_tag(experiment, f"{VIEW}{study_id}", _view(study_id))
-    return Mirror(client, experiment, study_id, parent, data, {**tags, "study": study}, alone)
+    return Mirror(client, experiment, study_id, parent, data, {**tags, "study": study}, lock)
 
 
 def _view(study_id: str) -> str:
@@ -214,7 +214,7 @@ def _server_lock(uri: str) -> Iterator[None]:
     engine = create_engine(uri, poolclass=NullPool) if _scheme(uri) == "postgresql" else None
     if engine is not None:
         engine.connect().close()  # a server that is away says so at once; MLflow would ask it for two minutes
-    with locks.alone(engine, "mlflow", patience=LONG):
+    with locks.exclusive(engine, "mlflow", timeout=LONG_TIMEOUT):
         yield
 
 

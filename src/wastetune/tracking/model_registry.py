@@ -41,7 +41,7 @@ def register_model(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> s
     if not file.is_file() or not (folder / "split.csv").is_file():
         return None
     name, digest = model_name(report["dataset"]), hashlib.sha256(file.read_bytes()).hexdigest()
-    with mirror.alone:
+    with mirror.lock:
         if not (version := _find_version(mirror, name, digest)):
             version = _add_version(mirror, name, report, folder, digest)
             if (first := _find_version(mirror, name, digest)) and first.version != version.version:

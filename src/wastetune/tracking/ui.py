@@ -26,7 +26,7 @@ from urllib.parse import quote, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from wastetune.errors import UserError
-from wastetune.settings import ONLY_HERE
+from wastetune.settings import LOOPBACK_HOSTS
 from wastetune.storage.database import hide_password, quote_password
 from wastetune.storage.study import get_study_attr
 from wastetune.tracking.artifacts import DrawnPictures, artifact_folder
@@ -120,7 +120,7 @@ def _mlflow_server(uri: str, host: str, port: int) -> Iterator[_Child]:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    if host not in ONLY_HERE:
+    if host not in LOOPBACK_HOSTS:
         names = {LOOPBACK, "localhost", host, socket.gethostname(), *_own_addresses()}
         environment.setdefault("MLFLOW_SERVER_ALLOWED_HOSTS", ",".join(f"{name}:{port}" for name in sorted(names)))
     with tempfile.TemporaryFile() as output:
@@ -184,7 +184,7 @@ def _guarded(app: "WSGIApplication", host: str) -> "WSGIApplication":
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         asked, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
-        known = host not in ONLY_HERE or urlsplit(f"//{asked}").hostname in ONLY_HERE
+        known = host not in LOOPBACK_HOSTS or urlsplit(f"//{asked}").hostname in LOOPBACK_HOSTS
         if not known or (origin and urlsplit(origin).netloc != asked):
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
             return [b"Not from this page."]
@@ -241,7 +241,7 @@ def _get(url: str) -> bytes:
 
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         request.add_header("Authorization", f"Basic {b64encode(pair.encode()).decode()}")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({})) if parts.hostname in ONLY_HERE else None
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({})) if parts.hostname in LOOPBACK_HOSTS else None
     with (opener.open if opener else urllib.request.urlopen)(request, timeout=5) as response:
         body: bytes = response.read()
         return body
