@@ -12,8 +12,8 @@ from PIL import Image
 
 import wastetune.data.image
 import wastetune.data.index
-from wastetune.data.image import decode_picture, load_pixels
-from wastetune.data.index import contradictions, duplicate_groups, index_folder, near_duplicate_groups, read_picture
+from wastetune.data.image import decode_picture, load_pixels, read_picture
+from wastetune.data.index import contradictions, duplicate_groups, index_folder, near_duplicate_groups
 from wastetune.errors import UserError
 
 

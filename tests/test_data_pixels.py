@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import wastetune.data.pixels
-from wastetune.data.image import resize_picture
-from wastetune.data.index import ImageIndex, index_folder, read_picture
+from wastetune.data.image import read_picture, resize_picture
+from wastetune.data.index import ImageIndex, index_folder
 from wastetune.data.pixels import open_pixels
 from wastetune.data.synthetic import write_sample
 from wastetune.errors import UserError

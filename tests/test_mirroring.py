@@ -14,8 +14,9 @@ from optuna.trial import TrialState, create_trial
 
 from wastetune.console import Console
 from wastetune.errors import UserError
+from wastetune.settings import Places
 from wastetune.storage.database import open_storage
-from wastetune.study.run import Places, run_study
+from wastetune.study.run import run_study
 from wastetune.study.spec import load_study
 from wastetune.tracking import mlflow_mirror
 from wastetune.tracking.mlflow_mirror import FinalReport, mirrored

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wastetune.report.text import draw_confusion_matrix, render_markdown, render_report, write_report
+from wastetune.report.confusion_matrix import draw_confusion_matrix
+from wastetune.report.text import render_markdown, render_report, write_report
 from wastetune.study.summary import edge_findings
 from wastetune.training.evaluation import score_predictions, scores_dict
 

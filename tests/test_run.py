@@ -15,9 +15,10 @@ import optuna
 import pytest
 
 from wastetune.console import open_console
+from wastetune.settings import Places
 from wastetune.storage.database import open_storage
 from wastetune.study.prepare import TuningData, prepare_study
-from wastetune.study.run import Places, run_study
+from wastetune.study.run import run_study
 from wastetune.study.spec import load_study
 
 CACHE = {"WASTETUNE_CACHE": "cache"}  # in the folder that the command runs in

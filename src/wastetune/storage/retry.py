@@ -47,8 +47,8 @@ def with_retries(action: Callable[[], T]) -> T:
             _log.warning("the study database does not answer (%s); waiting", reason)
         if now - since > GIVE_UP_AFTER:
             raise UserError(
-                f"the study database has not answered for {GIVE_UP_AFTER / 60:.0f} minutes ({reason}); what is finished is "
-                "kept: start the same command again when it is back"
+                f"the study database has not answered for {GIVE_UP_AFTER / 60:.0f} minutes ({reason}); "
+                "what is finished is kept: start the same command again when it is back"
             )
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
