@@ -99,8 +99,10 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_activations import SIZE, picture_set
-from wastetune.activations import PictureSet, fill_activations, open_store
-from wastetune.backbone import TOP, load_backbone
+from wastetune.backbones.activation_store import fill_activations, open_store
+from wastetune.backbones.backbone import load_backbone
+from wastetune.backbones.cuts import TOP
+from wastetune.data.pixels import PictureSet
 pictures, taken = picture_set(1024), 0
 def read(rows):
     global taken
