@@ -91,8 +91,7 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
     import pandas
 
     from wastetune.storage.database import open_storage
-    from wastetune.storage.records import read_records
-    from wastetune.storage.study import find_study
+    from wastetune.storage.study import find_study, read_records
     from wastetune.study.spec import study_name
     from wastetune.training.config import TrialConfig
 
