@@ -98,7 +98,7 @@ SLOWLY = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_activations import SIZE, picture_set
+from test_activation_store import SIZE, picture_set
 from wastetune.backbones.activation_store import fill_activations, open_store
 from wastetune.backbones.backbone import load_backbone
 from wastetune.backbones.cuts import TOP
