@@ -3,9 +3,9 @@
     python -m support.forkserver SOCKET
 
 Importing TensorFlow and MLflow takes some five seconds of a core, a fork some milliseconds. Nothing but imports happens
-here: TensorFlow starts its threads with its first operation, and a process that has them cannot be forked. The command
-runs in the child as in a new interpreter: with its own streams, folder, environment and random numbers, with the
-signals as Python sets them, and with an interpreter that ends as one does.
+here: TensorFlow starts its threads with its first operation, and a process that has them cannot be forked. The code
+runs in the child as with `python -c` in a new interpreter: with its own streams, folder, environment and random
+numbers, with the signals as Python sets them, and with an interpreter that ends as one does.
 """
 
 import gc
@@ -88,7 +88,7 @@ def become(request, streams):
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv = ["wastetune", *request["arguments"]]
+    sys.argv = request["arguments"]
     if os.environ.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(line_buffering=True)
     import numpy as np
@@ -100,11 +100,10 @@ def main():
     connection = socket.socket(fileno=int(sys.argv[1]))
     preload()
     found = serve(connection)
-    if found:
-        become(*found)
-        from wastetune.cli.main import main as run_command
-
-        run_command(prog_name="wastetune")
+    if not found:
+        os._exit(0)  # at once
+    become(*found)
+    exec(found[0]["code"], {"__name__": "__main__"})
 
 
 if __name__ == "__main__":

@@ -15,14 +15,18 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
+PIPES = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+
+COMMAND = "from wastetune.cli.main import main; main(prog_name='wastetune')"
 
 
 class Forked:
-    """A command in a process forked by `support.forkserver`, with what the tests use of a `Popen`."""
+    """Code in a process forked by `support.forkserver`, with what the tests use of a `Popen`."""
 
-    def __init__(self, server, folder, arguments, environment):
-        self.args, self.returncode = ["wastetune", *arguments], None
-        request = {"folder": str(folder), "arguments": arguments, "environment": environment}
+    def __init__(self, server, folder, code, arguments, environment):
+        self.args, self.returncode = arguments, None
+        request = {"folder": str(folder), "code": code, "arguments": arguments, "environment": environment}
         ends = [os.pipe() for _ in range(3)]
         with Path(os.devnull).open() as nothing:
             given = [nothing.fileno(), *(write for _, write in ends)]
@@ -99,10 +103,23 @@ def start_in(fork_server):
         words = list(map(str, arguments))
         surroundings = {**os.environ, **{name: str(value) for name, value in environment.items()}}
         if fork_server and not fresh and "PYTHONPATH" not in environment:
-            return Forked(fork_server, folder, words, surroundings)
+            return Forked(fork_server, folder, COMMAND, ["wastetune", *words], surroundings)
         command = [Path(sysconfig.get_path("scripts")) / "wastetune", *words]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=folder, text=True, env=surroundings, **pipes)
+        return subprocess.Popen(command, cwd=folder, text=True, env=surroundings, **PIPES)
+
+    return start
+
+
+@pytest.fixture
+def start_python(fork_server, tmp_path):
+    """Starts `python -c` with this code and these arguments in the folder `tmp_path`; gives the process."""
+
+    def start(code, *arguments):
+        words = ["-c", *map(str, arguments)]
+        if fork_server:
+            return Forked(fork_server, tmp_path, code, words, dict(os.environ))
+        command = [sys.executable, "-c", code, *words[1:]]
+        return subprocess.Popen(command, cwd=tmp_path, text=True, **PIPES)
 
     return start
 
