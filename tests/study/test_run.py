@@ -36,7 +36,7 @@ def first(tmp_path_factory, tiny, _empty_store, start_in):
     folder = tmp_path_factory.mktemp("first")
     (folder / "mlruns").mkdir()
     shutil.copyfile(_empty_store, folder / "mlruns" / "mlflow.db")
-    process = start_in(folder, "run", "--study", tiny, **CACHE)
+    process = start_in(folder, "run", "--study", tiny, fresh=True, **CACHE)
     stdout, stderr = process.communicate(timeout=280)
     assert process.returncode == 0, stdout + stderr
     return folder, stdout, stderr
@@ -297,7 +297,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(start_cli, r
     study = tmp_path / "long_study.toml"
     study.write_text(tiny.read_text().replace(str(tiny.parent / "tiny_space.toml"), str(space)))
     command = ("run", "--study", study, "--trials", 2, "--no-retrain")
-    process = start_cli(*command, PYTHONUNBUFFERED="1")
+    process = start_cli(*command, fresh=True, PYTHONUNBUFFERED="1")
     for line in process.stdout:
         if line.startswith("trial   0"):
             break

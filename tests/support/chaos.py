@@ -29,6 +29,7 @@ from mlflow import MlflowClient
 from optuna.trial import FixedTrial
 
 from support.postgres import open_postgres
+from wastetune.cli.main import main as command_line
 from wastetune.console import open_console
 from wastetune.data.synthetic import write_sample
 from wastetune.errors import UserError
@@ -113,8 +114,9 @@ class Fork:
 class Arena:
     """A study, its workers, and the means to make their lives hard."""
 
-    def __init__(self, folder, url, tracking, postgres, trials, seed):
+    def __init__(self, folder, url, tracking, postgres, trials, seed, fresh_every):
         self.folder, self.url, self.tracking, self.postgres, self.trials = folder, url, tracking, postgres, trials
+        self.fresh_every = fresh_every
         self.random = random.Random(seed)
         self.study = folder / f"chaos{seed}.toml"
         (folder / "space.toml").write_text(SPACE)
@@ -132,7 +134,7 @@ class Arena:
     def start(self):
         log = (self.folder / f"{self.study.stem}-worker{len(self.logs)}.log").open("w+")
         self.logs.append(log)
-        if len(self.logs) % 4:
+        if len(self.logs) % self.fresh_every:
             self.workers.append(Fork(self.work, log))
         else:
             command = [sys.executable, "-m", "wastetune", "worker", "--study", str(self.study)]
@@ -273,34 +275,39 @@ class Arena:
 
     def check_mirror(self, trials):
         """`wastetune sync`, twice; then each trial that ran is one run, in its state, with its score."""
-        command = [
-            sys.executable,
-            "-m",
-            "wastetune",
-            "sync",
-            "--study",
-            self.study.stem,
-            "--tracking-uri",
-            self.tracking,
-        ]
-        for _ in range(2):
-            subprocess.run(command, check=True, env={**os.environ, "WASTETUNE_STORAGE": self.url}, cwd=self.folder)
-        client = MlflowClient(self.tracking)
-        (experiment,) = (each for each in client.search_experiments() if each.name == "pictures")
-        query = f"tags.study = '{self.study.stem}' and tags.`wastetune.trial` = 'study'"
-        (parent,) = client.search_runs([experiment.experiment_id], query)
-        runs = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+        with (self.folder / f"{self.study.stem}-sync.log").open("w+") as log:
+            syncing = Fork(self.sync, log)
+            syncing.wait()
+            if syncing.returncode:
+                return [f"wastetune sync ended with {syncing.returncode}: {Path(log.name).read_text()[-2000:]}"]
         names = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
         expected = sorted(
             (f"trial {t.number}", names[t.state.name], t.value if t.state.name == "COMPLETE" else None)
             for t in trials
             if not is_void(t)
         )
+        found = [tuple(run) for run in json.loads((self.folder / "runs.json").read_text())]
+        return [] if found == expected else [f"MLflow has {set(found) ^ set(expected)} differently"]
+
+    def sync(self):
+        """`wastetune sync`, twice, and a file of the runs that MLflow has then.
+
+        In a process of its own: this one opens no database that its workers would inherit.
+        """
+        os.chdir(self.folder)
+        for _ in range(2):
+            command = ["sync", "--study", self.study.stem, "--tracking-uri", self.tracking]
+            assert not command_line(command, prog_name="wastetune", standalone_mode=False)
+        client = MlflowClient(self.tracking)
+        (experiment,) = (each for each in client.search_experiments() if each.name == "pictures")
+        query = f"tags.study = '{self.study.stem}' and tags.`wastetune.trial` = 'study'"
+        (parent,) = client.search_runs([experiment.experiment_id], query)
+        runs = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
         found = sorted(
             (r.info.run_name, r.info.status, r.data.metrics.get("best_score") if r.info.status == "FINISHED" else None)
             for r in runs
         )
-        return [] if found == expected else [f"MLflow has {set(found) ^ set(expected)} differently"]
+        Path("runs.json").write_text(json.dumps(found))
 
     def close(self):
         for worker in self.workers:
@@ -310,9 +317,9 @@ class Arena:
             log.close()
 
 
-def run_chaos(folder, url, tracking, postgres, *, trials, seed, minutes):
+def run_chaos(folder, url, tracking, postgres, *, trials, seed, minutes, fresh_every):
     """One study under blows, checked: what was done, and what is wrong."""
-    arena = Arena(folder, url, tracking, postgres, trials, seed)
+    arena = Arena(folder, url, tracking, postgres, trials, seed, fresh_every)
     try:
         wrong = arena.run(time.monotonic() + 60 * minutes)
         if arena.back_at is not None:
@@ -329,6 +336,8 @@ def main():
     parser.add_argument("--trials", type=int, default=200, help="of each study")
     parser.add_argument("--studies", type=int, default=1000, help="no more than so many")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fresh-every", type=int, default=4, help="one worker in so many is not forked")
+    parser.add_argument("--tracking-uri", help="of an MLflow store; left out: a new one")
     asked = parser.parse_args()
     done, wrong, studies = Counter(), [], 0
     began = time.monotonic()
@@ -337,12 +346,16 @@ def main():
         write_sample(folder / "pictures", classes=("box", "leaf"), per_class=20, size=48)
         postgres = stack.enter_context(open_postgres()) if asked.database == "postgresql" else None
         url = postgres.new_database() if postgres else f"sqlite:///{folder / 'study.db'}"
-        tracking = f"sqlite:///{folder / 'mlflow.db'}"
+        tracking = asked.tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
         cache, lease = str(folder / "cache"), str(LEASE)
         os.environ.update(WASTETUNE_STORAGE=url, WASTETUNE_LEASE=lease, WASTETUNE_CACHE=cache)
         while time.monotonic() - began < 60 * asked.minutes and studies < asked.studies:
             more, bad = run_chaos(
-                folder, url, tracking, postgres, trials=asked.trials, seed=asked.seed + studies, minutes=asked.minutes
+                *(folder, url, tracking, postgres),
+                trials=asked.trials,
+                seed=asked.seed + studies,
+                minutes=asked.minutes,
+                fresh_every=asked.fresh_every,
             )
             done += more
             wrong += bad

@@ -69,6 +69,11 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+def with_support():
+    """The environment of a process that imports `support`."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))}
+
+
 @pytest.fixture(scope="session")
 def fork_server(before):
     """The socket of a process that has imported all and forks itself for a command; None where a fork is not safe."""
@@ -76,11 +81,10 @@ def fork_server(before):
         yield None
         return
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
     server = subprocess.Popen(
         [sys.executable, "-m", "support.forkserver", str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
-        env={**os.environ, "PYTHONPATH": path},
+        env=with_support(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -119,7 +123,7 @@ def start_python(fork_server, tmp_path):
         if fork_server:
             return Forked(fork_server, tmp_path, code, words, dict(os.environ))
         command = [sys.executable, "-c", code, *words[1:]]
-        return subprocess.Popen(command, cwd=tmp_path, text=True, **PIPES)
+        return subprocess.Popen(command, cwd=tmp_path, text=True, env=with_support(), **PIPES)
 
     return start
 
