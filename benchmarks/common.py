@@ -56,22 +56,26 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def write_study(name: str, **values: object) -> Path:
-    """A study's file in the working directory, without weights unless `values` name them."""
+    """A study's file in the working directory."""
     file = Path(f"{name}.toml").resolve()
-    lines = {"backbone": SMALL_BACKBONE, "weights": "none"} | values
-    file.write_text(
-        "".join(f"{key} = {value!r}\n" for key, value in lines.items())
-    )  # repr is TOML for text and numbers
+    file.write_text("".join(f"{key} = {value!r}\n" for key, value in values.items()))  # TOML for text and numbers
     return file
 
 
+def write_space(*, depth: object = 1.0, epochs: int = 2) -> str:
+    """A small search space in the working directory; gives its path."""
+    file = Path(f"space_{epochs}.toml").resolve()
+    file.write_text(SPACE.format(depth=depth, epochs=epochs))
+    return str(file)
+
+
 def write_small_study(name: str, *, depth: object = 1.0, epochs: int = 2, **values: object) -> Path:
-    """A study's file on 40 generated pictures, with a space of its own; trials take milliseconds."""
-    space = Path(f"{name}_space.toml").resolve()
-    space.write_text(SPACE.format(depth=depth, epochs=epochs))
-    if not (pictures := Path("pictures").resolve()).exists():
+    """A study's file on 40 generated pictures, or those named, without weights; trials take milliseconds."""
+    pictures = Path("pictures").resolve()
+    if "dataset" not in values and not pictures.exists():
         write_sample(pictures, classes=("box", "leaf"), per_class=20, size=48, odd_files=False)
-    return write_study(name, **{"dataset": str(pictures), "space": str(space), "image_size": 48, "views": 2} | values)
+    fixed = {"dataset": str(pictures), "backbone": SMALL_BACKBONE, "weights": "none", "image_size": 48, "views": 2}
+    return write_study(name, **fixed | {"space": write_space(depth=depth, epochs=epochs)} | values)
 
 
 def prepare(file: Path) -> Prepared:
@@ -80,15 +84,12 @@ def prepare(file: Path) -> Prepared:
     return prepare_study(load_study(str(file)), data=data, weights=weights, console=open_console(quiet=True))
 
 
-def prepare_trashnet(asked: argparse.Namespace, **values: object) -> Prepared:
-    """TrashNet and MobileNetV3Small 0.75 with ImageNet weights; with --quick, generated pictures and no weights."""
-    if asked.quick:
-        return prepare(write_small_study("quick", epochs=8, **values))
-    return prepare(
-        write_study(
-            "trashnet", **{"dataset": "trashnet", "backbone": "mobilenet_v3_small_075"} | values, weights="imagenet"
-        )
-    )
+def prepare_trashnet(*, quick: bool, space: str = "head", views: int = 4) -> Prepared:
+    """TrashNet and MobileNetV3Small 0.75 with ImageNet weights; if quick, generated pictures and a small space."""
+    if quick:
+        return prepare(write_small_study("quick", epochs=8, views=views))
+    trashnet = {"dataset": "trashnet", "backbone": "mobilenet_v3_small_075", "weights": "imagenet"}
+    return prepare(write_study("trashnet", **trashnet, space=space, views=views))
 
 
 def folders() -> tuple[Path | None, Path | None]:
@@ -110,7 +111,7 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def compare_rates(actions: dict[str, Callable[[], object]], count: int, *, quick: bool) -> Iterator[Row]:
+def compare_rates(actions: dict[str, Callable[[], object]], count: int, *, quick: bool, **labels: str) -> Iterator[Row]:
     """Images/s of actions on `count` images each, and how many times the first one's rate that is.
 
     The best of four interleaved rounds: whatever else runs on a machine only ever slows it down.
@@ -127,7 +128,7 @@ def compare_rates(actions: dict[str, Callable[[], object]], count: int, *, quick
             best[name] = max(best[name], images / (time.perf_counter() - started))
     baseline = next(iter(best.values()))
     for name, rate in best.items():
-        yield {"what": name, "first call s": firsts[name], "images/s": rate, "times": rate / baseline}
+        yield {**labels, "what": name, "first call s": firsts[name], "images/s": rate, "times": rate / baseline}
 
 
 def print_table(rows: Iterable[Row], file: Path | None = None) -> list[Row]:
@@ -144,7 +145,7 @@ def print_table(rows: Iterable[Row], file: Path | None = None) -> list[Row]:
 
 
 def _line(row: Row, cells: Iterable[Any]) -> str:
-    widths = [max(len(key), 30 if isinstance(value, str) else 9) for key, value in row.items()]
+    widths = [max(len(key), 32 if isinstance(value, str) else 9) for key, value in row.items()]
     return "  ".join(
         f"{_text(cell):{'<' if isinstance(value, str) else '>'}{width}}"
         for cell, value, width in zip(cells, row.values(), widths, strict=True)

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure_trial(asked: argparse.Namespace) -> Iterator[Row]:
-    prepared = prepare_trashnet(asked) if asked.quick else prepare_trashnet(asked, space="head", views=4)
+    prepared = prepare_trashnet(quick=asked.quick)
     study = open_study(open_storage("sqlite:///overhead.db"), "overhead", prepared.fingerprint)
     spent: dict[str, float] = defaultdict(float)
     for part, owner, name in PARTS:

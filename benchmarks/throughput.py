@@ -51,8 +51,7 @@ def trunk(asked: argparse.Namespace) -> Iterator[Row]:
     for name in asked.backbone or ((SMALL_BACKBONE,) if asked.quick else BACKBONES):
         backbone = load(name)
         pixels = draw_pixels(backbone.size)
-        actions = {f"{name}, {how}": action for how, action in trunks(backbone, pixels).items()}
-        yield from compare_rates(actions, len(pixels), quick=asked.quick)
+        yield from compare_rates(trunks(backbone, pixels), len(pixels), quick=asked.quick, backbone=name)
 
 
 def trunks(backbone: Backbone, pixels: np.ndarray) -> dict[str, Callable[[], object]]:
@@ -125,10 +124,8 @@ def tails(asked: argparse.Namespace) -> Iterator[Row]:
                 model = stack.enter_context(built_model(backbone, cut, config, classes, seed=0))
                 compile_model(model, config, horizon=100, xla=xla)
                 inputs = draw.uniform(size=(BATCH, *model.inputs[0].shape[1:])).astype(np.float32)
-                actions[f"{name}, {cut.name}, {how}"] = lambda model=model, inputs=inputs: model.train_on_batch(
-                    inputs, targets
-                )
-            yield from compare_rates(actions, BATCH, quick=asked.quick)
+                actions[how] = lambda model=model, inputs=inputs: model.train_on_batch(inputs, targets)
+            yield from compare_rates(actions, BATCH, quick=asked.quick, backbone=name, cut=cut.name)
 
 
 if __name__ == "__main__":
