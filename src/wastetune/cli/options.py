@@ -10,7 +10,7 @@ data_option = click.option(
     "--data",
     "folder",
     type=click.Path(path_type=Path),
-    default=Path(DATA.value),
+    default=Path(DATA.default),
     show_default=True,
     envvar=DATA.variable,
     metavar="FOLDER",
@@ -21,7 +21,7 @@ study_option = click.option(
 )
 storage_option = click.option(
     "--storage",
-    default=STORAGE.value,
+    default=STORAGE.default,
     envvar=STORAGE.variable,
     show_default=True,
     metavar="URL",
@@ -29,7 +29,7 @@ storage_option = click.option(
 )
 tracking_option = click.option(
     "--tracking-uri",
-    default=TRACKING.value,
+    default=TRACKING.default,
     envvar=TRACKING.variable,
     show_default=True,
     metavar="URI",
@@ -44,22 +44,22 @@ weights_option = click.option(
 results_option = click.option(
     "--results",
     type=click.Path(path_type=Path),
-    default=Path(RESULTS.value),
+    default=Path(RESULTS),
     show_default=True,
     metavar="FOLDER",
-    help="Where reports and models go.",
+    help="The folder of reports and models.",
 )
 model_study_option = click.option(
-    "--study", metavar="NAME|PATH", help="A study whose model it is: the one in its results folder."
+    "--study", metavar="NAME|PATH", help="The study whose model is used, from its results folder."
 )
 bundle_option = click.option(
     "--bundle",
     type=click.Path(path_type=Path),
     metavar="FOLDER|FILE",
-    help="A model instead: a study's bundle, or what `wastetune export` made.",
+    help="A model instead of a study: a bundle, or a file that `wastetune export` wrote.",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), help="Another seed than the study's, for another split and search."
+    "--seed", type=click.IntRange(min=0), help="Another seed than the study's, for another split and another search."
 )
 renew_option = click.option(
     "--renew-after",
@@ -67,5 +67,5 @@ renew_option = click.option(
     default=50,
     show_default=True,
     metavar="N",
-    help="Renew a worker process after N trials that trained a part of the backbone: they leave memory behind.",
+    help="Restart a worker process after N trials that trained a part of the backbone, to free their memory.",
 )
