@@ -89,9 +89,7 @@ def test_a_finished_study_is_not_run_again_and_one_more_trial_resumes_it(old):
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
     told = json.loads(before[results / "report.json"])
     study = find_study(open_storage("sqlite:///wastetune.db"), "old")
-    if (
-        study.user_attrs["fingerprint"] == told["begun_with"]
-    ):  # nothing new was installed since
+    if study.user_attrs["fingerprint"] == told["begun_with"]:  # nothing new was installed since
         run(old)
         assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
 

@@ -93,13 +93,13 @@ def _show_answer(exhibit: AppState, chosen: _Chosen) -> None:
     except ValueError as error:
         st.error(f"This file cannot be used: {error}. Try another photo.")
         return
-    look = onlooker.look(resize_picture(picture, onlooker.size))
+    look = onlooker.explain(resize_picture(picture, onlooker.size))
     st.html(render_answer(look, picture, onlooker.classes, exhibit.about, chosen.truth))
     gathering = exhibit.gathering
     if gathering.gallery is not None:
         answer = onlooker.classes[int(look.probabilities.argmax())]
-        alike = nearest_neighbors(gathering.gallery, look.vector, ALIKE)
-        st.html(render_similar(alike, answer, learnt=pixels_hash(picture) in gathering.gallery.learnt))
+        alike = nearest_neighbors(gathering.gallery, look.embedding, ALIKE)
+        st.html(render_similar(alike, answer, learnt=pixels_hash(picture) in gathering.gallery.trained_on))
     elif gathering.missing:
         st.caption(f"No training pictures to compare with: {gathering.missing}")
     else:

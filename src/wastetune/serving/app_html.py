@@ -11,7 +11,7 @@ from PIL import Image
 
 from wastetune.data.image import draw_thumbnail, encode_jpeg
 from wastetune.models.neighbors import Neighbor
-from wastetune.models.saliency import Look
+from wastetune.models.saliency import Saliency
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -46,7 +46,7 @@ def render_upload_hint(classes: Sequence[str]) -> str:
 
 
 def render_answer(
-    look: Look, picture: Image.Image, classes: Sequence[str], about: Mapping[str, Any], truth: str | None
+    look: Saliency, picture: Image.Image, classes: Sequence[str], about: Mapping[str, Any], truth: str | None
 ) -> str:
     """What the model says: class, probability, how far to trust it; the photo and where it looked; all classes."""
     order = np.argsort(-look.probabilities, kind="stable")
@@ -61,7 +61,7 @@ def render_answer(
         truth=truth,
         wide=min(_MOST_WIDE, round(2 * _MOST_HIGH * small.width / small.height)),
         photo=encode_jpeg(small, _QUALITY),
-        heat=encode_jpeg(overlay_heatmap(small, look.heat), _QUALITY),
+        heat=encode_jpeg(overlay_heatmap(small, look.heatmap), _QUALITY),
     )
 
 
@@ -70,8 +70,8 @@ def render_similar(neighbours: Sequence[Neighbor], answer: str, *, learnt: bool)
 
     `learnt` says that the model was trained on this one too.
     """
-    shown = [(each.name, each.similarity, draw_thumbnail(each.path)) for each in neighbours]
-    agree = sum(each.name == answer for each in neighbours)
+    shown = [(each.class_name, each.similarity, draw_thumbnail(each.path)) for each in neighbours]
+    agree = sum(each.class_name == answer for each in neighbours)
     return _render("similar.html", shown=shown, answer=answer, agree=agree, learnt=learnt)
 
 

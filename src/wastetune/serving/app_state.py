@@ -71,7 +71,7 @@ def open_app_state(results: Path, data: Path, dataset: str) -> AppState:
     about = load_description(bundle)
     try:
         onlooker = open_saliency_model(bundle)
-        onlooker.look(np.zeros((onlooker.size, onlooker.size, 3), np.uint8))  # compiled now: the first visitor is quick
+        onlooker.explain(np.zeros((onlooker.size, onlooker.size, 3), np.uint8))  # compiles it for the first visitor
     except (UserError, ImportError):
         raise
     except Exception as error:  # Keras raises anything over a broken file

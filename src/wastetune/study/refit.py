@@ -16,7 +16,7 @@ from wastetune.study.prepare import Bar, TrialContext, trial_seed
 from wastetune.training.config import TrialConfig
 from wastetune.training.evaluation import Scores, score_predictions
 from wastetune.training.fit import TrainingFailed, TrainingSet, fit_final, predict_probabilities, steps_per_epoch
-from wastetune.training.learner import as_keras, assemble_model, built_learner
+from wastetune.training.learner import as_keras, assemble_model, open_learner
 
 # The assembled model and the stored activations (half precision) may differ by so much in a probability.
 TOLERANCE = 0.1
@@ -64,7 +64,7 @@ def refit(
     steps = epochs * steps_per_epoch(len(train.labels), config)
     with ExitStack() as stack:
         classes = len(context.classes)
-        learner = stack.enter_context(built_learner(context.backbone, cut, config, classes, horizon=steps, seed=seed))
+        learner = stack.enter_context(open_learner(context.backbone, cut, config, classes, horizon=steps, seed=seed))
         fit_final(learner, train, config=config, steps=steps, seed=seed)
         probabilities = predict_probabilities(learner, sealed.activations)
         model = stack.enter_context(as_keras(learner, context.backbone, cut, config, classes))

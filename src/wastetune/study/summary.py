@@ -16,8 +16,8 @@ from wastetune.backbones.runtime import choose_runtime
 from wastetune.console import Console
 from wastetune.data.index import contradictions, duplicate_groups
 from wastetune.errors import UserError
+from wastetune.files import remove
 from wastetune.models.bundle import MODEL_FILE, save_description, save_model
-from wastetune.models.export import remove
 from wastetune.models.parity import FOLDER as EXPORTS
 from wastetune.report.html import FILE as PAGE
 from wastetune.report.html import MISTAKES, write_page

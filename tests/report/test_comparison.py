@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from test_report import a_report, scores
+from support.reports import a_report, scores
 from wastetune.data.datasets import KNOWN_DATASETS
 from wastetune.errors import UserError
 from wastetune.report.comparison import (
