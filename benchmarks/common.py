@@ -27,7 +27,7 @@ head_layers = {{ int = [0, 2], default = 1 }}
 head_units = {{ int = [64, 256], default = 64, when = "head_layers > 0" }}
 dropout = {{ float = [0.0, 0.5], default = 0.2 }}
 learning_rate = {{ float = [1e-4, 1e-2], log = true, default = 1e-3 }}
-batch_size = 128
+batch_size = 32
 frozen_depth = {depth}
 epochs = {epochs}
 patience = {epochs}

@@ -21,7 +21,7 @@ from wastetune.backbones.cuts import TOP
 from wastetune.backbones.runtime import TrunkRunner, choose_runtime, open_trunk
 from wastetune.settings import RUNTIME
 from wastetune.training.config import TrialConfig
-from wastetune.training.learner import built_model, compile_model
+from wastetune.training.learner import compile_model, open_keras_model
 
 BATCH = 32
 BACKBONES = ("mobilenet_v3_small_075", "resnet50", "inception_v3")
@@ -121,7 +121,7 @@ def tails(asked: argparse.Namespace) -> Iterator[Row]:
         actions = {}
         with ExitStack() as stack:
             for how, xla in (("plain", False), ("XLA", True)):
-                model = stack.enter_context(built_model(backbone, cut, config, classes, seed=0))
+                model = stack.enter_context(open_keras_model(backbone, cut, config, classes, seed=0))
                 compile_model(model, config, horizon=100, xla=xla)
                 inputs = draw.uniform(size=(BATCH, *model.inputs[0].shape[1:])).astype(np.float32)
                 actions[how] = lambda model=model, inputs=inputs: model.train_on_batch(inputs, targets)

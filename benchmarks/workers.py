@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
@@ -56,15 +56,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, help="of `trials`; by default 120, with --quick 12")
     asked = parser.parse_args()
     parts = {"trials": measure_trials, "extraction": measure_extraction, "retry": measure_retry}
-    with temporary_folder(), open_postgres() as new_database:
-        rows = (row for name in parts if asked.part in (name, "all") for row in parts[name](asked, new_database))
-        print_table(rows, asked.json)
+    with temporary_folder():
+        print_table((row for name in parts if asked.part in (name, "all") for row in parts[name](asked)), asked.json)
 
 
-def measure_trials(asked: argparse.Namespace, new_database: Callable[[], str]) -> Iterator[Row]:
+def measure_trials(asked: argparse.Namespace) -> Iterator[Row]:
     context = prepare(write_small_study("tiny")).context
     trials = asked.trials or (12 if asked.quick else 120)
-    with patch.object(worker, "run_trial", run_nothing):
+    with open_postgres() as new_database, patch.object(worker, "run_trial", run_nothing):
         for database in asked.databases.split(","):
             first = None
             for count in map(int, (asked.workers or ("1,2" if asked.quick else "1,2,4,8,16")).split(",")):
@@ -115,7 +114,7 @@ def run_workers(url: str, context: Any, workers: int, trials: int) -> Row:
     }
 
 
-def measure_extraction(asked: argparse.Namespace, new_database: Callable[[], str]) -> Iterator[Row]:
+def measure_extraction(asked: argparse.Namespace) -> Iterator[Row]:
     pictures = 512 if asked.quick else 6144
     one = seconds_to_extract(pictures, Path("one"))
     cases = {
@@ -157,18 +156,19 @@ def extract(pictures: int, folder: Path, core: int, turn: Any) -> None:
 
     backbone = load_backbone("mobilenet_v3_small", "none")
     few, labels = keys[:64], np.zeros(pictures, np.int64)
-    fill_activations(open_store(folder / "warm"), backbone, PictureSet(read, few, labels[:64]), [TOP], 0, 0.0)
+    fill_activations(open_store(folder / "warm"), backbone, PictureSet(read, few, labels[:64], few), [TOP], 0, 0.0)
     turn.wait()
-    fill_activations(open_store(folder), backbone, PictureSet(read, keys, labels), [TOP], 0, 0.0)
+    fill_activations(open_store(folder), backbone, PictureSet(read, keys, labels, keys), [TOP], 0, 0.0)
     turn.wait()
 
 
-def measure_retry(asked: argparse.Namespace, new_database: Callable[[], str]) -> Iterator[Row]:
+def measure_retry(asked: argparse.Namespace) -> Iterator[Row]:
     study = write_small_study("slow", epochs=40_000, depth=0.9)
     for number in range(1 if asked.quick else 5):
         yield {"from kill -9": "to the retry's start", "s": until_retried(study, f"sqlite:///retry{number}.db")}
-    for _ in range(1 if asked.quick else 2):
-        yield {"from kill -9": "to another host's FAIL, lease 60 s", "s": until_noticed(study, new_database())}
+    with open_postgres() as new_database:
+        for _ in range(1 if asked.quick else 2):
+            yield {"from kill -9": "to another host's FAIL, lease 60 s", "s": until_noticed(study, new_database())}
 
 
 def until_retried(study: Path, url: str) -> float:
