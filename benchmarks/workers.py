@@ -104,7 +104,7 @@ def run_workers(url: str, context: Any, workers: int, trials: int) -> Row:
     seconds, after = time.perf_counter() - began, psutil.cpu_times()
     everything = read_trials(find_study(open_storage(url), "tiny"))
     assert len(only_finished(everything)) == trials
-    busy = (after.user + after.system) - (before.user + before.system)
+    busy = sum(getattr(after, kind) - getattr(before, kind) for kind in ("user", "nice", "system"))
     return {
         "trials": trials,
         "trials/min": 60 * trials / seconds,
