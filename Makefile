@@ -26,15 +26,13 @@ docs: $(READY)  ## docs/commands.md from the command line's own help
 
 bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTETUNE_DATA and WASTETUNE_WEIGHTS name real photos and weights
 	$(BIN)/python -m pip install --quiet --editable '.[bench,openvino]'
-	$(BIN)/python benchmarks/trunks.py
-	$(BIN)/python benchmarks/compare.py --space head --trials 2 --epochs 2 --epochs-per-trial 25
-	$(BIN)/python benchmarks/compare.py --space benchmarks/depth.toml --trials 2 --epochs 2 --epochs-per-trial 12
-	$(BIN)/python benchmarks/compare.py --space head --backbone resnet50 --trials 2 --epochs 1 --epochs-per-trial 25
-	$(BIN)/python benchmarks/compare.py --space head --only kerastuner,wastetune --trials 100 --seconds 3600 --name hour
+	$(BIN)/python benchmarks/throughput.py trunk
+	$(BIN)/python benchmarks/comparison/compare.py --trials 2 --epochs 2 --epochs-per-trial 25
+	$(BIN)/python benchmarks/comparison/compare.py --space benchmarks/comparison/depth.toml --trials 2 --epochs 2 --epochs-per-trial 12
+	$(BIN)/python benchmarks/comparison/compare.py --backbone resnet50 --trials 2 --epochs 1 --epochs-per-trial 25
+	$(BIN)/python benchmarks/comparison/compare.py --only kerastuner,wastetune --trials 100 --seconds 3600 --name hour
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/notes.py
-	$(BIN)/python benchmarks/memory.py trials
-	$(BIN)/python benchmarks/memory.py pictures
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/bank.py
 

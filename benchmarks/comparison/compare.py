@@ -1,7 +1,7 @@
 """What does wastetune gain over KerasTuner and plain Optuna: seconds per trial, memory, score after equal time?
 
-Also the floor: the seconds that the trunk alone takes for the pictures. Writes NAME.json and NAME.png; what earlier runs
-with the same question found is kept there. Conditions are in ../README.md.
+Also the floor: the seconds that the trunk alone takes for the pictures. Writes NAME.json and NAME.png, which keep what
+earlier runs with the same question found. The conditions are in benchmarks/README.md.
 """
 
 import argparse
@@ -145,6 +145,7 @@ def measure_wastetune(asked: argparse.Namespace, folder: Path, name: str) -> dic
     study = write_question(asked, asked.wastetune_trials)
     storage = f"sqlite:///{folder}/study.db"
     command = [sys.executable, "-m", "wastetune", "run", "--study", str(study), "--storage", storage]
+    command += ["--tracking-uri", f"sqlite:///{folder}/mlflow.db"]
     command += [] if asked.workers is None else ["--workers", str(asked.workers)]
     run = run_contestant(command, folder)
     trials = finished_trials(optuna.load_study(storage=storage, study_name=study.stem))
@@ -192,9 +193,7 @@ def measure_floor(asked: argparse.Namespace, pictures: dict[str, int]) -> dict[s
     subprocess.run([*command, "--json", str(file), *(["--quick"] if asked.quick else [])], check=True)
     rate = max(row["images/s"] for row in json.loads(file.read_text()))
     passes = pictures["train"] * asked.views + pictures["val"] + pictures["test"]
-    how = (
-        f"{passes:,} pictures through the trunk ({asked.views} views) at {rate:.1f} images/s, the best of throughput.py"
-    )
+    how = f"{passes:,} pictures through the trunk ({asked.views} views) at {rate:.1f} images/s"
     return {"pictures": pictures, "images_per_second": rate, "seconds_all_trials": passes / rate, "how": how}
 
 
@@ -215,10 +214,10 @@ def describe_machine() -> dict[str, Any]:
 
 def rows(record: dict[str, Any]) -> Iterator[Row]:
     """One row per contestant; `times` is how many times faster it is than the first one."""
-    contestants = record["contestants"]
+    contestants = {name: record["contestants"][name] for name in NAMES if name in record["contestants"]}
     equal = contestants.get("wastetune", {}).get("search_ended", float("inf"))
     first = next(iter(contestants.values()))["seconds_all_trials"]
-    for name, found in ((name, contestants[name]) for name in NAMES if name in contestants):
+    for name, found in contestants.items():
         whole, test = found["seconds_all_trials"], found.get("test") or {}
         yield {
             "contestant": name,
