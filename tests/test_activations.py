@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ SIZE = 32
 def picture_set(count):
     pixels = np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
     keys = tuple(f"picture {number}" for number in range(count))
-    return PictureSet(lambda rows: pixels[rows.start : rows.stop], keys, np.zeros(count, np.int64))
+    return PictureSet(lambda rows: pixels[rows.start : rows.stop], keys, np.zeros(count, np.int64), keys)
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +100,17 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_activations import SIZE, picture_set
-from wastetune.activations import PictureSet, fill_activations, open_store
-from wastetune.backbone import TOP, load_backbone
+from dataclasses import replace
+from wastetune.backbones.activation_store import fill_activations, open_store
+from wastetune.backbones.backbone import load_backbone
+from wastetune.backbones.cuts import TOP
 pictures, taken = picture_set(1024), 0
 def read(rows):
     global taken
     taken += len(rows)
     time.sleep(0.05)
     return pictures.read(rows)
-slow = PictureSet(read, pictures.keys, pictures.labels)
+slow = replace(pictures, read=read)
 fill_activations(open_store(Path({store!r})), load_backbone("resnet50", "none", size=SIZE), slow, [TOP], 0, 0.0)
 print(taken)
 """
@@ -176,7 +179,7 @@ def test_a_part_in_the_hands_of_a_paused_process_is_computed_after_a_while(tmp_p
             locked[0].acquire()
         return pictures.read(rows)
 
-    held = PictureSet(lock_first, pictures.keys, pictures.labels)
+    held = replace(pictures, read=lock_first)
     fill_activations(store, backbone, held, [TOP], 0, 0.0)
     assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == PART + 1
     locked[0].release()

@@ -1,14 +1,13 @@
 """The pictures of an index, decoded and resized once: one uint8 array on disk."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,6 +27,34 @@ class Pixels:
     array: NDArray[np.uint8]  # (pictures, size, size, 3), memory-mapped, read-only
     keys: tuple[str, ...]  # pixels_sha256 of each row's picture
     size: int
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """n pictures of a data set, for example its training pictures. The others cannot be reached from it."""
+
+    read: Callable[[range], NDArray[np.uint8]]  # positions -> pixels (len(positions), size, size, 3)
+    keys: tuple[str, ...]  # pixels_sha256
+    labels: NDArray[np.int64]  # (n,)
+    paths: tuple[str, ...]  # posix, relative to the data set's folder
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def select_pictures(index: ImageIndex, pixels: Pixels, rows: Sequence[int]) -> PictureSet:
+    """The pictures at these positions of the index, for example those of one side of a split."""
+    pictures = [index.pictures[row] for row in rows]
+
+    def read(positions: range) -> NDArray[np.uint8]:
+        return np.stack([pixels.array[rows[position]] for position in positions])
+
+    return PictureSet(
+        read,
+        keys=tuple(picture.pixels_sha256 for picture in pictures),
+        labels=np.array([picture.label for picture in pictures], np.int64),
+        paths=tuple(picture.path for picture in pictures),
+    )
 
 
 def open_pixels(
@@ -85,18 +112,3 @@ def _read_unchanged(folder: Path, picture: Picture) -> Image.Image:
     if hashlib.sha256(content).hexdigest() != picture.bytes_sha256:
         raise UserError(f"{path} has changed since the folder was indexed: start again.")
     return decode_picture(content)
-
-
-@dataclass(frozen=True)
-class PictureSet:
-    """Some of a data set's pictures, and no way to the others: n keys (hashes of their pixels) and labels.
-
-    `read` gives the pixels of a range of positions, (len(range), size, size, 3) uint8.
-    """
-
-    read: Callable[[range], npt.NDArray[np.uint8]]
-    keys: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.keys)

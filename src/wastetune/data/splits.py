@@ -13,6 +13,20 @@ from wastetune.seeding import seed_for
 
 
 @dataclass(frozen=True)
+class SplitRow:
+    """One line of split.csv."""
+
+    path: str  # posix, relative to the data set's folder
+    class_name: str
+    bytes_sha256: str
+    pixels_sha256: str
+    split: str  # "train", "val", "test" or "left_out"
+
+
+_COLUMNS = ("path", "class", "bytes_sha256", "pixels_sha256", "split")
+
+
+@dataclass(frozen=True)
 class Splits:
     """Positions in ``index.pictures``, ascending; every picture is in exactly one of the four."""
 
@@ -78,11 +92,11 @@ def write_split_table(index: ImageIndex, splits: Splits, path: Path) -> None:
     part.replace(path)
 
 
-def read_split_table(path: Path) -> list[dict[str, str]]:
-    """The lines of that file, by column. UserError where it cannot be read."""
+def read_split_table(path: Path) -> tuple[SplitRow, ...]:
+    """The lines of that file. Raises UserError when it cannot be read."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            return tuple(SplitRow(*(line[column] for column in _COLUMNS)) for line in csv.DictReader(file))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); run the study again, which writes it") from None
 
@@ -147,7 +161,7 @@ def _table(index: ImageIndex, splits: Splits) -> str:
     side_of = {i: side for side in ("train", "val", "test", "left_out") for i in getattr(splits, side)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "class", "bytes_sha256", "pixels_sha256", "split"])
+    writer.writerow(_COLUMNS)
     for i, picture in enumerate(index.pictures):
         name = index.classes[picture.label]
         writer.writerow([picture.path, name, picture.bytes_sha256, picture.pixels_sha256, side_of[i]])

@@ -49,10 +49,10 @@ def open_neighbor_index(
     Their vectors are computed once and kept in `cache`. UserError where the table or a picture is gone.
     """
     table = read_split_table(results / "split.csv")
-    rows = [row for row in table if row["split"] == "train"]
-    paths = tuple(pictures / row["path"] for row in rows)
+    rows = [row for row in table if row.split == "train"]
+    paths = tuple(pictures / row.path for row in rows)
     key = hashlib.sha256((results / "bundle" / MODEL_FILE).read_bytes())
-    key.update("\n".join(f"{row['path']} {row['bytes_sha256']}" for row in rows).encode())
+    key.update("\n".join(f"{row.path} {row.bytes_sha256}" for row in rows).encode())
     kept = cache / f"vectors-{key.hexdigest()[:32]}.npy"
     if kept.exists():
         vectors = np.load(kept)
@@ -60,8 +60,8 @@ def open_neighbor_index(
         vectors = _all_vectors(paths, onlooker, progress)
         cache.mkdir(parents=True, exist_ok=True)
         write_whole(kept, lambda part: _save(part, vectors))
-    learnt = frozenset(row["pixels_sha256"] for row in table if row["split"] in ("train", "val"))
-    return NeighborIndex(paths, tuple(row["class"] for row in rows), vectors, learnt)
+    learnt = frozenset(row.pixels_sha256 for row in table if row.split in ("train", "val"))
+    return NeighborIndex(paths, tuple(row.class_name for row in rows), vectors, learnt)
 
 
 def nearest_neighbors(gallery: NeighborIndex, vector: NDArray[np.float32], most: int) -> list[Neighbor]:

@@ -126,8 +126,8 @@ def _figures(check: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _test_pictures(results: Path, pictures: Path) -> tuple[list[Path], list[str]]:
-    rows = [row for row in read_split_table(results / "split.csv") if row["split"] == "test"]
-    return [pictures / row["path"] for row in rows], [row["class"] for row in rows]
+    rows = [row for row in read_split_table(results / "split.csv") if row.split == "test"]
+    return [pictures / row.path for row in rows], [row.class_name for row in rows]
 
 
 def _probabilities(model: Model, paths: Sequence[Path]) -> NDArray[np.float32]:

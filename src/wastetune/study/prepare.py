@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from wastetune.backbones.activation_store import Store, open_store
 from wastetune.backbones.backbone import Backbone, load_backbone
 from wastetune.backbones.catalog import find_architecture
 from wastetune.console import Console
 from wastetune.data.datasets import find_dataset
 from wastetune.data.index import ImageIndex, index_folder
-from wastetune.data.pixels import PictureSet, Pixels, open_pixels
+from wastetune.data.pixels import PictureSet, open_pixels, select_pictures
 from wastetune.data.splits import Splits, split_digest, split_index
 from wastetune.errors import UserError
 from wastetune.search.distributions import render_param
@@ -87,7 +84,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     with console.bar("decoding pictures", len(index.pictures)) as done:
         pixels = open_pixels(index, spec.image_size or architecture.size, cache, progress=_steps(done))
     backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
-    train, val, test = (_select(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
+    train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
     return Prepared(
         context=TrialContext(
             spec, space, index.classes, backbone, open_store(cache, cache_limit()), TuningData(train, val)
@@ -114,14 +111,6 @@ def _key_of(spec: StudySpec, key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{spec.source}: {key} = {getattr(spec, key)!r}: {error}") from None
-
-
-def _select(index: ImageIndex, pixels: Pixels, rows: tuple[int, ...]) -> PictureSet:
-    def read(positions: range) -> npt.NDArray[np.uint8]:
-        return np.stack([pixels.array[rows[position]] for position in positions])
-
-    labels = np.array([index.pictures[row].label for row in rows], np.int64)
-    return PictureSet(read, tuple(pixels.keys[row] for row in rows), labels)
 
 
 def _steps(done: Callable[[int], None]) -> Callable[[int, int], None]:

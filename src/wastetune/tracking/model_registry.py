@@ -63,7 +63,7 @@ def model_name(dataset: str) -> str:
 def test_digest(split_table: Path) -> str:
     """The sha256 of the test pictures' pixels and classes, by the results folder's split.csv."""
     table = read_split_table(split_table)
-    rows = sorted((row["pixels_sha256"], row["class"]) for row in table if row["split"] == "test")
+    rows = sorted((row.pixels_sha256, row.class_name) for row in table if row.split == "test")
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
