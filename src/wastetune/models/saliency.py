@@ -57,7 +57,7 @@ def open_saliency_model(bundle: Path) -> SaliencyModel:
         with turn:
             return np.asarray(features(pixels).mean(axis=(1, 2)))
 
-    return SaliencyModel(tuple(about["classes"]), int(about["input_size"]), look, vectors)
+    return SaliencyModel(about.classes, about.input_size, look, vectors)
 
 
 def split_at_pooling(model: Any) -> tuple[Any, Any]:

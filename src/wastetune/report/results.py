@@ -127,6 +127,13 @@ class Report(FinalEvaluation, StudySummary):  # in JSON the summary comes first:
     seconds: Seconds
     fingerprint: str
 
+    @property
+    def evaluation(self) -> FinalEvaluation:
+        """The part that was measured on the test set."""
+        return FinalEvaluation(
+            **{key: getattr(self, key) for key in FinalEvaluation.model_fields.keys() & self.model_fields_set}
+        )
+
 
 def read_report(folder: Path) -> Report | None:
     """The report in a results folder; None where there is none that can be read."""
