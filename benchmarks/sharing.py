@@ -32,8 +32,10 @@ import os, sys, time
 os.sched_setaffinity(0, {int(sys.argv[2])})
 import numpy as np
 from pathlib import Path
-from wastetune.activations import PictureSet, fill_activations, open_store
-from wastetune.backbone import TOP, load_backbone
+from wastetune.backbones.activation_store import fill_activations, open_store
+from wastetune.backbones.backbone import load_backbone
+from wastetune.backbones.cuts import TOP
+from wastetune.data.pixels import PictureSet
 pixels = np.random.default_rng(0).integers(0, 256, (256, 224, 224, 3), dtype=np.uint8)
 def read(rows):
     return pixels[np.arange(rows.start, rows.stop) % 256]

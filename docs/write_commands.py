@@ -17,7 +17,13 @@ def render_commands() -> str:
 
 
 def _helps(command: click.Command, name: str, parent: click.Context | None) -> Iterator[tuple[str, str]]:
-    context = click.Context(command, info_name=name.split()[-1], parent=parent, terminal_width=100)
+    context = click.Context(
+        command,
+        info_name=name.split()[-1],
+        parent=parent,
+        terminal_width=100,
+        help_option_names=["-h", "--help"],  # as in the command line; a context made by hand has its own default
+    )
     yield name, command.get_help(context)
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

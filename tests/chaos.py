@@ -33,7 +33,7 @@ from wastetune.console import open_console
 from wastetune.data.synthetic import write_sample
 from wastetune.errors import UserError
 from wastetune.search.space import default_params
-from wastetune.settings import Places
+from wastetune.settings import Locations
 from wastetune.signals import raise_on_signals
 from wastetune.storage.budget import LOST, MAX_RETRIES, is_void, only_finished
 from wastetune.storage.database import engine_of, open_storage
@@ -142,9 +142,9 @@ class Arena:
     def work(self):
         """What `wastetune worker` does, without preparing."""
         run.prepare_study = lambda *given, **named: self.prepared
-        places = Places(self.url, "", Path(), None, None)
+        locations = Locations(self.url, "", Path(), None, None)
         with suppress(KeyboardInterrupt), raise_on_signals() as check:
-            run_one_worker(self.spec, places, open_console(), timeout=None, renew_after=50, check=check)
+            run_one_worker(self.spec, locations, open_console(), timeout=None, renew_after=50, check=check)
 
     def run(self, deadline):
         """Until every worker has ended by itself. Gives what is wrong with how they ended."""

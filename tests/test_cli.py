@@ -64,7 +64,7 @@ def complaint(tmp_path, monkeypatch):
 def test_every_command_has_help_with_an_example_of_itself(path):
     command = main
     for name in path:
-        command = command.commands[name]
+        command = command.get_command(click.Context(command), name)
     text = command.get_help(click.Context(command, info_name=" ".join(("wastetune", *path)), max_content_width=100))
     _, _, example = text.partition("Example:")
     assert " ".join(("wastetune", *path)) in example.split("Options:")[0]

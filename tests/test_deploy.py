@@ -33,9 +33,10 @@ def unknown_in(words):
     """What the command line does not know of these words."""
     command, words = main, words[1:]
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        if words[0] not in command.commands:
+        found = command.get_command(click.Context(command), words[0])
+        if found is None:
             return words[0]
-        command, words = command.commands[words[0]], words[1:]
+        command, words = found, words[1:]
     known = {"-h", "--help", "--version"} | {name for param in command.params for name in param.opts}
     return next((word for word in words if word.startswith("--") and word.split("=")[0] not in known), None)
 

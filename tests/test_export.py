@@ -11,7 +11,7 @@ import pytest
 
 import wastetune
 from wastetune import UserError
-from wastetune.cli.main import main
+from wastetune.cli.model import export as export_command
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.models import export, parity
 from wastetune.models.bundle import DESCRIPTION_FILE, load_description
@@ -98,7 +98,7 @@ def test_it_gives_the_probabilities_of_the_original_and_says_what_it_is(format, 
 
 
 def test_the_command_line_knows_every_format():
-    (option,) = (each for each in main.commands["export"].params if each.name == "formats")
+    (option,) = (each for each in export_command.params if each.name == "formats")
     assert sorted(option.type.choices) == sorted(FORMATS)
 
 

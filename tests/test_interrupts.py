@@ -52,13 +52,13 @@ def test_an_interrupt_that_was_caught_is_no_reason_to_end_by_a_signal():
     """As it may hit in the middle of an import: of a dataclass, whose methods are executed from text."""
     code = "\n".join(
         [
-            "from wastetune.interrupts import raise_on_signals, leave",
+            "from wastetune.signals import exit_process, raise_on_signals",
             "try:",
             "    with raise_on_signals():",
             "        exec('import os, signal; os.kill(os.getpid(), signal.SIGTERM)')",
             "except KeyboardInterrupt:",
             "    print('stopped')",
-            "    leave(0)",
+            "    exit_process(0)",
         ]
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

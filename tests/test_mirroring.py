@@ -14,7 +14,7 @@ from optuna.trial import TrialState, create_trial
 
 from wastetune.console import Console
 from wastetune.errors import UserError
-from wastetune.settings import Places
+from wastetune.settings import Locations
 from wastetune.storage.database import open_storage
 from wastetune.study.run import run_study
 from wastetune.study.spec import load_study
@@ -247,19 +247,19 @@ def test_a_server_that_never_answers_costs_no_trial_and_the_next_run_copies_all(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     spec = load_study(str(tiny)).model_copy(update={"trials": 2})
     with silent_server() as (uri, hang_up, asked):
-        places = Places(f"sqlite:///{tmp_path / 'study.db'}", uri, tmp_path / "results", None, None)
+        locations = Locations(f"sqlite:///{tmp_path / 'study.db'}", uri, tmp_path / "results", None, None)
         hearing = Screen.listening(
             {"trials are finished": lambda: wait_until(asked.is_set), "copying to MLflow": hang_up}
         )
-        assert run_study(spec, places, hearing, final=False) is None
+        assert run_study(spec, locations, hearing, final=False) is None
     assert hearing.text.index("trial   1") < hearing.text.index("MLflow does not answer")
     assert hearing.text.count("MLflow does not answer") == 1
     assert "MLflow lacks a part of this study" in hearing.text
-    study = optuna.load_study(study_name="tiny", storage=open_storage(places.storage))
+    study = optuna.load_study(study_name="tiny", storage=open_storage(locations.storage))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
 
     again = Screen.listening()
-    run_study(spec, replace(places, tracking_uri=mlflow_store), again, final=False)
+    run_study(spec, replace(locations, tracking_uri=mlflow_store), again, final=False)
     assert "does not answer" not in again.text
     from mlflow import MlflowClient
 
@@ -270,8 +270,8 @@ def test_a_server_that_never_answers_costs_no_trial_and_the_next_run_copies_all(
 
 
 def test_a_wrong_uri_is_refused_before_anything_is_done(tiny, tmp_path, screen):
-    places = Places(f"sqlite:///{tmp_path / 'study.db'}", "file:./mlruns", tmp_path / "results", None, None)
+    locations = Locations(f"sqlite:///{tmp_path / 'study.db'}", "file:./mlruns", tmp_path / "results", None, None)
     with pytest.raises(UserError, match="MLflow keeps runs in a database or on a server"):
-        run_study(load_study(str(tiny)), places, screen)
+        run_study(load_study(str(tiny)), locations, screen)
     assert screen.text == ""
     assert not list(tmp_path.iterdir())

@@ -53,7 +53,7 @@ def test_an_error_that_waiting_does_not_mend_is_raised_at_once(failing):
 
 
 def test_after_five_minutes_it_stops_with_what_to_do(failing, monkeypatch):
-    monkeypatch.setattr(retry, "PATIENCE", 0.05)
+    monkeypatch.setattr(retry, "GIVE_UP_AFTER", 0.05)
     with pytest.raises(UserError, match=r"not answered for .*connection refused.*start the same command again"):
         with_retries(failing(100))
 

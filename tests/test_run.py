@@ -15,7 +15,7 @@ import optuna
 import pytest
 
 from wastetune.console import open_console
-from wastetune.settings import Places
+from wastetune.settings import Locations
 from wastetune.storage.database import open_storage
 from wastetune.study.prepare import TuningData, prepare_study
 from wastetune.study.run import run_study
@@ -202,7 +202,7 @@ bundle, pictures = sys.argv[1:]
 model = keras.saving.load_model(f"{bundle}/model.keras")
 assert "wastetune" not in sys.modules
 from PIL import Image
-from wastetune.data.picture import resize_picture
+from wastetune.data.image import resize_picture
 description = json.load(open(f"{bundle}/bundle.json"))
 rows = [row for row in csv.DictReader(open(f"{bundle}/../split.csv")) if row["split"] == "test"]
 size = description["input_size"]
@@ -336,9 +336,9 @@ def test_searching_never_touches_a_test_picture(tiny, tmp_path, mlflow_store, mo
     monkeypatch.setattr("wastetune.study.run.prepare_study", prepare_sealed)
     monkeypatch.setenv("WASTETUNE_CACHE", str(tmp_path / "cache"))  # no activations of test pictures are there
     spec = load_study(str(tiny)).model_copy(update={"trials": 2})
-    places = Places(f"sqlite:///{tmp_path / 'wastetune.db'}", mlflow_store, tmp_path / "results", None, None)
-    assert run_study(spec, places, open_console(), final=False) is None
+    locations = Locations(f"sqlite:///{tmp_path / 'wastetune.db'}", mlflow_store, tmp_path / "results", None, None)
+    assert run_study(spec, locations, open_console(), final=False) is None
     assert trials_of(tmp_path) == [("COMPLETE", None)] * 2
     with pytest.raises(AssertionError, match="a test picture was read"):
-        run_study(spec, places, open_console())
+        run_study(spec, locations, open_console())
     assert {field.name for field in fields(TuningData)} == {"train", "val"}

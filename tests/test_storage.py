@@ -296,12 +296,15 @@ PROLOGUE = """
 import os, sys, time, traceback
 from multiprocessing import get_context
 import optuna, sqlalchemy, psycopg
-from wastetune import database, storage
+from wastetune.storage.budget import *
+from wastetune.storage.database import open_storage
+from wastetune.storage.study import *
+from wastetune.storage.trials import *
 url = sys.argv[1]
 def join():
-    return storage.open_study(database.open_storage(url), "mine", {"space": "s1", "weights": "w1"})
+    return open_study(open_storage(url), "mine", {"space": "s1", "weights": "w1"})
 def begin():
-    return storage.begin_trial(join(), {}, {}, {"config": {}})
+    return begin_trial(join(), {}, {}, {"config": {}})
 def say(line):
     os.write(1, f"{os.getpid()} {line}\\n".encode())
 """
@@ -378,9 +381,9 @@ def work(wait):
     join(); wait()
     for _ in range(10):
         trial = begin()
-        storage.report(trial, 1, 0.25)
+        report_score(trial, 1, 0.25)
         say(trial.number)
-        storage.complete(trial, 0.5)
+        complete_trial(trial, 0.5)
 """
     said = run_together(url, work, 4)
     assert sorted(int(number) for numbers in said for number in numbers) == list(range(40))

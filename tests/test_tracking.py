@@ -271,7 +271,7 @@ TOGETHER = """
 import os, sys
 from multiprocessing import get_context
 from mlflow import MlflowClient
-from wastetune.tracking import DataSource, open_mirror
+from wastetune.tracking.mlflow_store import DataSource, open_mirror
 uri, count = sys.argv[1], int(sys.argv[2])
 data = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
 wait, children = get_context("fork").Barrier(count).wait, []

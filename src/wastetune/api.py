@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune.console import open_console, silence_tensorflow
 from wastetune.errors import UserError
-from wastetune.settings import DATA, RESULTS, STORAGE, TRACKING, WEIGHTS, Places, check_results
+from wastetune.settings import DATA, RESULTS, STORAGE, TRACKING, WEIGHTS, Locations, check_results
 
 if TYPE_CHECKING:
     import pandas
@@ -46,19 +46,19 @@ def run_study(
     silence_tensorflow()
     from wastetune.study.spec import changed_study
 
-    named = WEIGHTS.unless(weights) or None
+    named = WEIGHTS.resolve(weights) or None
     spec, weights_folder = changed_study(str(study), weights=named, trials=trials, seed=seed)
-    places = Places(
-        storage=STORAGE.unless(storage),
-        tracking_uri=TRACKING.unless(tracking_uri),
-        results=Path(RESULTS.unless(results)),
-        data=Path(DATA.unless(data)),
+    locations = Locations(
+        storage=STORAGE.resolve(storage),
+        tracking_uri=TRACKING.resolve(tracking_uri),
+        results=Path(results or RESULTS),
+        data=Path(DATA.resolve(data)),
         weights=weights_folder,
     )
-    check_results(places.results)
+    check_results(locations.results)
     from wastetune.study import run
 
-    report = run.run_study(spec, places, open_console(quiet=quiet), timeout=timeout, workers=workers)
+    report = run.run_study(spec, locations, open_console(quiet=quiet), timeout=timeout, workers=workers)
     if report is None:
         raise UserError(f"study {spec.name!r} has no trial with a score yet, so there is no report; run it again")
     return report.to_dict()
@@ -74,7 +74,7 @@ def load_report(study: str | Path, *, results: str | Path | None = None) -> dict
     from wastetune.study.spec import study_name
 
     name = study_name(str(study))
-    folder = Path(RESULTS.unless(results)) / name
+    folder = Path(results or RESULTS) / name
     if (report := read_report(folder)) is None:
         raise UserError(f"there is no report of study {name!r} in {folder}; run the study, or see --results")
     return report.to_dict()
@@ -96,7 +96,7 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
     from wastetune.study.spec import study_name
     from wastetune.training.config import TrialConfig
 
-    records = read_records(find_study(open_storage(STORAGE.unless(storage)), study_name(str(study))))
+    records = read_records(find_study(open_storage(STORAGE.resolve(storage)), study_name(str(study))))
     fields = ("number", "state", "score", "seconds", "cut", *TrialConfig.model_fields, "failure")
     rows = [{**vars(record), **record.config} for record in records]
     return pandas.DataFrame(rows, columns=list(fields))

@@ -1,8 +1,9 @@
-"""What a person sees while a study runs: lines, and bars where the output is a terminal."""
+"""What a study prints: lines, and progress bars where the output is a terminal."""
 
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +20,15 @@ class Console:
     rich: "rich.console.Console"
 
     def print(self, line: str = "") -> None:
-        """One plain line."""
+        """Prints one line as it is, without markup."""
         self.rich.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """A bar with rate and time left; not on a terminal: one line at the end. The value is told what was done."""
-        import time
+        """A progress bar with rate and time left; where the output is not a terminal, one line at the end.
 
+        The value is a function that takes the number of images done since its last call.
+        """
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         done = 0
@@ -45,9 +47,9 @@ class Console:
         with Progress(*columns, console=self.rich, transient=True, disable=not self.rich.is_terminal) as progress:
             task = progress.add_task(what, total=total, rate=0.0)
 
-            def advance(pictures: int) -> None:
+            def advance(images: int) -> None:
                 nonlocal done
-                done += pictures
+                done += images
                 progress.update(task, completed=done, rate=rate())
 
             yield advance
@@ -56,33 +58,35 @@ class Console:
 
 
 def open_console(*, bars: bool = True, quiet: bool = False, stderr: bool = False) -> Console:
-    """The standard output, or `stderr`; no bars where several processes share it, `quiet` where nobody reads it."""
+    """A console on the standard output or on `stderr`.
+
+    `bars=False` is for processes that share one output; a `quiet` console prints nothing.
+    """
     import rich.console
 
-    return Console(
-        rich.console.Console(force_terminal=None if bars and not quiet else False, quiet=quiet, stderr=stderr)
-    )
+    terminal = None if bars and not quiet else False
+    return Console(rich.console.Console(force_terminal=terminal, quiet=quiet, stderr=stderr))
 
 
 def silence_tensorflow() -> None:
-    """Keeps TensorFlow, not yet imported, from filling the screen; Keras runs on it, unless KERAS_BACKEND says else."""
+    """Sets TensorFlow's log level, before it is imported, and Keras's default backend unless KERAS_BACKEND is set."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each trial is a new model, which it takes for a mistake
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retracing, because each trial is a new model
 
 
 @contextmanager
 def suppressed_stderr() -> Iterator[None]:
-    """Keeps what TensorFlow's C++ prints on being imported off the terminal, unless the import fails."""
-    screen = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    """Hides what TensorFlow's C++ code prints while it is imported; prints it where the import fails."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
         try:
             yield
         except BaseException:
-            held.seek(0)
-            os.write(screen, held.read())
+            hidden.seek(0)
+            os.write(stderr, hidden.read())
             raise
         finally:
-            os.dup2(screen, 2)
-            os.close(screen)
+            os.dup2(stderr, 2)
+            os.close(stderr)

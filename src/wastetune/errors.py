@@ -1,8 +1,8 @@
-"""What a user did wrong and what to do about it."""
+"""Errors that a user can mend, as one sentence."""
 
 import difflib
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A sentence on what may have been meant: the near matches, or everything there is."""
+    """A sentence with the known words closest to `word`, or with all of them where none is close."""
     choices = list(known)
     near = difflib.get_close_matches(word, choices, n=3, cutoff=0.6)
     if near:
@@ -18,6 +18,15 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(choices)}." if choices else "none are known."
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, without a full stop at its end; its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(os.linesep + ".")[:200]
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an error's message without a full stop, at most so many characters; its type if it is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:most]
+
+
+@contextmanager
+def optional_import(what: str, extra: str) -> Iterator[None]:
+    """Imports inside raise UserError where a package is missing, with the extra of wastetune that installs it."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{what} is not installed ({error}); pip install 'wastetune[{extra}]'") from error

@@ -1,4 +1,4 @@
-"""Where a study's things lie: what a person names, else an environment variable, else the working directory."""
+"""Settings: the value given on the command line, else an environment variable, else a default."""
 
 import os
 from dataclasses import dataclass
@@ -8,31 +8,39 @@ from wastetune.errors import UserError
 
 
 @dataclass(frozen=True)
-class Default:
-    """What holds where a person names nothing: the environment variable, then the value."""
+class Setting:
+    """One setting: its environment variable, its default, and what it sets."""
 
-    variable: str | None
-    value: str
+    variable: str
+    default: str
+    help: str
 
-    def unless(self, given: str | Path | None) -> str:
-        """What was given, or else what holds."""
-        named = os.environ.get(self.variable) if self.variable else None
-        return str(given) if given is not None else named or self.value
+    def resolve(self, given: str | Path | None = None) -> str:
+        """The given value, else that of the environment variable where it is set and not empty, else the default."""
+        return str(given) if given is not None else os.environ.get(self.variable) or self.default
 
 
-# Hosts that only this machine reaches.
+STORAGE = Setting("WASTETUNE_STORAGE", "sqlite:///wastetune.db", "the study database, a URL")
+TRACKING = Setting("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db", "the MLflow store, a URI")
+DATA = Setting("WASTETUNE_DATA", "data", "the folder of data sets")
+WEIGHTS = Setting("WASTETUNE_WEIGHTS", "", "a folder of weights files, a weights file, or `none`")
+CACHE = Setting("WASTETUNE_CACHE", "", "the folder of decoded pixels and activations; default: the user's cache folder")
+CACHE_GB = Setting("WASTETUNE_CACHE_GB", "", "gigabytes of activations to keep; default: half of the free disk")
+LEASE = Setting("WASTETUNE_LEASE", "60", "seconds without a heartbeat after which a worker's trial is failed as lost")
+RUNTIME = Setting("WASTETUNE_RUNTIME", "auto", "what runs frozen trunks: `auto`, `keras` or `openvino`")
+ARTIFACTS = Setting("WASTETUNE_ARTIFACTS", "", "the folder of the dashboard's pictures; default: beside the database")
+API_KEY = Setting("WASTETUNE_API_KEY", "", "the key that `wastetune serve` asks for; default: none")
+
+# All of them, in the order of the documentation.
+SETTINGS = (STORAGE, TRACKING, DATA, WEIGHTS, CACHE, CACHE_GB, LEASE, RUNTIME, ARTIFACTS, API_KEY)
+
+RESULTS = "results"  # the folder of reports and models; it has no variable
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
-
-STORAGE = Default("WASTETUNE_STORAGE", "sqlite:///wastetune.db")
-TRACKING = Default("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db")
-DATA = Default("WASTETUNE_DATA", "data")
-WEIGHTS = Default("WASTETUNE_WEIGHTS", "")  # nothing: those of the study's file
-RESULTS = Default(None, "results")
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a run finds and leaves things."""
+class Locations:
+    """Where a run reads and writes."""
 
     storage: str
     tracking_uri: str
@@ -42,24 +50,24 @@ class Places:
 
 
 def check_results(folder: Path) -> None:
-    """Raises UserError where results cannot go: before a study is run, not after."""
+    """Raises UserError where results cannot be written, before a study runs instead of after it."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--results {folder} is no folder; name a folder, or one to be made")
 
 
 def cache_folder() -> Path:
-    """Where pixels and activations are kept: WASTETUNE_CACHE, or the user's cache folder."""
+    """The folder of decoded pixels and activations."""
     from platformdirs import user_cache_path
 
-    folder = Path(os.environ.get("WASTETUNE_CACHE") or user_cache_path("wastetune")).expanduser()
+    folder = Path(CACHE.resolve() or user_cache_path("wastetune")).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"WASTETUNE_CACHE is {folder}, which is no folder; name a folder, or one to be made")
+        raise UserError(f"{CACHE.variable} is {folder}, which is no folder; name a folder, or one to be made")
     return folder
 
 
 def cache_limit() -> int | None:
-    """How many bytes of activations may be kept: WASTETUNE_CACHE_GB, or None for half of the free disk."""
-    text = os.environ.get("WASTETUNE_CACHE_GB")
+    """The most bytes of activations to keep; None for half of the free disk."""
+    text = CACHE_GB.resolve()
     if not text:
         return None
     try:
@@ -67,17 +75,17 @@ def cache_limit() -> int | None:
     except (ValueError, OverflowError):
         limit = 0
     if limit <= 0:
-        raise UserError(f"WASTETUNE_CACHE_GB is {text!r}, but must be a number of gigabytes, such as 20")
+        raise UserError(f"{CACHE_GB.variable} is {text!r}, but must be a number of gigabytes, such as 20")
     return limit
 
 
 def lease_seconds() -> float:
-    """After so many seconds without a sign of life a worker loses its trial: WASTETUNE_LEASE, or 60."""
-    text = os.environ.get("WASTETUNE_LEASE", "60")
+    """Seconds without a heartbeat after which a worker loses its trial."""
+    text = LEASE.resolve()
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not 1 <= seconds <= 3600:
-        raise UserError(f"WASTETUNE_LEASE is {text!r}, but must be a number of seconds from 1 to 3600, such as 60")
+        raise UserError(f"{LEASE.variable} is {text!r}, but must be a number of seconds from 1 to 3600, such as 60")
     return seconds

@@ -1,4 +1,4 @@
-"""Ctrl-C, also where a library swallows it, and SIGTERM, which means the same."""
+"""Ctrl-C and SIGTERM: both raise KeyboardInterrupt, also where a library loses it, and both can be deferred."""
 
 import os
 import signal
@@ -14,25 +14,25 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def raise_on_signals() -> Iterator[Callable[[], None]]:
-    """Inside, Ctrl-C and SIGTERM raise KeyboardInterrupt; the value raises it again where it was lost.
+    """Inside, Ctrl-C and SIGTERM raise KeyboardInterrupt; the value is a function that raises it again.
 
-    TensorFlow loses it now and then: what is raised in a callback or a destructor is ignored there.
+    TensorFlow loses it now and then, because an exception in a callback or a destructor is ignored there.
     """
-    pressed = False
+    received = False
 
-    def press(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = True
         raise KeyboardInterrupt
 
     def check() -> None:
-        if pressed:
+        if received:
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # only that one hears signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield check
         return
-    before = {number: signal.signal(number, press) for number in _SIGNALS}
+    before = {number: signal.signal(number, receive) for number in _SIGNALS}
     try:
         yield check
     finally:
@@ -42,20 +42,20 @@ def raise_on_signals() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM inside are heard at the end, so that what is inside happens whole or not at all."""
+    """Delays Ctrl-C and SIGTERM to the end of the block, so that the block runs whole or not at all."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     if None in before.values() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[tuple[int, FrameType | None]] = []
+    deferred: list[tuple[int, FrameType | None]] = []
     for number in _SIGNALS:
-        signal.signal(number, lambda number, frame: held.append((number, frame)))
+        signal.signal(number, lambda number, frame: deferred.append((number, frame)))
     try:
         yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-        for first, frame in held[:1]:
+        for first, frame in deferred[:1]:
             listener = before[signal.Signals(first)]
             if callable(listener):
                 listener(first, frame)
@@ -66,8 +66,8 @@ def deferred_signals() -> Iterator[None]:
 def exit_process(status: int) -> NoReturn:
     """Ends this process with this exit status after an interrupt.
 
-    `sys.exit` does not always: where the interrupt came within an `exec` of text, such as that of every dataclass that
-    is being imported, Python takes it for unhandled, though it was caught, and ends by SIGINT.
+    `sys.exit` does not always: where the interrupt came within an `exec` of text, such as that of every dataclass
+    while its module is imported, Python takes it for unhandled, though it was caught, and ends by SIGINT.
     """
     sys.stdout.flush()
     sys.stderr.flush()

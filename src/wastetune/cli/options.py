@@ -10,7 +10,7 @@ data_option = click.option(
     "--data",
     "folder",
     type=click.Path(path_type=Path),
-    default=Path(DATA.value),
+    default=Path(DATA.default),
     show_default=True,
     envvar=DATA.variable,
     metavar="FOLDER",
@@ -21,7 +21,7 @@ study_option = click.option(
 )
 storage_option = click.option(
     "--storage",
-    default=STORAGE.value,
+    default=STORAGE.default,
     envvar=STORAGE.variable,
     show_default=True,
     metavar="URL",
@@ -29,7 +29,7 @@ storage_option = click.option(
 )
 tracking_option = click.option(
     "--tracking-uri",
-    default=TRACKING.value,
+    default=TRACKING.default,
     envvar=TRACKING.variable,
     show_default=True,
     metavar="URI",
@@ -44,7 +44,7 @@ weights_option = click.option(
 results_option = click.option(
     "--results",
     type=click.Path(path_type=Path),
-    default=Path(RESULTS.value),
+    default=Path(RESULTS),
     show_default=True,
     metavar="FOLDER",
     help="Where reports and models go.",

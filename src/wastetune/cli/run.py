@@ -18,7 +18,7 @@ from wastetune.cli.options import (
     weights_option,
 )
 from wastetune.errors import UserError
-from wastetune.settings import Places, check_results
+from wastetune.settings import Locations, check_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,11 +98,11 @@ def run(
 
     def run_one(name: str) -> bool:
         spec, weights_folder = first or changed_study(name, trials=trials, seed=seed, weights=weights)
-        places = Places(storage, tracking_uri, results, folder, weights_folder)
+        locations = Locations(storage, tracking_uri, results, folder, weights_folder)
         with raise_on_signals():
             report = run_study(
                 spec,
-                places,
+                locations,
                 console,
                 timeout=timeout,
                 final=not no_retrain,
@@ -170,10 +170,10 @@ def worker(
             from wastetune.study.spec import changed_study
 
             spec, weights_folder = changed_study(study, seed=seed, weights=weights)
-            places = Places(storage, "", Path(), folder, weights_folder)
+            locations = Locations(storage, "", Path(), folder, weights_folder)
             console = open_console(bars=parent_process() is None)
             try:
-                again = run_one_worker(spec, places, console, timeout=timeout, renew_after=renew_after, check=check)
+                again = run_one_worker(spec, locations, console, timeout=timeout, renew_after=renew_after, check=check)
             except Exception:
                 check()  # an import or a compilation that was interrupted raises anything
                 raise

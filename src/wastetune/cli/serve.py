@@ -14,7 +14,7 @@ from wastetune.cli.options import (
     tracking_option,
 )
 from wastetune.errors import UserError
-from wastetune.settings import LOOPBACK_HOSTS
+from wastetune.settings import API_KEY, LOOPBACK_HOSTS
 
 
 @click.command()
@@ -90,7 +90,7 @@ def ui(
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
 @click.option(
     "--api-key",
-    envvar="WASTETUNE_API_KEY",
+    envvar=API_KEY.variable,
     show_envvar=True,
     help="Who does not send it as X-API-Key may not predict. Other users see command lines: use the variable.",
 )

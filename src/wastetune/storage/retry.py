@@ -1,61 +1,63 @@
-"""A study database that is away for a while: what was asked of it is asked again until it answers."""
+"""Retries of database calls while the study database is unavailable."""
 
 import logging
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from sqlalchemy import exc
+from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from wastetune.errors import UserError
+from wastetune.errors import UserError, first_line
 from wastetune.signals import deferred_signals
 
 T = TypeVar("T")
 
-# Seconds that a database may be away: restarted, cut off, locked by a process that was paused.
+# Seconds that a database may be unavailable: restarted, disconnected, locked by a process that was paused.
 GIVE_UP_AFTER = 300.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-# What a gRPC proxy says when it is away, or when the database behind it is.
+# Status codes of a gRPC proxy that is unavailable, or whose database is.
 _GRPC_UNAVAILABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL")
 
 _log = logging.getLogger("wastetune")
 
 
 def with_retries(action: Callable[[], T]) -> T:
-    """What the action gives, which is a call or two to the study database and may be done twice.
+    """The result of `action`, which makes a call or two to the study database and may run more than once.
 
-    Ctrl-C waits for an attempt to end: within a transaction it would leave the database locked.
-    UserError when the database was away for five minutes.
+    Ctrl-C is deferred to the end of an attempt: within a transaction it would leave the database locked.
+    UserError when the database was unavailable for five minutes.
     """
-    since: float | None = None
-    pause = _FIRST_PAUSE
-    while True:
-        try:
-            with deferred_signals():
-                result = action()
-        except Exception as error:
-            if not _is_unavailable(error):
-                raise
-            reason = _first_line(error)
-        else:
-            if since is not None:
-                _log.warning("the study database answers again")
-            return result
-        now = time.monotonic()
-        if since is None:
-            since = now
-            _log.warning("the study database does not answer (%s); waiting", reason)
-        if now - since > GIVE_UP_AFTER:
-            raise UserError(
-                f"the study database has not answered for {GIVE_UP_AFTER / 60:.0f} minutes ({reason}); "
-                "what is finished is kept: start the same command again when it is back"
-            )
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def attempt() -> T:
+        with deferred_signals():
+            return action()
+
+    retrying = Retrying(
+        retry=retry_if_exception(_is_unavailable),
+        wait=wait_exponential(_FIRST_PAUSE, max=_LONGEST_PAUSE),
+        stop=stop_after_delay(GIVE_UP_AFTER),
+        before_sleep=_log_first_failure,
+    )
+    try:
+        result = retrying(attempt)
+    except RetryError as error:
+        reason = _reason(error.last_attempt.exception())
+        raise UserError(
+            f"the study database has not answered for {GIVE_UP_AFTER / 60:.0f} minutes ({reason}); "
+            "what is finished is kept: start the same command again when it is back"
+        ) from error
+    if retrying.statistics["attempt_number"] > 1:
+        _log.warning("the study database answers again")
+    return result
+
+
+def _log_first_failure(state: RetryCallState) -> None:
+    if state.attempt_number == 1 and state.outcome is not None:
+        _log.warning("the study database does not answer (%s); waiting", _reason(state.outcome.exception()))
 
 
 def _is_unavailable(error: BaseException | None) -> bool:
-    """Whether another attempt may succeed. Optuna wraps the database's own error, gRPC gives a code."""
+    """Whether another attempt may succeed. Optuna wraps the database's own error; gRPC gives a status code."""
     if error is None:
         return False
     # A connection that breaks while a transaction is rolled back leaves the session waiting for another rollback.
@@ -69,9 +71,10 @@ def _is_unavailable(error: BaseException | None) -> bool:
     return _is_unavailable(error.__cause__)
 
 
-def _first_line(error: BaseException) -> str:
-    while error.__cause__ is not None:
+def _reason(error: BaseException | None) -> str:
+    """The first line of what caused the error."""
+    while error is not None and error.__cause__ is not None:
         error = error.__cause__
-    details = getattr(error, "details", None)  # gRPC's text goes on and on
-    text = str(details()) if callable(details) else str(getattr(error, "orig", None) or error)
-    return (text.strip().splitlines() or [type(error).__name__])[0][:160]
+    details = getattr(error, "details", None)  # the text of a gRPC error has many lines
+    cause = Exception(details()) if callable(details) else getattr(error, "orig", None) or error
+    return first_line(cause or Exception("no answer"), most=160)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from wastetune.errors import UserError
-from wastetune.settings import Places
+from wastetune.settings import Locations
 from wastetune.storage.study import finished_trials
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.study.spec import StudySpec
@@ -135,13 +135,15 @@ def restart_process() -> None:
     os.execv(sys.executable, [sys.executable, "-m", "wastetune", *sys.argv[1:]])
 
 
-def worker_arguments(spec: StudySpec, places: Places, timeout: float | None, renew_after: int | None) -> list[str]:
+def worker_arguments(
+    spec: StudySpec, locations: Locations, timeout: float | None, renew_after: int | None
+) -> list[str]:
     """The arguments of `wastetune worker` that make it join a study."""
     options = {
         "--study": spec.source,
         "--seed": spec.seed,
-        "--data": places.data,
-        "--weights": places.weights or spec.weights,
+        "--data": locations.data,
+        "--weights": locations.weights or spec.weights,
         "--timeout": timeout,
         "--renew-after": renew_after,
     }

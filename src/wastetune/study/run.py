@@ -13,7 +13,7 @@ from wastetune.data.splits import write_split_table
 from wastetune.report.results import Report
 from wastetune.report.results_folder import write_results
 from wastetune.search.history import read_history
-from wastetune.settings import Places
+from wastetune.settings import Locations
 from wastetune.signals import raise_on_signals
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import (
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 def run_study(
     spec: StudySpec,
-    places: Places,
+    locations: Locations,
     console: Console,
     *,
     timeout: float | None = None,
@@ -59,17 +59,17 @@ def run_study(
     trial is complete yet. On Ctrl-C what was finished is kept and the KeyboardInterrupt goes on.
     """
     begun = time.perf_counter()
-    check_uri(places.tracking_uri)
-    prepared = prepare_study(spec, data=places.data, weights=places.weights, console=console)
+    check_uri(locations.tracking_uri)
+    prepared = prepare_study(spec, data=locations.data, weights=locations.weights, console=console)
     for line in render_preparation(prepared):
         console.print(line)
-    study = _join(prepared, places.storage, console)
+    study = _join(prepared, locations.storage, console)
     set_study_attr(study, "trials", spec.trials)
-    folder = places.results / spec.name
+    folder = locations.results / spec.name
     write_split_table(prepared.index, prepared.splits, folder / "split.csv")
     preparing = time.perf_counter() - begun
 
-    with mirrored(partial(open_mirror_of, study, places.tracking_uri), console, places.tracking_uri) as post:
+    with mirrored(partial(open_mirror_of, study, locations.tracking_uri), console, locations.tracking_uri) as post:
         posted: set[int] = set()
 
         def post_ended(*_: object) -> None:
@@ -97,8 +97,8 @@ def run_study(
                 )
             elif len(finished_trials(study)) < spec.trials:
                 run_workers(
-                    worker_arguments(spec, places, timeout, renew_after),
-                    {"WASTETUNE_STORAGE": places.storage},
+                    worker_arguments(spec, locations, timeout, renew_after),
+                    {"WASTETUNE_STORAGE": locations.storage},
                     workers,
                     study=study,
                     trials=spec.trials,
@@ -123,7 +123,7 @@ def run_study(
 
 def run_one_worker(
     spec: StudySpec,
-    places: Places,
+    locations: Locations,
     console: Console,
     *,
     timeout: float | None,
@@ -131,9 +131,9 @@ def run_one_worker(
     check: Callable[[], None],
 ) -> bool:
     """Works on a study beside others until it has its trials; true where the process is to be renewed."""
-    prepared = prepare_study(spec, data=places.data, weights=places.weights, console=console)
+    prepared = prepare_study(spec, data=locations.data, weights=locations.weights, console=console)
     parent = parent_process()
-    study = _join(prepared, places.storage, console)
+    study = _join(prepared, locations.storage, console)
     trials = get_study_attr(study, "trials", spec.trials)
     if parent is None:
         for line in render_preparation(prepared):
