@@ -1,4 +1,4 @@
-"""The pictures of an index, decoded and resized once: one uint8 array on disk."""
+"""The pictures of an index, decoded and resized once, as a uint8 array on disk."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -15,8 +15,9 @@ from PIL import Image
 from wastetune.data.image import decode_picture, resize_picture
 from wastetune.data.index import ImageIndex, Picture
 from wastetune.errors import UserError
+from wastetune.files import write_whole
 
-RECIPE = 1  # raised when resize_picture gives other pixels
+RECIPE = 1  # part of the file's name; changes whenever resize_picture gives other pixels
 BATCH = 64  # pictures in memory at once
 
 
@@ -62,9 +63,9 @@ def open_pixels(
 ) -> Pixels:
     """The pictures of an index at size x size pixels, from a file in the folder ``cache``, written once.
 
-    The file is complete or absent; of several processes one writes it while the others wait.
+    The file is complete or absent. One process writes it while the others wait.
     ``progress(done, total)`` counts pictures and is called only while writing.
-    Raises UserError when a picture is no longer what the index says.
+    Raises UserError when a picture has changed since it was indexed.
     """
     keys = tuple(picture.pixels_sha256 for picture in index.pictures)
     name = hashlib.sha256("\n".join([f"recipe {RECIPE}, size {size}", *keys]).encode()).hexdigest()[:32]
@@ -81,9 +82,8 @@ def _write(index: ImageIndex, size: int, path: Path, progress: Callable[[int, in
     def row(picture: Picture) -> bytes:
         return resize_picture(_read_unchanged(index.folder, picture), size).tobytes()
 
-    total = len(index.pictures)
-    part = path.with_suffix(".part")  # one writer, the holder of the lock; a killed one's rest is overwritten
-    try:
+    def write(part: Path) -> None:
+        total = len(index.pictures)
         # Plain writes, not a writable memory map: on a full disk they raise, a map would kill the process.
         with part.open("wb") as file, ThreadPoolExecutor() as pool:
             _write_header(file, (total, size, size, 3))
@@ -92,10 +92,9 @@ def _write(index: ImageIndex, size: int, path: Path, progress: Callable[[int, in
                     file.write(content)
                 if progress:
                     progress(min(start + BATCH, total), total)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+
+    # The holder of the lock is the only writer, so it may overwrite the gigabytes that a killed one left.
+    write_whole(path, write, part=path.with_suffix(".part"))
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
