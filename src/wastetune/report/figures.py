@@ -1,6 +1,7 @@
 """The figures of a report: learning curves, search, parameters and cost as SVG; the confusion matrix as PNG."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -25,7 +26,7 @@ from wastetune.storage.records import TrialRecord
 from wastetune.training.metrics import METRICS
 
 _MANY = 150  # trials; more are drawn smaller
-# Shades go with the square root of the share, so that a confusion of 5 % can be told from none.
+# Shades grow with the square root of the share, so that a confusion of 5 % is visible.
 SHADE = 0.5
 
 
@@ -77,35 +78,36 @@ def draw_search(report: Report, history: History) -> Markup:
 def draw_slices(report: Report, history: History) -> list[Markup]:
     """For each searched parameter, the important first, the scores of the trials against its values."""
     order = [*history.importance, *(key for key in history.searched if key not in history.importance)]
-    charts = []
-    for key in order:
-        searched = history.searched[key]
-        having = [trial for trial in history.trials if key in trial.drawn and trial.config.get(key) is not None]
-        if not having:
-            continue
-        at = {trial.number: _position(searched, trial, key) for trial in having}
-        values = list(at.values())
-        if searched.options:
-            x = option_scale(searched.options)
-        else:
-            x = number_scale(values, log=searched.log and min(values) > 0, whole=searched.whole)
-        plot = Plot(x, _score_scale(history), height=170)
-        if (searched.options or searched.whole) and len(set(values)) <= 8 < len(values):
-            # Many trials at few values would hide each other.
-            at = {number: value + 0.5 * _jitter(number) for number, value in at.items()}
-        marks = _trial_marks(
-            plot,
-            report,
-            History(tuple(having), history.searched, history.importance),
-            lambda trial, at=at: at[trial.number],
-            lambda trial, key=key: f"{key} {render_value(trial.config[key])}",
-        )
-        charts.append(framed(plot, marks, x_label="", y_label=key, what=f"scores against {key}"))
-    return charts
+    return [chart for key in order if (chart := _draw_slice(report, history, key)) is not None]
+
+
+def _draw_slice(report: Report, history: History, key: str) -> Markup | None:
+    searched = history.searched[key]
+    trials = [trial for trial in history.trials if key in trial.drawn and trial.config.get(key) is not None]
+    if not trials:
+        return None
+    at = {trial.number: _position(searched, trial, key) for trial in trials}
+    values = list(at.values())
+    if searched.options:
+        x = option_scale(searched.options)
+    else:
+        x = number_scale(values, log=searched.log and min(values) > 0, whole=searched.whole)
+    plot = Plot(x, _score_scale(history), height=170)
+    if (searched.options or searched.whole) and len(set(values)) <= 8 < len(values):
+        # Many trials at few values would hide each other.
+        at = {number: value + 0.5 * _jitter(number) for number, value in at.items()}
+    marks = _trial_marks(
+        plot,
+        report,
+        replace(history, trials=tuple(trials)),
+        lambda trial: at[trial.number],
+        lambda trial: f"{key} {render_value(trial.config[key])}",
+    )
+    return framed(plot, marks, x_label="", y_label=key, what=f"scores against {key}")
 
 
 def draw_frontier(report: Report, history: History, cost: str, label: str) -> Markup | None:
-    """Score against a cost, `seconds` or `parameters`, under the line of the best; None where no cost is known."""
+    """Score against a cost, `seconds` or `parameters`, with the Pareto front; None where no cost is known."""
     known = [trial for trial in history.trials if trial.state == "complete" and (getattr(trial, cost) or 0) > 0]
     if not known:
         return None
@@ -115,7 +117,7 @@ def draw_frontier(report: Report, history: History, cost: str, label: str) -> Ma
         if trial.score is not None and (not frontier or trial.score > frontier[-1][1]):
             frontier.append((getattr(trial, cost), trial.score))
     frontier.append((plot.x.high, frontier[-1][1]))
-    part = History(tuple(known), history.searched, history.importance)
+    part = replace(history, trials=tuple(known))
     marks = _trial_marks(
         plot, report, part, lambda trial: getattr(trial, cost), lambda trial: f"{label} {getattr(trial, cost):,.5g}"
     )
@@ -161,12 +163,12 @@ def _outcome(trial: TrialRecord) -> str:
 
 
 def _jitter(number: int) -> float:
-    """From -0.5 to 0.5, evenly spread over the trials."""
+    """A number from -0.5 to 0.5, evenly spread over the trials."""
     return number * 0.6180339887 % 1 - 0.5
 
 
 def _position(searched: Searched, trial: TrialRecord, key: str) -> float:
-    # Of a range, what acted; an option that was snapped would be none of the options.
+    # Of a range the value that took effect; a snapped option would be none of the options.
     return float(searched.options.index(trial.drawn[key])) if searched.options else float(trial.config[key])
 
 
@@ -175,7 +177,7 @@ def _score_scale(history: History) -> Scale:
 
 
 def _score_name(report: Report) -> str:
-    return f"validation {METRICS[report['metric']][0]}"
+    return f"validation {METRICS[report.metric][0]}"
 
 
 def _find(history: History, number: int) -> TrialRecord | None:

@@ -91,7 +91,7 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         curves=draw_curves(report, history),
         search=draw_search(report, history),
         search_note=_search_note(report),
-        score_name=f"Validation {METRICS[report['metric']][0]}",
+        score_name=f"Validation {METRICS[report.metric][0]}",
         failures=_failures(history),
         importance=list(history.importance.items()),
         slices=draw_slices(report, history),

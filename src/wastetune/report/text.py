@@ -103,7 +103,7 @@ def _with_interval(scores: Scores, key: str) -> str:
 def class_rows(scores: Scores) -> list[tuple[str, ...]]:
     """The classification report as scikit-learn lays it out: classes, then accuracy and the two averages."""
     total = sum(one.support for one in scores.per_class.values())
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
         for name, one in scores.per_class.items()
     ]

@@ -4,7 +4,6 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,17 @@ from wastetune.settings import Locations
 from wastetune.signals import raise_on_signals
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import (
+    DataSource,
+    StudyInfo,
     best_trial,
     default_trial,
     finished_trials,
     get_study_attr,
     open_study,
+    read_study_info,
     read_trials,
     set_study_attr,
+    write_study_info,
 )
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.study.prepare import Prepared, prepare_study
@@ -35,7 +38,7 @@ from wastetune.study.summary import summarize
 from wastetune.study.worker import run_worker
 from wastetune.tracking.dashboard import note_study
 from wastetune.tracking.mlflow_mirror import AllTrials, FinalReport, mirrored, open_mirror_of
-from wastetune.tracking.mlflow_store import DataSource, check_uri
+from wastetune.tracking.mlflow_uri import check_uri
 
 if TYPE_CHECKING:
     import optuna
@@ -158,11 +161,10 @@ def _join(prepared: Prepared, url: str, console: Console) -> "optuna.Study":
     spec = prepared.context.spec
     opened = open_storage(url, patient=is_replacement())  # a successor must not end because the database is away
     study = open_study(opened, spec.name, prepared.fingerprint)
-    if get_study_attr(study, "about") is None:
-        dataset = prepared.index.folder.resolve().name
-        tags = {"backbone": spec.backbone, "dataset": dataset, **package_versions()}
-        about = {"question": spec.question, "metric": spec.metric, "data": asdict(_data_source(prepared)), "tags": tags}
-        set_study_attr(study, "about", about)
+    if read_study_info(study) is None:
+        data = _data_source(prepared)
+        tags = {"backbone": spec.backbone, "dataset": data.name, **package_versions()}
+        write_study_info(study, StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags))
         note_study(study)
     for number in fail_lost_trials(study):
         console.print(f"trial {number} was in the hands of a process that is gone: failed")

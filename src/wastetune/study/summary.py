@@ -50,6 +50,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
     trials = read_trials(study)
     states = Counter(trial.state.name for trial in trials)
     config = best.user_attrs["config"]
+    assert best.value is not None
     return StudySummary(
         study=context.spec.name,
         question=context.spec.question,
