@@ -51,7 +51,7 @@ def ui(
 
     try:
         with raise_on_signals():
-            from wastetune.tracking.mlflow_store import check_store
+            from wastetune.tracking.mlflow_uri import check_store
             from wastetune.tracking.ui import served_study
 
             found = lookup_study(study, storage)

@@ -4,34 +4,41 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wastetune.console import Console
 from wastetune.data.splits import write_split_table
+from wastetune.report.results import Report
+from wastetune.report.results_folder import write_results
+from wastetune.search.history import read_history
 from wastetune.settings import Locations
 from wastetune.signals import raise_on_signals
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import (
+    DataSource,
+    StudyInfo,
     best_trial,
     default_trial,
     finished_trials,
     get_study_attr,
     open_study,
+    read_study_info,
     read_trials,
     set_study_attr,
+    write_study_info,
 )
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.study.prepare import Prepared, prepare_study
 from wastetune.study.processes import is_replacement, parent_process, run_workers, worker_arguments
 from wastetune.study.progress import render_preparation, render_trial
+from wastetune.study.refit import package_versions, refit_winner
 from wastetune.study.spec import StudySpec
-from wastetune.study.summary import finish, package_versions
+from wastetune.study.summary import summarize
 from wastetune.study.worker import run_worker
 from wastetune.tracking.dashboard import note_study
 from wastetune.tracking.mlflow_mirror import AllTrials, FinalReport, mirrored, open_mirror_of
-from wastetune.tracking.mlflow_store import DataSource, check_uri
+from wastetune.tracking.mlflow_uri import check_uri
 
 if TYPE_CHECKING:
     import optuna
@@ -47,7 +54,7 @@ def run_study(
     final: bool = True,
     workers: int | None = None,
     renew_after: int | None = None,
-) -> dict[str, Any] | None:
+) -> Report | None:
     """Runs a study up to its number of trials, retrains the winner and gives the report.
 
     With `workers`, so many processes of this machine run the trials, and with 0 of them, others do; else this process
@@ -108,7 +115,9 @@ def run_study(
         elif best_trial(study) is None or default_trial(study) is None:
             console.print("no trial with a score yet, so there is nothing to retrain")
         else:
-            report = finish(study, prepared, folder, console, preparing)
+            refitted = refit_winner(study, prepared, folder, console)
+            report = summarize(study, prepared, refitted, preparing)
+            write_results(report, refitted.predictions, read_history(study), prepared.index.folder, folder)
             note_study(study, report, folder)
             post(FinalReport(report, folder))
         post(AllTrials(tuple(read_trials(study))))
@@ -152,11 +161,10 @@ def _join(prepared: Prepared, url: str, console: Console) -> "optuna.Study":
     spec = prepared.context.spec
     opened = open_storage(url, patient=is_replacement())  # a successor must not end because the database is away
     study = open_study(opened, spec.name, prepared.fingerprint)
-    if get_study_attr(study, "about") is None:
-        dataset = prepared.index.folder.resolve().name
-        tags = {"backbone": spec.backbone, "dataset": dataset, **package_versions()}
-        about = {"question": spec.question, "metric": spec.metric, "data": asdict(_data_source(prepared)), "tags": tags}
-        set_study_attr(study, "about", about)
+    if read_study_info(study) is None:
+        data = _data_source(prepared)
+        tags = {"backbone": spec.backbone, "dataset": data.name, **package_versions()}
+        write_study_info(study, StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags))
         note_study(study)
     for number in fail_lost_trials(study):
         console.print(f"trial {number} was in the hands of a process that is gone: failed")
