@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from wastetune.backbones.backbone import nearest_cut
-from wastetune.backbones.runtime import choose_runtime
 from wastetune.console import Console
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
@@ -26,7 +23,7 @@ from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, ModelSize, Report, Retrain, read_report
 from wastetune.storage.study import best_trial, default_trial, get_study_attr, set_study_attr
 from wastetune.study.objective import plain_set, training_set
-from wastetune.study.prepare import Bar, Prepared, TrialContext, trial_seed
+from wastetune.study.prepare import Bar, Prepared, TrialContext, package_versions, trial_seed
 from wastetune.training.config import TrialConfig
 from wastetune.training.evaluation import Scores, gain_intervals, score_predictions
 from wastetune.training.fit import TrainingFailed, TrainingSet, fit_final, predict_probabilities, steps_per_epoch
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
 # The assembled model and the stored activations (half precision) may differ by so much in a probability.
 TOLERANCE = 0.1
 _CHECKED = 32
-_PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -88,12 +84,6 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
 def fingerprint_digest(prepared: Prepared) -> str:
     """The study's fingerprint in 16 characters."""
     return hashlib.sha256(json.dumps(prepared.fingerprint).encode()).hexdigest()[:16]
-
-
-def package_versions() -> dict[str, str]:
-    """The versions that a result may depend on; OpenVINO's where it runs the trunks."""
-    packages = (*_PACKAGES, "openvino") if choose_runtime() == "openvino" else _PACKAGES
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def _refit_both(
