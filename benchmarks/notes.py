@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wastetune.storage.database import open_storage
+from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import open_study
 from wastetune.storage.trials import begin_trial, complete_trial, set_trial_attrs
 from wastetune.tracking.artifacts import draw_pictures
@@ -61,7 +62,7 @@ def measure(url: str, arguments: argparse.Namespace, attrs: dict, classes: list[
     notes = Notes(study, "macro_f1", classes)
     spent = []
     for _ in range(arguments.before + arguments.trials):
-        trial = begin_trial(study, {}, {}, {"config": attrs["config"]})
+        trial = begin_trial(study, {}, {}, TrialAttrs(config=attrs["config"]))
         set_trial_attrs(trial, {key: value for key, value in attrs.items() if key != "config"})
         started = time.perf_counter()
         notes.write(trial, attrs["config"], attrs, pruned=False)

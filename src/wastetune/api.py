@@ -30,14 +30,14 @@ def run_study(
     results: str | Path | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """The report of a study, run up to its number of trials, as `wastetune run` does: again goes on where it stopped.
+    """The report of a study, after running it up to its number of trials as `wastetune run` does.
 
-    `study` is a name or the path of a .toml file; `trials` is in all runs together, `timeout` in seconds. The report
-    is what stands in report.json, and that and the rest lie in `results`. `quiet` keeps this process, not its workers,
-    from printing what happens.
+    `study` is a name or the path of a .toml file; `trials` counts all runs together; `timeout` is in seconds. Running
+    a study again resumes it. The report is the content of report.json, which is in `results` with the other files.
+    `quiet` keeps this process, but not its workers, from printing.
 
-    Raises UserError for what is wrong, in one sentence, and where no trial has a score yet. On Ctrl-C what is finished
-    is kept.
+    UserError, in one sentence, for what the caller can mend, and where no trial has a score yet. After Ctrl-C,
+    finished trials are kept.
     """
     if timeout is not None and not timeout > 0:
         raise UserError(f"timeout is {timeout}, but must be a number of seconds above 0, or None")
@@ -65,7 +65,7 @@ def run_study(
 
 
 def load_report(study: str | Path, *, results: str | Path | None = None) -> dict[str, Any]:
-    """The report of a finished study: what stands in results/<study>/report.json.
+    """The report of a finished study: the content of results/<study>/report.json.
 
     `test` holds the scores on the test set and their 95 % intervals, `best` the winning trial and its configuration.
     UserError where there is none.
@@ -83,16 +83,15 @@ def load_report(study: str | Path, *, results: str | Path | None = None) -> dict
 def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.DataFrame":
     """A pandas DataFrame with a row for each trial that has ended, by number; the study may still be running.
 
-    Columns: number; state (complete, pruned or failed); score on the validation pictures, of a pruned trial the last
-    that was told; seconds, without the activations; cut, the block of the backbone below which all was frozen; then
-    each parameter of the configuration, as it acted; and failure, the reason why a trial failed, or nothing.
-    UserError where there is no such study, or no such database.
+    Columns: number; state (complete, pruned or failed); score on the validation pictures, for a pruned trial the last
+    one reported; seconds, without the activations; cut, the block of the backbone below which everything was frozen;
+    each parameter of the configuration; and failure, the reason why a trial failed, or an empty text.
+    UserError where the study or the database does not exist.
     """
     import pandas
 
     from wastetune.storage.database import open_storage
-    from wastetune.storage.records import read_records
-    from wastetune.storage.study import find_study
+    from wastetune.storage.study import find_study, read_records
     from wastetune.study.spec import study_name
     from wastetune.training.config import TrialConfig
 
@@ -103,15 +102,16 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
 
 
 def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> "pandas.DataFrame":
-    """A pandas DataFrame with a row for each picture: what the model of a study says is on it.
+    """A pandas DataFrame with a row for each picture: the class that a study's model predicts.
 
-    `bundle` is the folder `results/<study>/bundle`, or what `wastetune export` made of it; `pictures` a file, a folder
-    (all files in it, hidden ones passed over) or several of either. The model is loaded at each call, so give it all
-    pictures at once.
+    `bundle` is the folder `results/<study>/bundle`, or a file that `wastetune export` wrote; `pictures` is a file, a
+    folder (all files in it except hidden ones), or several of either. Every call loads the model, so pass all pictures
+    at once.
 
-    Columns: picture, its path; class, the most probable one; probability, its own; problem, why a picture could not be
-    read, or nothing; and "probability of <class>" for each class. A picture with a problem has no class and no
-    probabilities, and stops nothing. UserError for a bundle that cannot be read, and where there is no picture.
+    Columns: picture, its path; class, the most probable one; probability, that of the class; problem, why a picture
+    could not be read, or an empty text; and "probability of <class>" for each class. A picture with a problem has no
+    class and no probabilities, and does not stop the others. UserError for a bundle that cannot be read, and where
+    there is no picture.
     """
     named = [pictures] if isinstance(pictures, str | Path) else list(pictures)
     silence_tensorflow()

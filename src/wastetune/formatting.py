@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 
 
 def shortened(name: str, most: int) -> str:
-    """The name, cut to so many characters."""
+    """The name, cut to at most so many characters."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Lines of aligned columns, the first `left` of them to the left, the others to the right."""
+    """Lines of aligned columns; the first `left` columns are left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
@@ -21,24 +21,24 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
-    """The lines of a Markdown table, the first `left` columns to the left, the others to the right."""
+    """The lines of a Markdown table; the first `left` columns are left-aligned, the others right-aligned."""
     ruler = ["---" if column < left else "---:" for column in range(len(header))]
     table = [header, ruler, *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
 
 
 def render_count(number: int, noun: str) -> str:
-    """1 picture, 2 pictures."""
+    """A number with its noun: 1 picture, 2 pictures."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def render_value(value: object) -> str:
-    """A parameter's value in four digits; a dash where it has none."""
+    """A parameter's value in four digits; a dash for None."""
     return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def render_duration(seconds: float) -> str:
-    """Seconds in the units that a person would use."""
+    """A duration in seconds, minutes or hours."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"

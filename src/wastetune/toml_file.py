@@ -1,4 +1,4 @@
-"""A name -> its TOML file -> keys and values, with every mistake told in one sentence."""
+"""Finds and reads TOML files of studies and search spaces; every mistake is one sentence."""
 
 import json
 import tomllib
@@ -16,14 +16,14 @@ NOUNS = {"studies": "study", "search_spaces": "search space"}
 
 
 def shipped(kind: str) -> Path:
-    """The folder of "studies" or "search_spaces" that came with wastetune, installed or in a checkout."""
+    """The folder of "studies" or "search_spaces" that comes with wastetune, installed or in a checkout."""
     package = Path(__file__).parent
     installed = package / kind
     return installed if installed.is_dir() else package.parents[1] / kind
 
 
 def find_file(kind: str, name_or_path: str) -> Path:
-    """The TOML file meant by a name or a path; raises UserError with near names when there is none."""
+    """The TOML file of a name or a path. UserError, with similar names, where there is none."""
     noun = NOUNS[kind]
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path).expanduser()
@@ -40,7 +40,7 @@ def find_file(kind: str, name_or_path: str) -> Path:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The file's keys and values; raises UserError naming file and line when it is not TOML."""
+    """The keys and values of a file. UserError, with file and line, where it is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
@@ -52,7 +52,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def check_keys(source: str, values: Iterable[str], known: Iterable[str]) -> None:
-    """Raises UserError for the first key that is not known, with the one that was probably meant."""
+    """Raises UserError for the first unknown key, with similar known keys."""
     allowed = list(known)
     for key in values:
         if key not in allowed:
@@ -60,9 +60,9 @@ def check_keys(source: str, values: Iterable[str], known: Iterable[str]) -> None
 
 
 def explain(model: type[BaseModel], source: str, error: ValidationError) -> str:
-    """One sentence on the first thing pydantic found: file, key, value, and what is allowed."""
+    """One sentence about the first error that pydantic found: file, key, value, and what is allowed."""
     first = error.errors(include_url=False)[0]
-    if not first["loc"]:  # found by a check on the whole model, whose message is already a sentence
+    if not first["loc"]:  # an error of a validator of the whole model, whose message is already a sentence
         return f"{source}: {first['msg'].removeprefix('Value error, ')}"
     key = str(first["loc"][0])
     if first["type"] == "missing":
@@ -71,7 +71,7 @@ def explain(model: type[BaseModel], source: str, error: ValidationError) -> str:
 
 
 def allowed_values(model: type[BaseModel], key: str) -> str:
-    """What a field takes, in words: "a whole number, at least 1 and at most 16"."""
+    """The values that a field accepts, in words: "a whole number, at least 1 and at most 16"."""
     field = model.model_fields[key]
     kind: Any = field.annotation
     if get_origin(kind) is Literal:
@@ -89,7 +89,7 @@ def allowed_values(model: type[BaseModel], key: str) -> str:
 
 
 def in_toml(value: object) -> str:
-    """The value about as it stands in the file: "text", 3, true, [1, 2]."""
+    """The value as TOML writes it: "text", 3, true, [1, 2]."""
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
@@ -110,13 +110,13 @@ def _limit(rule: object) -> str:
 
 
 def named_files(kind: str) -> Mapping[str, Path]:
-    """Name -> file; the working directory's own win over those shipped."""
+    """Name -> file; files in the working directory replace those of wastetune."""
     folders = (shipped(kind), Path(kind))
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 
 def _in_words(error: tomllib.TOMLDecodeError) -> str:
-    """Place first: "line 3, column 9: invalid value." (of an unclosed text: "end of document: ...")."""
+    """The message with its place first: "line 3, column 9: invalid value."."""
     what, _, place = str(error).partition(" (at ")
     what = what[0].lower() + what[1:]
     return f"{place.removesuffix(')')}: {what}." if place else f"{what}."

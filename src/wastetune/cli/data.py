@@ -20,7 +20,7 @@ def data() -> None:
 @data.command("list")
 @data_option
 def list_(folder: Path) -> None:
-    """List the known data sets: what they hold, where they come from, whether they are here.
+    """List the known data sets, with their source, and whether they are on this machine.
 
     \b
     Example:
@@ -62,7 +62,7 @@ def fetch(name: str, folder: Path) -> None:
 @click.argument("dataset")
 @data_option
 def check(dataset: str, folder: Path) -> None:
-    """Say what is in a data set, known by name or by its folder, and what is wrong with it.
+    """Show what a data set contains, and what is wrong with it: a known name or a folder.
 
     \b
     Example:

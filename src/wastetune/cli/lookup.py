@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def onnx_file(study: str | None, bundle: Path | None, results: Path) -> Path:
-    """The .onnx file that is meant. UserError where it is not there."""
+    """The .onnx file of a study or a bundle. UserError where it does not exist."""
     path = model_path(study, bundle, results)
     if bundle is not None:
         file = bundle / "model.onnx" if bundle.is_dir() else bundle
@@ -28,7 +28,7 @@ def onnx_file(study: str | None, bundle: Path | None, results: Path) -> Path:
 
 
 def check_export(file: Path, about: "BundleDescription", bundle: Path, study: str) -> None:
-    """Raises UserError where the file is of an earlier winner than the study's bundle."""
+    """Raises UserError where the file was exported from an earlier winner than the study's bundle."""
     from wastetune.models.bundle import load_description
 
     if about != load_description(bundle):
@@ -40,7 +40,7 @@ def _export_command(study: str | None) -> str:
 
 
 def model_path(study: str | None, bundle: Path | None, results: Path) -> Path:
-    """Where the model is that is meant by a study or by a path."""
+    """The path of a model: the given bundle, or the bundle in the results of a study."""
     if (study is None) == (bundle is None):
         raise UserError("name either a study with --study or a model with --bundle")
     if bundle is not None:
@@ -55,7 +55,7 @@ def model_path(study: str | None, bundle: Path | None, results: Path) -> Path:
     return path
 
 
-def find_study(study: str, url: str) -> "optuna.Study":
+def lookup_study(study: str, url: str) -> "optuna.Study":
     """A study in its database, by its name or by the path of its file."""
     from wastetune.storage.database import open_storage
     from wastetune.storage.study import find_study

@@ -27,7 +27,7 @@ COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """Loads commands by name, and prints what a user did wrong as one sentence."""
+    """Loads commands by name; prints an error that a user can mend as one sentence, with exit status 2."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from wastetune.cli.lookup import find_study, model_path
+from wastetune.cli.lookup import lookup_study, model_path
 from wastetune.cli.options import (
     bundle_option,
     data_option,
@@ -28,9 +28,9 @@ from wastetune.errors import UserError
 def predict(
     pictures: tuple[str, ...], study: str | None, bundle: Path | None, results: Path, as_json: bool, as_csv: bool
 ) -> None:
-    """Say what is on pictures: the most probable class, its probability, the next two.
+    """Classify pictures: the most probable class, its probability, the next two classes.
 
-    A picture that cannot be read has its own line and stops nothing; the exit status is then 1.
+    A picture that cannot be read gets a line of its own and does not stop the others; the exit status is then 1.
 
     \b
     Example:
@@ -79,9 +79,9 @@ def predict(
 def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str, folder: Path, results: Path) -> None:
     """Write a study's model in another format, from pixels to probabilities, and check it on the test pictures.
 
-    It goes to `export` in the study's results. How much probabilities differ from the original's, how many pictures
-    keep their class, size, and the time that one picture takes are printed, kept in export.json and logged to MLflow;
-    too large a difference is an error. Classes and scores are inside each file.
+    The file is written to `export` in the study's results. The difference of its probabilities from the original's,
+    the number of pictures that keep their class, its size, and the time per picture are printed, written to
+    export.json and logged to MLflow; too large a difference is an error. Each file contains classes and scores.
 
     \b
     Example:
@@ -105,7 +105,7 @@ def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str
     from wastetune.tracking.mlflow_uri import render_reason
 
     try:
-        log_exports(find_study(study, storage), tracking_uri, place)
+        log_exports(lookup_study(study, storage), tracking_uri, place)
     except UserError as error:
         click.echo(f"not logged to MLflow: {error}")
     except Exception as error:  # whatever a database, a server or a network may raise

@@ -47,19 +47,19 @@ results_option = click.option(
     default=Path(RESULTS),
     show_default=True,
     metavar="FOLDER",
-    help="Where reports and models go.",
+    help="The folder of reports and models.",
 )
 model_study_option = click.option(
-    "--study", metavar="NAME|PATH", help="A study whose model it is: the one in its results folder."
+    "--study", metavar="NAME|PATH", help="The study whose model is used, from its results folder."
 )
 bundle_option = click.option(
     "--bundle",
     type=click.Path(path_type=Path),
     metavar="FOLDER|FILE",
-    help="A model instead: a study's bundle, or what `wastetune export` made.",
+    help="A model instead of a study: a bundle, or a file that `wastetune export` wrote.",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), help="Another seed than the study's, for another split and search."
+    "--seed", type=click.IntRange(min=0), help="Another seed than the study's, for another split and another search."
 )
 renew_option = click.option(
     "--renew-after",
@@ -67,5 +67,5 @@ renew_option = click.option(
     default=50,
     show_default=True,
     metavar="N",
-    help="Renew a worker process after N trials that trained a part of the backbone: they leave memory behind.",
+    help="Restart a worker process after N trials that trained a part of the backbone, to free their memory.",
 )

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     metavar="NAME|PATH|PATTERN",
     help="A study's name, the path of its .toml file, or a pattern: all studies whose names match, one after another.",
 )
-@click.option(
-    "--trials", type=click.IntRange(min=1), help="Finished trials the study shall have, in all runs together."
-)
+@click.option("--trials", type=click.IntRange(min=1), help="The number of finished trials, over all runs together.")
 @storage_option
 @tracking_option
 @data_option
@@ -44,16 +42,16 @@ if TYPE_CHECKING:
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Begin no trial after so many seconds; then retrain, unless --no-retrain.",
+    help="Start no trial after so many seconds; then retrain, unless --no-retrain.",
 )
 @click.option(
-    "--no-retrain", is_flag=True, help="Only search: do not retrain the winner and leave the test set sealed."
+    "--no-retrain", is_flag=True, help="Only search: do not retrain the winner, and leave the test set sealed."
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Run the trials in N processes beside this one; 0: only wait for workers elsewhere. Left out: in this one.",
+    help="Run the trials in N more processes; 0: only wait for workers elsewhere. Default: run them in this one.",
 )
 @renew_option
 def run(
@@ -72,8 +70,8 @@ def run(
 ) -> None:
     """Run a study: search, retrain the best configuration, report on the sealed test set.
 
-    Running it again goes on where it stopped, and computes nothing twice. Of the studies of a pattern, one that
-    cannot run is told and the others go on; at the end stands the table of `wastetune compare`.
+    Running it again resumes the study and computes nothing twice. With a pattern, a study that cannot run is reported
+    and the others go on; the table of `wastetune compare` follows at the end.
 
     \b
     Example:
@@ -86,7 +84,7 @@ def run(
     from wastetune.study.spec import changed_study, is_pattern, matching_studies
 
     several = matching_studies(study) if is_pattern(study) else None
-    # One mistake is told before anything heavy is imported.
+    # A mistake is reported before anything heavy is imported.
     first = None if several else changed_study(study, trials=trials, seed=seed, weights=weights)
     check_results(results)
 
@@ -139,7 +137,7 @@ def run(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Begin no trial after so many seconds.",
+    help="Start no trial after so many seconds.",
 )
 @renew_option
 def worker(
@@ -151,10 +149,11 @@ def worker(
     timeout: float | None,
     renew_after: int,
 ) -> None:
-    """Work on a study beside others, here or on other machines, until it has its trials.
+    """Run trials of a study together with other workers, here or on other machines, until it has its trials.
 
-    All need the same study file, pictures, weights and version of wastetune, and say what differs. The number of
-    trials is that of `wastetune run`, or of the study's file. Ctrl-C and SIGTERM hand the trial in hand back.
+    All workers need the same study file, pictures, weights and version of wastetune; a worker that differs is refused.
+    The number of trials is that of `wastetune run`, or of the study file. Ctrl-C and SIGTERM hand the running trial
+    back.
 
     \b
     Example:
@@ -185,7 +184,7 @@ def worker(
 
 
 def _run_each(names: tuple[str, ...], run_one: "Callable[[str], bool]", results: Path) -> None:
-    """Runs studies one after another and puts them side by side. UserError where some could not be run."""
+    """Runs studies one after another and compares them. UserError where some could not be run."""
     from wastetune.report.comparison import compare_studies, render_text
 
     done, failed = [], []
@@ -204,7 +203,7 @@ def _run_each(names: tuple[str, ...], run_one: "Callable[[str], bool]", results:
 
 
 def _same_command(*urls: str) -> str:
-    """The command line as it was given, without passwords."""
+    """The command line of this process, without passwords."""
     from wastetune.storage.database import hide_password
 
     words = ["wastetune", *sys.argv[1:]]

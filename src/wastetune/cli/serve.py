@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from wastetune.cli.lookup import check_export, find_study, model_path, onnx_file
+from wastetune.cli.lookup import check_export, lookup_study, model_path, onnx_file
 from wastetune.cli.options import (
     data_option,
     model_study_option,
@@ -13,7 +13,7 @@ from wastetune.cli.options import (
     study_option,
     tracking_option,
 )
-from wastetune.errors import UserError
+from wastetune.errors import UserError, optional_import
 from wastetune.settings import API_KEY, LOOPBACK_HOSTS
 
 
@@ -22,7 +22,9 @@ from wastetune.settings import API_KEY, LOOPBACK_HOSTS
 @storage_option
 @tracking_option
 @results_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; neither asks for a password.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="The address to listen at; neither page asks for a password."
+)
 @click.option("--port", type=click.IntRange(1, 65535), help="The dashboard's port. Left out: a free one.")
 @click.option("--mlflow-port", type=click.IntRange(1, 65535), help="MLflow's port. Left out: a free one.")
 @click.option("--open", "open_browser", is_flag=True, help="Open both in the browser.")
@@ -38,7 +40,7 @@ def ui(
 ) -> None:
     """Show a study: its trials in the Optuna dashboard, its runs and models in the MLflow UI. Ctrl-C stops both.
 
-    It may still be running. Each trial has a note there with its learning curve and its confusion matrix.
+    The study may still be running. Each trial has a note with its learning curve and its confusion matrix.
 
     \b
     Example:
@@ -52,7 +54,7 @@ def ui(
             from wastetune.tracking.mlflow_uri import check_store
             from wastetune.tracking.ui import served_study
 
-            found = find_study(study, storage)
+            found = lookup_study(study, storage)
             check_store(tracking_uri)
             if host not in LOOPBACK_HOSTS:
                 click.echo(
@@ -83,25 +85,37 @@ def ui(
     "--bundle",
     type=click.Path(path_type=Path),
     metavar="FOLDER|FILE",
-    help="A model instead: an .onnx file, or a folder with model.onnx in it.",
+    help="A model instead of a study: an .onnx file, or a folder that contains model.onnx.",
 )
 @results_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
 @click.option(
     "--api-key",
     envvar=API_KEY.variable,
     show_envvar=True,
-    help="Who does not send it as X-API-Key may not predict. Other users see command lines: use the variable.",
+    help="The key that clients send as X-API-Key. Other users of this machine see command lines: use the variable.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of one run. Left out: one for each core.")
-@click.option("--max-mb", type=click.IntRange(min=1), default=32, show_default=True, help="Megabytes of a request.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads per prediction. Default: one per core.")
 @click.option(
-    "--max-megapixels", type=click.IntRange(1, 80), default=50, show_default=True, help="Millions of pixels a picture."
+    "--max-mb", type=click.IntRange(min=1), default=32, show_default=True, help="The most megabytes of a request."
 )
-@click.option("--max-files", type=click.IntRange(min=1), default=32, show_default=True, help="Files of a request.")
 @click.option(
-    "--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Pictures in hand; past it, status 503."
+    "--max-megapixels",
+    type=click.IntRange(1, 80),
+    default=50,
+    show_default=True,
+    help="The most millions of pixels of a picture.",
+)
+@click.option(
+    "--max-files", type=click.IntRange(min=1), default=32, show_default=True, help="The most files of a request."
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="The most pictures waiting; beyond, status 503.",
 )
 def serve(
     study: str | None,
@@ -127,11 +141,9 @@ def serve(
     file = onnx_file(study, bundle, results)
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip() != ""):
         raise UserError("the API key travels in a header: name one of ASCII letters, digits and signs")
-    try:
+    with optional_import("a package of the service", "serve"):
         from wastetune.serving.api import Limits
         from wastetune.serving.server import serve_model
-    except ImportError as error:
-        raise UserError(f"serving needs more packages ({error}); pip install 'wastetune[serve]'") from None
     from wastetune.models.loading import open_model
     from wastetune.signals import raise_on_signals
 
@@ -163,14 +175,16 @@ def serve(
 @study_option
 @results_option
 @data_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; it asks for no password.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="The address to listen at; the page asks for no password."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Left out: a free one.")
 @click.option("--open", "open_browser", is_flag=True, help="Open it in the browser.")
 def app(study: str, results: Path, folder: Path, host: str, port: int, open_browser: bool) -> None:
-    """Show a study's model in the browser, until Ctrl-C: give it a photo, see what it says and why.
+    """Show a study's model in the browser, until Ctrl-C: classify a photo and see an explanation.
 
-    Beside the answer stand where the model looked and the training pictures that it finds most like the photo, if
-    they are here; on the second page the study's report. Photos do not leave this machine.
+    The page shows the saliency map of the photo and the most similar training pictures, if they are on this machine;
+    a second page shows the study's report. Photos do not leave this machine.
 
     \b
     Example:
@@ -195,12 +209,8 @@ def app(study: str, results: Path, folder: Path, host: str, port: int, open_brow
 
     try:
         with raise_on_signals():
-            try:
+            with optional_import("Streamlit", "app"):
                 from wastetune.serving.app import serve_app
-            except ImportError as error:
-                raise UserError(
-                    f"wastetune app needs Streamlit ({error}); install it: pip install 'wastetune[app]'"
-                ) from None
             serve_app(place, folder, dataset, host=host, port=port, echo=echo)
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
@@ -208,12 +218,14 @@ def app(study: str, results: Path, folder: Path, host: str, port: int, open_brow
 
 @click.command()
 @storage_option
-@click.option("--host", default="localhost", show_default=True, help="Where to listen; whoever gets there may write.")
-@click.option("--port", type=click.IntRange(1, 65535), default=13000, show_default=True, help="Where to listen.")
+@click.option(
+    "--host", default="localhost", show_default=True, help="The address to listen at; every client may write."
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=13000, show_default=True, help="The port to listen at.")
 def proxy(storage: str, host: str, port: int) -> None:
-    """Stand between hundreds of workers and one study database (Optuna's gRPC proxy).
+    """Connect hundreds of workers to one study database (Optuna's gRPC proxy).
 
-    Workers say `--storage grpc://HOST:PORT`. The channel is neither encrypted nor protected by a password.
+    Workers use `--storage grpc://HOST:PORT`. The channel is neither encrypted nor protected by a password.
 
     \b
     Example:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from wastetune.cli.lookup import find_study
+from wastetune.cli.lookup import lookup_study
 from wastetune.cli.options import results_option, storage_option, study_option, tracking_option
 from wastetune.errors import UserError
 
@@ -13,10 +13,10 @@ from wastetune.errors import UserError
 @click.command()
 @study_option
 @storage_option
-@click.option("--watch", is_flag=True, help="Again every two seconds, until Ctrl-C or the end of the study.")
+@click.option("--watch", is_flag=True, help="Repeat every two seconds, until Ctrl-C or the end of the study.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 def status(study: str, storage: str, watch: bool, as_json: bool) -> None:
-    """Say how a study stands: trials, workers, the best so far, time left.
+    """Show the progress of a study: trials, workers, the best score so far, time left.
 
     \b
     Example:
@@ -27,7 +27,7 @@ def status(study: str, storage: str, watch: bool, as_json: bool) -> None:
 
     from wastetune.study.progress import describe_status, render_status
 
-    found = find_study(study, storage)
+    found = lookup_study(study, storage)
     while True:
         status = describe_status(found)
         if watch and not as_json:
@@ -54,9 +54,9 @@ def status(study: str, storage: str, watch: bool, as_json: bool) -> None:
     help="Write the table to a .csv, .md or .html file as well; may be given several times.",
 )
 def compare(studies: tuple[str, ...], results: Path, outputs: tuple[Path, ...]) -> None:
-    """Put finished studies side by side, with what others have published for the same data.
+    """Compare finished studies with each other and with published results for the same data.
 
-    Without names, all that have a report in the results folder; a name may be a pattern.
+    Without names, all studies that have a report in the results folder; a name may be a pattern.
 
     \b
     Example:
@@ -80,9 +80,9 @@ def compare(studies: tuple[str, ...], results: Path, outputs: tuple[Path, ...]) 
 @tracking_option
 @results_option
 def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
-    """Bring MLflow to what the study database says: each trial one run, in its state, and nothing else.
+    """Copy a study to MLflow again: each trial becomes one run with its state, and wrong runs are deleted.
 
-    `wastetune run` ends with this; workers alone do not talk to MLflow.
+    `wastetune run` does this at its end; `wastetune worker` does not write to MLflow.
 
     \b
     Example:
@@ -92,7 +92,7 @@ def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
     from wastetune.tracking.mlflow_uri import check_uri, render_reason
 
     check_uri(tracking_uri)
-    found = find_study(study, storage)
+    found = lookup_study(study, storage)
     try:
         changes = sync_study(found, tracking_uri, results)
     except UserError:

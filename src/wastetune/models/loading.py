@@ -1,6 +1,6 @@
-"""A trained model of any format, ready to run: pixels in, probabilities out.
+"""Opens a trained model of any format as a function from pixels to probabilities.
 
-Each format has its own runtime, and only that one is loaded: an .onnx file needs no TensorFlow.
+Only the runtime of the format is imported: an .onnx file does not need TensorFlow.
 """
 
 import json
@@ -21,7 +21,7 @@ from wastetune.models.bundle import DESCRIPTION_FILE, MODEL_FILE, BundleDescript
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
-# Where a format keeps the description of the model: an entry of this name, or the key of this name in ONNX's metadata.
+# The description of the model in an exported file: the name of its entry in an archive, its key in ONNX's metadata.
 INSIDE = "wastetune.json"
 KEY = "wastetune"
 SIGNATURE = "serving_default"
@@ -30,7 +30,7 @@ INPUT, OUTPUT = "pixels", "probabilities"
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model that is ready to run."""
+    """A trained model, ready to run."""
 
     classes: tuple[str, ...]
     size: int  # pixels a side
@@ -41,8 +41,8 @@ class Model:
 def open_model(path: Path, *, threads: int | None = None) -> Model:
     """The model in a bundle's folder, or in an exported .keras, .onnx or .tflite file or SavedModel folder.
 
-    `threads` bounds those of one run; TensorFlow heeds it only where nothing has run in this process before.
-    UserError where there is no model, it cannot be read, or its runtime is not installed.
+    `threads` limits the threads of one run; TensorFlow ignores it once it has run in this process.
+    Raises UserError if there is no model, it cannot be read, or its runtime is not installed.
     """
     if (path / DESCRIPTION_FILE).exists():
         opened, kind = _open_bundle, "bundle"
@@ -86,7 +86,7 @@ def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescriptio
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[SIGNATURE]
 
-    # The signature alone would lose the loaded object, and with it its variables.
+    # The signature does not keep the loaded object, and so its variables, alive.
     def run(pixels: NDArray[np.uint8], _kept: Any = loaded) -> NDArray[np.float32]:
         return np.asarray(signature(**{INPUT: tf.constant(pixels)})[OUTPUT])
 
@@ -114,21 +114,21 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Run]
 def _open_litert(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     from ai_edge_litert.interpreter import Interpreter
 
-    with suppressed_stderr():  # it tells which kernels it takes
+    with suppressed_stderr():  # LiteRT prints the names of its kernels
         interpreter = Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()
-    place = interpreter.get_input_details()[0]["index"]
-    result = interpreter.get_output_details()[0]["index"]
-    turn = threading.Lock()  # an interpreter is one memory
+    input_index = interpreter.get_input_details()[0]["index"]
+    output_index = interpreter.get_output_details()[0]["index"]
+    lock = threading.Lock()  # an interpreter has one set of tensors
 
     def run_one(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        interpreter.set_tensor(place, pixels[None])
+        interpreter.set_tensor(input_index, pixels[None])
         interpreter.invoke()
-        return np.asarray(interpreter.get_tensor(result)[0])
+        return np.asarray(interpreter.get_tensor(output_index)[0])
 
-    # One by one: in 8 bits, its fast kernels refuse any other number of pictures.
+    # One by one, because the fast kernels for 8-bit weights accept one picture only.
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with turn:
+        with lock:
             return np.stack([run_one(each) for each in pixels])
 
     return _inside(path), run
@@ -148,7 +148,7 @@ def _limit_tensorflow(threads: int | None) -> None:
     if threads:
         import tensorflow as tf
 
-        with suppress(RuntimeError):  # it has run already
+        with suppress(RuntimeError):  # TensorFlow has run already
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
 

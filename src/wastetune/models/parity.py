@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from wastetune.data.splits import read_split_table
 from wastetune.errors import UserError
-from wastetune.files import write_whole
+from wastetune.files import remove, write_whole
 from wastetune.formatting import aligned
 from wastetune.models.bundle import MODEL_FILE, load_description
-from wastetune.models.export import FORMATS, remove, write_export
+from wastetune.models.export import FORMATS, write_export
 from wastetune.models.latency import Latency, measure_latency
 from wastetune.models.loading import Model, open_model
 from wastetune.models.predict import predict_files

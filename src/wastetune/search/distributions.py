@@ -1,4 +1,4 @@
-"""One line of a search space file -> Param: fixed, a range or a choice, perhaps under a condition."""
+"""Parameters of a search space: fixed values, ranges and choices, some of them conditional; and how to parse them."""
 
 import math
 import operator
@@ -25,14 +25,14 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """`when = "head_layers > 0"`: the parameter has an effect only where an earlier one compares so."""
+    """`when = "head_layers > 0"`: the parameter only has an effect where an earlier one meets this condition."""
 
     key: str
     comparison: str
     value: Value
 
     def holds(self, config: Mapping[str, Value | None]) -> bool:
-        """Whether it is true of the values sampled so far; never true of a parameter that has none."""
+        """Whether the values sampled so far meet the condition; a parameter without a value never does."""
         value = config[self.key]
         return value is not None and COMPARISONS[self.comparison](value, self.value)
 
@@ -46,12 +46,12 @@ class Fixed:
 
     @property
     def default(self) -> Value:
-        """The one value there is."""
+        """The value."""
         return self.value
 
     @property
     def corners(self) -> tuple[Value, ...]:
-        """The values that show whether all are allowed."""
+        """Values that show whether all are valid."""
         return (self.value,)
 
 
@@ -67,7 +67,7 @@ class IntRange:
 
     @property
     def corners(self) -> tuple[int, ...]:
-        """The values that show whether all are allowed: all of a short range, as conditions may pick any."""
+        """Values that show whether all are valid: all of a short range, because conditions may depend on any."""
         return (
             tuple(range(self.low, self.high + 1)) if self.high - self.low < 8 else (self.low, self.default, self.high)
         )
@@ -85,7 +85,7 @@ class FloatRange:
 
     @property
     def corners(self) -> tuple[float, ...]:
-        """The values that show whether all are allowed."""
+        """Values that show whether all are valid."""
         return (self.low, self.default, self.high)
 
 
@@ -99,7 +99,7 @@ class Choice:
 
     @property
     def corners(self) -> tuple[Value, ...]:
-        """The values that show whether all are allowed."""
+        """Values that show whether all are valid."""
         return self.options
 
 
@@ -107,7 +107,7 @@ Param = Fixed | IntRange | FloatRange | Choice
 
 
 def render_param(param: Param) -> str:
-    """What a parameter may be, in a few words."""
+    """The distribution of a parameter in a few words."""
     match param:
         case Fixed(value):
             text = in_toml(value)
@@ -122,7 +122,7 @@ def render_param(param: Param) -> str:
 
 
 def parse_param(where: str, key: str, entry: object, earlier: Mapping[str, Param]) -> Param:
-    """One key of the file; `where` is "file: key", the start of every message."""
+    """The parameter of one key of the file; `where` is "file: key", the start of every error message."""
     if not isinstance(entry, dict):
         if not isinstance(entry, Value):
             raise UserError(
@@ -206,7 +206,7 @@ def _parse_condition(where: str, key: str, text: object, earlier: Mapping[str, P
 
 
 def _literal(text: str) -> Value | None:
-    """The number, quoted text, true or false that the text spells, or None; read as TOML, never evaluated."""
+    """The TOML value of a text: a number, a quoted text, true or false; None for anything else."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,22 +1,25 @@
-"""The search as plain values: every trial that has ended, and which parameters mattered."""
+"""The search as plain values: every trial that has ended, and the importance of each parameter."""
 
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wastetune.storage.records import TELLING, TrialRecord, ended, record
+from wastetune.storage.records import TrialRecord, record
 from wastetune.storage.retry import with_retries
-from wastetune.storage.study import read_trials
+from wastetune.storage.study import ended_trials, read_trials
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
 
+_ENOUGH_TRIALS = 4  # complete trials; with fewer, an importance is a matter of luck
+
+
 @dataclass(frozen=True)
 class Searched:
-    """What a parameter was drawn from: a range, or options."""
+    """The distribution of a parameter: a range, or options."""
 
     log: bool = False
     whole: bool = False
@@ -25,7 +28,7 @@ class Searched:
 
 @dataclass(frozen=True)
 class History:
-    """A search: its trials by number, what was searched, and the share of each parameter in what made scores differ."""
+    """A search: its trials by number, the distributions, and the importance of each parameter; importances sum to 1."""
 
     trials: tuple[TrialRecord, ...]
     searched: Mapping[str, Searched]
@@ -34,7 +37,7 @@ class History:
 
 def read_history(study: "optuna.Study") -> History:
     """The search so far."""
-    trials = ended(study)
+    trials = ended_trials(study)
     ranges = {key: drawn for trial in trials for key, drawn in trial.distributions.items()}
     return History(
         tuple(record(trial) for trial in trials),
@@ -44,21 +47,21 @@ def read_history(study: "optuna.Study") -> History:
 
 
 def rank_parameters(study: "optuna.Study") -> dict[str, float]:
-    """Parameter -> its importance by Optuna's default, PED-ANOVA, highest first; empty where too few trials tell.
+    """Parameter -> its importance by Optuna's default, PED-ANOVA, highest first; empty with too few trials.
 
-    The shares add up to 1.
+    The importances sum to 1.
     """
     from optuna.importance import get_param_importances
 
-    if sum(trial.state.name == "COMPLETE" for trial in read_trials(study)) < TELLING:
+    if sum(trial.state.name == "COMPLETE" for trial in read_trials(study)) < _ENOUGH_TRIALS:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of few trials, and so does the page
+        warnings.simplefilter("ignore")  # Optuna warns of few trials; the page says so itself
         try:
             found = with_retries(lambda: get_param_importances(study))
         except (ValueError, RuntimeError):  # nothing was searched
             return {}
-    # Where it cannot tell, all shares are equal.
+    # PED-ANOVA returns equal shares where it cannot tell parameters apart.
     shares = {key: float(share) for key, share in found.items()}
     return shares if len(shares) == 1 or max(shares.values(), default=0) > min(shares.values(), default=0) else {}
 

@@ -1,4 +1,4 @@
-"""Median pruning: when a running trial is compared with the others, and when it is stopped."""
+"""Median pruning: after which epochs a trial reports its score, and when it is stopped."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
 
 # Complete trials before there is a median worth pruning by.
 PRUNING_STARTUP = 5
-# A trial is looked at so many times on its way. A look costs a write.
-_LOOKS = 8
+# So many scores of a trial are reported. Each report costs a write.
+_REPORTS = 8
 
 
-def is_looked_at(epoch: int, epochs: int) -> bool:
-    """Whether a trial of so many epochs is told, and may be pruned, after this one."""
-    return epoch % max(1, epochs // _LOOKS) == 0
+def is_reported(epoch: int, epochs: int) -> bool:
+    """Whether a trial of so many epochs reports its score, and may be pruned, after this epoch."""
+    return epoch % max(1, epochs // _REPORTS) == 0
 
 
 def is_hopeless(study: "optuna.Study", scores: Mapping[int, float]) -> bool:

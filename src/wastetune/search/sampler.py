@@ -1,7 +1,7 @@
-"""What to try next, and what is not worth going on with: Optuna's sampler and pruner over trials in memory.
+"""What to try next: Optuna's TPE sampler over a copy of the trials in memory.
 
-Nothing here reads or writes the study's database: trials go in, a proposal or a verdict comes out. So a trial enters
-the database once, whole, instead of parameter by parameter, and a repetition never does.
+Nothing here reads or writes the study's database: trials go in, a proposal comes out. So a trial is created in the
+database in one transaction instead of parameter by parameter, and a proposal that repeats another trial never is.
 """
 
 import warnings
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial, FrozenTrial
 
-# A trial becomes the configuration that it stands for.
+# Optuna trial -> the configuration that it samples.
 Resolve = Callable[["BaseTrial"], TrialConfig]
 
 # Random trials before the sampler has enough to learn from.
@@ -26,7 +26,7 @@ _STARTUP_TRIALS = 8
 
 @dataclass(frozen=True)
 class Proposal:
-    """A configuration, and the searched parameters that it came from."""
+    """A configuration, and the sampled parameters that it was made from."""
 
     config: TrialConfig
     params: dict[str, Any]
@@ -35,30 +35,30 @@ class Proposal:
 
 @dataclass(frozen=True)
 class InMemoryStudy:
-    """The trials so far as a study in memory: `seen` numbers those that have ended and are in it."""
+    """A copy of the trials as an Optuna study in memory; `seen` holds the numbers of the ended trials in it."""
 
     study: "optuna.Study"
     seen: set[int]
 
 
 def open_in_memory_study(*, epochs: int) -> InMemoryStudy:
-    """An empty memory, for trials of up to so many epochs."""
+    """An empty study in memory, for trials of at most so many epochs."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a study in memory is nobody's news
-    # A deep tail starts slower than a head alone, and is worth waiting for.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna would report every study in memory
+    # A deep tail starts slower than a head alone, and needs some epochs to overtake it.
     pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNING_STARTUP, n_warmup_steps=epochs // 3)
     return InMemoryStudy(optuna.create_study(direction="maximize", pruner=pruner), set())
 
 
 def propose(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]", resolve: Resolve, *, seed: int) -> Proposal:
-    """What the sampler would try after these trials."""
+    """The sampler's proposal after these trials."""
     import optuna
     from optuna.exceptions import ExperimentalWarning
 
     running = _remember(memory, trials)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, for years
+        warnings.simplefilter("ignore", ExperimentalWarning)  # `group` is experimental
         memory.study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed
         )
@@ -68,7 +68,7 @@ def propose(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]", resolve: Res
 
 
 def _remember(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]") -> list[int]:
-    """Takes in what has ended since, and what is running; gives the numbers that the running ones have in memory."""
+    """Adds trials that ended since the last call, and running ones; gives the numbers of the running ones in memory."""
     running = []
     for trial in trials:
         if trial.number in memory.seen or trial.state.name not in ("COMPLETE", "PRUNED", "RUNNING"):
@@ -82,7 +82,7 @@ def _remember(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]") -> list[in
 
 
 def _outline(trial: "FrozenTrial") -> "FrozenTrial":
-    """The part of a trial that the sampler and the pruner look at."""
+    """The part of a trial that the sampler and the pruner use."""
     from optuna.trial import create_trial
 
     return create_trial(
@@ -95,7 +95,7 @@ def _outline(trial: "FrozenTrial") -> "FrozenTrial":
 
 
 def _forget(memory: InMemoryStudy, numbers: Iterable[int]) -> None:
-    """Takes running trials out of the sampler's sight: they come back as what they will have come to."""
+    """Hides running trials from the sampler until they have ended."""
     from optuna.trial import TrialState
 
     for number in numbers:
@@ -110,7 +110,7 @@ def _ask(memory: InMemoryStudy, resolve: Resolve) -> Proposal:
 
 
 def propose_at_random(memory: InMemoryStudy, resolve: Resolve, *, seed: int) -> Proposal:
-    """Any point of the space: what to try where the sampler only repeats itself."""
+    """A random point of the space, for a sampler that repeats itself."""
     from optuna.samplers import RandomSampler
 
     memory.study.sampler = RandomSampler(seed=seed)
@@ -118,7 +118,7 @@ def propose_at_random(memory: InMemoryStudy, resolve: Resolve, *, seed: int) -> 
 
 
 def propose_this(params: Mapping[str, Any], resolve: Resolve) -> Proposal:
-    """These searched parameters."""
+    """The proposal with these sampled parameters."""
     from optuna.trial import FixedTrial
 
     return _proposal(FixedTrial(dict(params)), resolve)

@@ -1,4 +1,4 @@
-"""Reads search_spaces/*.toml: what may vary and how far; a trial samples one TrialConfig from it."""
+"""Reads search_spaces/*.toml into a SearchSpace, from which a trial samples its TrialConfig."""
 
 import itertools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What may vary, in the order of the file, which is the order of sampling."""
+    """The parameters of a search space, in the order of the file, which is the order of sampling."""
 
     name: str
     source: str
@@ -26,10 +26,10 @@ class SearchSpace:
 
 
 def load_space(name_or_path: str) -> SearchSpace:
-    """The search space of that name, or in that file; every value it can give is known to be allowed.
+    """The search space of that name, or in that file; every value that it can sample is valid.
 
-    A text ending in .toml is a path; anything else is a name, looked for in ./search_spaces, then among
-    those shipped. Raises UserError, with file and key, when it is not there or not right.
+    A text that ends in .toml is a path; anything else is a name, searched in ./search_spaces, then among the spaces
+    that come with wastetune. UserError, with file and key, where it is missing or invalid.
     """
     path = find_file("search_spaces", name_or_path)
     table, source = read_toml(path), str(path)
@@ -43,9 +43,9 @@ def load_space(name_or_path: str) -> SearchSpace:
 
 
 def default_params(space: SearchSpace) -> dict[str, Value]:
-    """The searched parameters of the default configuration, as Optuna enqueues them: trial 0 of every study.
+    """The searched parameters of the default configuration, which is trial 0 of every study.
 
-    Parameters that have no effect under the defaults are left out, as a trial would not ask for them.
+    Parameters that have no effect under the defaults are left out, because a trial does not sample them.
     """
     searched: dict[str, Value] = {}
 
@@ -59,7 +59,7 @@ def default_params(space: SearchSpace) -> dict[str, Value]:
 
 
 def sample(space: SearchSpace, trial: "BaseTrial") -> TrialConfig:
-    """The configuration that this Optuna trial (live or `FixedTrial`) gets from the space."""
+    """The configuration that an Optuna trial (running or `FixedTrial`) samples from the space."""
 
     def ask(key: str, param: Param) -> Value:
         match param:
@@ -76,7 +76,7 @@ def sample(space: SearchSpace, trial: "BaseTrial") -> TrialConfig:
 
 
 def bounds(space: SearchSpace, key: str) -> tuple[float, float]:
-    """Lowest and highest value a numeric key can take; the same twice where it is fixed or left out."""
+    """The lowest and the highest value of a numeric key; both are the same where it is fixed or left out."""
     param = dict(space.params).get(key)
     values = param.corners if param else (TrialConfig.model_fields[key].default,)
     numbers = [float(value) for value in values if is_number(value)]
@@ -86,28 +86,28 @@ def bounds(space: SearchSpace, key: str) -> tuple[float, float]:
 
 
 def searched_ranges(space: SearchSpace) -> dict[str, tuple[float, float, bool]]:
-    """The ranges that are searched: key -> (low, high, whether on a log scale)."""
+    """The searched ranges: key -> (low, high, whether on a log scale)."""
     return {key: (p.low, p.high, p.log) for key, p in space.params if isinstance(p, IntRange | FloatRange)}
 
 
 def _resolve(space: SearchSpace, value_of: Callable[[str, Param], Value]) -> dict[str, Value | None]:
-    """Every key of the file -> value, asking `value_of` only for the parameters that have an effect."""
+    """Every key of the file -> value; `value_of` is called only for parameters that have an effect."""
     config: dict[str, Value | None] = {}
     for key, param in space.params:
         if param.when is None or param.when.holds(config):
             config[key] = value_of(key, param)
         else:
-            # The width is the one thing a configuration can do without; the others keep their default.
+            # Only the width may be missing in a configuration; the other keys keep their default.
             config[key] = None if key == "head_units" else param.default
     if config.get("head_layers") == 0:
-        config["head_units"] = None  # so that two heads without hidden layers compare equal
+        config["head_units"] = None  # so that heads without hidden layers compare equal
     return config
 
 
 def _check_values(space: SearchSpace) -> None:
-    """Raises UserError unless every corner of the space is a valid TrialConfig: on load, not in trial 17."""
+    """Raises UserError unless every corner of the space is a valid TrialConfig, so that no trial finds out later."""
     params = dict(space.params)
-    # Each depth of the head is crossed with all else, because a condition may leave it without a width.
+    # Each depth of the head is crossed with every other key, because a condition may leave the width out.
     depths = params["head_layers"].corners if "head_layers" in params else (0,)
     chosen: list[dict[str, Value]] = [{}]
     chosen += [

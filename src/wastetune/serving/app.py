@@ -93,13 +93,13 @@ def _show_answer(state: AppState, chosen: _Selection) -> None:
     except ValueError as error:
         st.error(f"This file cannot be used: {error}. Try another photo.")
         return
-    look = model.look(resize_picture(picture, model.size))
-    st.html(render_answer(look, picture, model.classes, state.about, chosen.truth))
+    saliency = model.explain(resize_picture(picture, model.size))
+    st.html(render_answer(saliency, picture, model.classes, state.about, chosen.truth))
     neighbors = state.neighbors
     if neighbors.index is not None:
-        answer = model.classes[int(look.probabilities.argmax())]
-        similar = nearest_neighbors(neighbors.index, look.vector, SIMILAR)
-        st.html(render_similar(similar, answer, learnt=pixels_hash(picture) in neighbors.index.learnt))
+        answer = model.classes[int(saliency.probabilities.argmax())]
+        similar = nearest_neighbors(neighbors.index, saliency.embedding, SIMILAR)
+        st.html(render_similar(similar, answer, learnt=pixels_hash(picture) in neighbors.index.trained_on))
     elif neighbors.problem:
         st.caption(f"No training pictures to compare with: {neighbors.problem}")
     else:

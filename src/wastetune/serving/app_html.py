@@ -11,7 +11,7 @@ from PIL import Image
 from wastetune.data.image import draw_thumbnail, encode_jpeg
 from wastetune.models.bundle import BundleDescription
 from wastetune.models.neighbors import Neighbor
-from wastetune.models.saliency import Look
+from wastetune.models.saliency import Saliency
 from wastetune.templates import load_templates
 
 _SIDE = 900  # pixels of the longer side of a photo on the page
@@ -43,7 +43,7 @@ def render_upload_hint(classes: Sequence[str]) -> str:
 
 
 def render_answer(
-    look: Look, picture: Image.Image, classes: Sequence[str], about: BundleDescription, truth: str | None
+    look: Saliency, picture: Image.Image, classes: Sequence[str], about: BundleDescription, truth: str | None
 ) -> str:
     """The answer: class, probability, precision on the test set; photo and saliency map; all classes."""
     order = np.argsort(-look.probabilities, kind="stable")
@@ -59,7 +59,7 @@ def render_answer(
         truth=truth,
         wide=min(_MOST_WIDE, round(2 * _MOST_HIGH * small.width / small.height)),
         photo=encode_jpeg(small, _QUALITY),
-        heat=encode_jpeg(overlay_heatmap(small, look.heat), _QUALITY),
+        heat=encode_jpeg(overlay_heatmap(small, look.heatmap), _QUALITY),
     )
 
 
@@ -68,8 +68,8 @@ def render_similar(neighbours: Sequence[Neighbor], answer: str, *, learnt: bool)
 
     `learnt` tells that the model was trained on the photo itself.
     """
-    shown = [(each.name, each.similarity, draw_thumbnail(each.path)) for each in neighbours]
-    agree = sum(each.name == answer for each in neighbours)
+    shown = [(each.class_name, each.similarity, draw_thumbnail(each.path)) for each in neighbours]
+    agree = sum(each.class_name == answer for each in neighbours)
     return _render("similar.html", shown=shown, answer=answer, agree=agree, learnt=learnt)
 
 

@@ -70,7 +70,7 @@ def open_app_state(results: Path, data: Path, dataset: str) -> AppState:
     about = load_description(bundle)
     try:
         model = open_saliency_model(bundle)
-        model.look(np.zeros((model.size, model.size, 3), np.uint8))  # compiles, so that the first visitor need not wait
+        model.explain(np.zeros((model.size, model.size, 3), np.uint8))  # compiles, for the first visitor
     except (UserError, ImportError):
         raise
     except Exception as error:  # Keras raises anything over a broken file

@@ -1,20 +1,21 @@
-"""A study in SQL: create or join it, count its budget, begin and end its trials.
+"""The study in SQL, for any number of workers.
 
-The contract, on SQLite and on every other database that Optuna speaks, over any number of workers:
+The contract, on SQLite and on every other database that Optuna supports:
 
-- The SQL study is the truth. What is told stays told; MLflow and the report are made from it.
-- A study belongs to one question: its fingerprint (study file, space, data and split, weights, version) is
-  stored with it, and whoever comes with another one is refused and told what differs.
-- The budget counts finished trials, complete or pruned. A failed trial is FAIL with its reason in the user
-  attribute `failure`; it has no value and uses up no budget.
-- Trial 0 is the default configuration. It carries the user attribute `default`, and so does the trial that
-  takes its place where it failed.
-- A trial enters the database whole, in one transaction: parameters, configuration, and `owner`, the host and
-  process that runs it. Numbers are given in the order of those transactions, and a trial that began too many or is
-  another one's twin is seen to be so by its number (`void_reason`): of any two, the later one yields. So the budget is
-  exact without a lock. Workers take turns at beginning trials all the same (`turn`), so that this hardly ever happens.
-- A trial whose worker is gone is FAIL, "worker lost", and its configuration is tried again, twice at most. One that
-  was handed back, by Ctrl-C or SIGTERM, is tried again; one that failed by itself is not, but for the default.
-- A finished trial is immutable: what a worker tells that was taken for dead is not heard.
-- A database that is away is waited for (`patience`).
+- The SQL study is the only source of truth. What is in it stays; MLflow and the report are made from it.
+- A study answers one question. Its fingerprint (study file, space, data and split, weights, version) is stored with
+  it, and a worker with another fingerprint is refused with a sentence that names the difference.
+- The budget counts finished trials: complete or pruned. A failed trial is FAIL, with its reason in the user attribute
+  `failure`; it has no value and uses up no budget.
+- Trial 0 is the default configuration. It has the user attribute `default`, and so has the trial that replaces it if
+  it failed.
+- A trial is created in one transaction with its parameters, its configuration and its `owner`, the host and process
+  that runs it. Trial numbers follow the order of these transactions. After creating a trial, a worker checks by number
+  whether the budget was already spent or an earlier trial has the same configuration (`void_reason`); if so, the later
+  trial is failed without running. So the budget is exact without a lock. Workers take a lock to create trials all the
+  same (`ask_lock`), so that this hardly ever happens.
+- A trial whose worker is gone is FAIL, "worker lost", and its configuration is tried again, twice at most. A trial that
+  was handed back after Ctrl-C or SIGTERM is tried again. A trial that failed by itself is not, except the default.
+- A finished trial is immutable: a worker that was presumed dead can no longer change its trial.
+- Database calls are retried while the database is unavailable (`retry`).
 """

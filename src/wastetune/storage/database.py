@@ -1,4 +1,4 @@
-"""A study database by its URL: SQLite, PostgreSQL, another that Optuna speaks, or Optuna's gRPC proxy."""
+"""Opens a study database by its URL: SQLite, PostgreSQL, another that Optuna supports, or Optuna's gRPC proxy."""
 
 import logging
 import re
@@ -12,14 +12,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from wastetune.errors import UserError
+from wastetune.errors import UserError, first_line, optional_import
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
 from wastetune.storage.retry import with_retries
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
 
-# Seconds; a server that vanishes without a word would else be waited for for hours.
+# Seconds; without them, a client waits for hours for a server that vanished.
 _POSTGRESQL = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -31,13 +31,14 @@ _GRPC_PORT = 13000  # Optuna's
 
 
 def open_storage(url: str, *, patient: bool = False) -> "BaseStorage":
-    """Optuna's storage at a database URL, or behind `grpc://HOST:PORT`; tables are made on first use.
+    """Optuna's storage at a database URL, or behind `grpc://HOST:PORT`; the first use creates the tables.
 
-    UserError for a URL that is none, a missing driver and a database that does not answer, unless it is waited for.
+    UserError for an invalid URL, a missing driver, and a database that does not answer; if `patient`, only after
+    five minutes of retries.
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # wastetune says itself what happens
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # wastetune prints its own messages
     if url.startswith("grpc://"):
         return _open_proxy(url)
     url = quote_password(url)
@@ -59,7 +60,7 @@ def open_storage(url: str, *, patient: bool = False) -> "BaseStorage":
             f"the driver for {shown} is not installed ({error}); for PostgreSQL: pip install 'wastetune[postgres]'"
         ) from error
     except (SQLAlchemyError, OSError, RuntimeError) as error:
-        reason = (str(getattr(error, "orig", None) or error).strip().splitlines() or ["no answer"])[0]
+        reason = first_line(getattr(error, "orig", None) or error)
         raise UserError(f"the study database {shown} cannot be opened: {reason.replace(url, shown)}") from error
 
 
@@ -68,14 +69,12 @@ def serve_proxy(url: str, host: str, port: int, on_ready: Callable[[], None]) ->
 
     UserError where the address is taken, and where gRPC is not installed.
     """
-    try:
+    with optional_import("gRPC", "grpc"):
         from optuna.storages import get_storage
         from optuna.storages._grpc.server import make_server
-
+    try:
         server = make_server(get_storage(open_storage(url)), host, port)
         server.start()
-    except ImportError as error:
-        raise UserError(f"gRPC is not installed ({error}); pip install 'wastetune[grpc]'") from error
     except RuntimeError as error:
         raise UserError(f"cannot listen at {host}:{port}: {error}; choose another --host or --port") from error
     on_ready()
@@ -92,7 +91,7 @@ def engine_of(storage: "BaseStorage") -> sqlalchemy.Engine | None:
 
 
 def hide_password(url: str) -> str:
-    """A database or tracking URL that may be shown."""
+    """A database or tracking URL with its password replaced by ***."""
     try:
         shown = make_url(quote_password(url)).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):  # ValueError: a port that is no number
@@ -113,7 +112,7 @@ def _open_database(url: str, parsed: sqlalchemy.URL) -> "RDBStorage":
     options: dict[str, Any] = {} if sqlite else {"pool_pre_ping": True}
     if postgresql and parsed.get_driver_name() in ("psycopg", "psycopg2"):
         options["connect_args"] = {key: value for key, value in _POSTGRESQL.items() if key not in parsed.query}
-    # Processes that come at once must not all create the tables.
+    # Processes that start together must not all create the tables.
     first = sqlalchemy.create_engine(parsed, poolclass=NullPool, connect_args=options.get("connect_args", {}))
     with exclusive(first, "tables", timeout=LONG_TIMEOUT):
         storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)  # Optuna formats the URL
@@ -127,15 +126,14 @@ def _open_proxy(url: str) -> "BaseStorage":
     if not found:
         raise UserError(f"{url} is not the address of a proxy; write grpc://HOST:PORT")
     try:
-        from optuna.storages import GrpcStorageProxy
+        with optional_import("gRPC", "grpc"):
+            from optuna.storages import GrpcStorageProxy
 
-        storage = GrpcStorageProxy(host=found[1], port=int(found[2] or _GRPC_PORT))
+            storage = GrpcStorageProxy(host=found[1], port=int(found[2] or _GRPC_PORT))
         storage.wait_server_ready(timeout=20)
-    except ImportError as error:
-        raise UserError(f"gRPC is not installed ({error}); pip install 'wastetune[grpc]'") from error
     except ConnectionError:
         raise UserError(f"nobody answers at {url}; start `wastetune proxy` there, or check host and port") from None
-    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # patience says what is to be said
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # `retry` logs what matters
     return storage
 
 

@@ -1,9 +1,10 @@
-"""Signs of life: a thread gives them for the trial in hand, and takes trials from workers that give none.
+"""Heartbeats: a thread sends them for the running trial of this worker, and fails trials of workers that send none.
 
-Every worker writes the time into its trial now and then. What the time is does not matter, only that it changes: each
-worker measures with its own clock how long it has seen a trial unchanged, and only while it looks. So neither clocks
-that differ nor a database that was away for everybody make a living worker look dead. Optuna has a heartbeat table of
-its own, which counts the seconds of an outage, does not work over gRPC, and tells nobody that it was taken for dead.
+Every worker writes the time into its trial now and then. The time itself does not matter, only that it changes: each
+worker measures with its own clock for how long it has seen a trial unchanged, and only while it is watching. So neither
+differing clocks nor a database that was unavailable to all make a running worker look dead. Optuna has a heartbeat
+table of its own, but it counts the seconds of an outage, does not work over gRPC, and does not tell a worker that its
+trial was failed.
 """
 
 import contextlib
@@ -22,73 +23,73 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-_BEATS = 6  # in the time after which a silent worker is taken for dead
+_BEATS = 6  # heartbeats per lease, the time after which a silent worker is presumed dead
 
 
 @dataclass
 class SilenceMonitor:
-    """For how long each running trial has been seen without a sign of life."""
+    """Measures for how long each running trial has had no new heartbeat."""
 
-    seconds: float  # after which it counts as silent
-    seen: dict[int, tuple[object, float]] = field(default_factory=dict)  # number -> sign, seconds unchanged
-    looked: float | None = None
+    lease: float  # seconds after which a trial counts as silent
+    seen: dict[int, tuple[object, float]] = field(default_factory=dict)  # number -> heartbeat, seconds unchanged
+    checked: float | None = None
 
     def silent(self, trials: "list[FrozenTrial]", now: float) -> "list[FrozenTrial]":
-        """The trials that have given no sign for too long; `now` in seconds of a clock that never jumps."""
-        # Between two looks far apart, this process slept or the database was away: others may have as well.
-        passed = 0.0 if self.looked is None else min(now - self.looked, 2 * self.seconds / _BEATS)
-        self.looked = now
+        """The trials whose heartbeat has not changed within the lease; `now` in seconds of a monotonic clock."""
+        # Long after the last check, this process slept or the database was unavailable, perhaps to the others as well.
+        passed = 0.0 if self.checked is None else min(now - self.checked, 2 * self.lease / _BEATS)
+        self.checked = now
         seen = {}
         for trial in trials:
-            sign = trial.user_attrs.get("beat")
-            before, unchanged = self.seen.get(trial.number, (sign, -passed))
-            seen[trial.number] = (sign, unchanged + passed if sign == before else 0.0)
+            beat = trial.user_attrs.get("beat")
+            before, unchanged = self.seen.get(trial.number, (beat, -passed))
+            seen[trial.number] = (beat, unchanged + passed if beat == before else 0.0)
         self.seen = seen
-        return [trial for trial in trials if seen[trial.number][1] >= self.seconds]
+        return [trial for trial in trials if seen[trial.number][1] >= self.lease]
 
 
 @dataclass
 class Heartbeat:
-    """The trial in hand, if any, and whether it was taken away."""
+    """The trial that heartbeats are sent for, if any, and whether another worker has failed it."""
 
     trial: RunningTrial | None = None
-    taken: bool = False
+    lost: bool = False
 
     def hold(self, trial: RunningTrial | None) -> None:
-        """From now on signs are given for this trial."""
-        self.trial, self.taken = trial, False
+        """From now on, heartbeats are sent for this trial."""
+        self.trial, self.lost = trial, False
 
 
 @contextlib.contextmanager
 def heartbeats(study: "optuna.Study", parent: int | None = None) -> Iterator[Heartbeat]:
-    """Inside, signs of life are given for the trial that the value holds, and other trials are watched.
+    """Inside, heartbeats are sent for the trial that the value holds, and the trials of other workers are watched.
 
-    With `parent`, a process number: where that process is gone, this one is asked to end.
+    `parent` is a process number: when that process is gone, this one gets SIGTERM.
     """
     heartbeat, ended = Heartbeat(), threading.Event()
     seconds = lease_seconds()
     thread = threading.Thread(
-        target=_keep_up, args=(study, heartbeat, ended, seconds, parent), name="lease", daemon=True
+        target=_keep_up, args=(study, heartbeat, ended, seconds, parent), name="heartbeat", daemon=True
     )
     thread.start()
     try:
         yield heartbeat
     finally:
         ended.set()
-        thread.join(1.0)  # in the middle of a statement, perhaps: it is a daemon and may be left
+        thread.join(1.0)  # it may be in the middle of a statement; it is a daemon thread and may be left
 
 
 def _keep_up(
     study: "optuna.Study", heartbeat: Heartbeat, ended: threading.Event, seconds: float, parent: int | None
 ) -> None:
-    watch = SilenceMonitor(seconds)
+    monitor = SilenceMonitor(seconds)
     while not ended.wait(seconds / _BEATS):
-        with contextlib.suppress(Exception):  # a database that is away: the next sign may get through
+        with contextlib.suppress(Exception):  # the database is unavailable; the next heartbeat may arrive
             if (trial := heartbeat.trial) is not None and not record_heartbeat(trial) and heartbeat.trial is trial:
-                heartbeat.taken = True
+                heartbeat.lost = True
             running = [each for each in study.get_trials(deepcopy=False) if each.state.name == "RUNNING"]
             others = [each for each in running if heartbeat.trial is None or each.number != heartbeat.trial.number]
-            if silent := watch.silent(others, time.monotonic()):
+            if silent := monitor.silent(others, time.monotonic()):
                 fail_lost_trials(study, silent)
         if parent is not None and os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)

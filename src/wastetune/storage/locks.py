@@ -1,7 +1,7 @@
-"""One process at a time: a lock beside a database file, or inside a database server.
+"""Locks between processes: a lock file beside a SQLite database, an advisory lock in PostgreSQL.
 
-Only a courtesy, for whoever is paused inside must not hold up the others for ever: after a while they go on all the
-same. What must be exact is checked afterwards by whoever relies on it.
+The locks are advisory: a process that is paused while it holds one must not block the others for ever, so they go on
+after a timeout. What must be exact is checked again afterwards by the code that relies on it.
 """
 
 import contextlib
@@ -13,15 +13,15 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
-# Seconds to wait for whoever is inside.
+# Seconds to wait for the process that holds the lock.
 SHORT_TIMEOUT, LONG_TIMEOUT = 5.0, 60.0
 
 
 @contextlib.contextmanager
 def exclusive(engine: sqlalchemy.Engine | None, purpose: str, *, timeout: float = SHORT_TIMEOUT) -> Iterator[None]:
-    """Inside, no other process is inside for the same purpose at the same database, unless it was waited for in vain.
+    """Holds the database's lock for this purpose, or goes on without it after the timeout.
 
-    SQLite files and PostgreSQL have such locks; anything else, and None, lets everybody in.
+    SQLite files and PostgreSQL have such locks; for any other database, and for None, nothing is locked.
     """
     with contextlib.ExitStack() as stack:
         if engine is not None and engine.dialect.name == "sqlite" and _file(engine) is not None:
@@ -34,13 +34,13 @@ def exclusive(engine: sqlalchemy.Engine | None, purpose: str, *, timeout: float 
 
 
 def _lock_server(engine: sqlalchemy.Engine, purpose: str, timeout: float, stack: contextlib.ExitStack) -> None:
-    """A session's advisory lock: it ends with the connection, so also with a process that is killed."""
+    """An advisory lock of a session: it ends with the connection, so also when the process is killed."""
     key = int.from_bytes(hashlib.sha256(f"wastetune {purpose}".encode()).digest()[:8], signed=True)
     try:
         connection = stack.enter_context(engine.connect().execution_options(isolation_level="AUTOCOMMIT"))
         connection.execute(sqlalchemy.text(f"SET lock_timeout = {round(timeout * 1000)}"))
         connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})
-    except SQLAlchemyError:  # waited in vain, or the server is away: what follows will find out
+    except SQLAlchemyError:  # timed out, or the server is unavailable: the caller's next statement finds out
         return
 
     def unlock() -> None:

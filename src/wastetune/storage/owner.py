@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_CLOCK_STEP = 10.0  # seconds; a process's start is told by the system's clock, which may be set
+_CLOCK_STEP = 10.0  # seconds; a process's start time depends on the system clock, which may be adjusted
 
 
 def _started(pid: int) -> float | None:
-    """When a process of this machine began; None if there is none. A pid alone may have been given again."""
+    """The start time of a process of this machine; None if it does not exist. A pid alone may have been reused."""
     import psutil
 
     try:
@@ -24,14 +24,14 @@ def _started(pid: int) -> float | None:
 
 @cache
 def _process_space() -> str:
-    """Where process numbers mean the same: another container, or another machine, may have the same host name."""
+    """The process namespace and boot of this machine: another container or machine may have the same host name."""
     with contextlib.suppress(OSError):
         return f"{Path('/proc/self/ns/pid').readlink()} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
     return ""
 
 
 def this_process() -> dict[str, Any]:
-    """Who this is, as it stands in a trial's `owner`."""
+    """This process, as stored in the `owner` attribute of its trials."""
     pid = os.getpid()
     return {"host": socket.gethostname(), "pid": pid, "started": _started(pid), "space": _process_space()}
 

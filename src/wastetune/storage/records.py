@@ -1,23 +1,50 @@
-"""A trial as a frozen record, with its attributes decoded."""
+"""A trial as frozen records: its user attributes, and what a reader of a finished search needs of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from wastetune.storage.budget import is_void
-from wastetune.storage.study import read_trials
-
 if TYPE_CHECKING:
-    import optuna
     from optuna.trial import FrozenTrial
 
-_STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-TELLING = 4  # complete trials; with fewer, an importance is a matter of luck
+
+@dataclass(frozen=True)
+class TrialAttrs:
+    """The user attributes of a trial, one field per key; a field with its default has no key in the database."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    cut: str | None = None  # the block of the backbone below which everything was frozen
+    default: bool = False  # whether the configuration is the default of the search space
+    owner: Mapping[str, Any] | None = None  # the process that runs it, see `owner.py`
+    beat: float | None = None  # time of the last heartbeat, by the worker's clock
+    history: Sequence[Mapping[str, Any]] = ()  # per epoch: number, loss, score, accuracy, seconds
+    seed: int | None = None
+    best_epoch: int | None = None
+    val_accuracy: float | None = None  # of the best epoch
+    confusion_matrix: Sequence[Sequence[int]] | None = None  # of the best epoch, on the validation images
+    trainable_parameters: int | None = None
+    activation_seconds: float | None = None  # spent on activations, which all trials share
+    failure: str = ""  # why a trial is FAIL
+    void: bool = False  # failed before it ran, because the budget was spent or another trial had its configuration
+    handed_back: bool = False  # failed because its worker was interrupted; the configuration is tried again
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is written to the database: the fields that differ from their defaults."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if value != _DEFAULTS[name]}
+
+
+_DEFAULTS = {each.name: getattr(TrialAttrs(), each.name) for each in fields(TrialAttrs)}
+
+
+def read_attrs(trial: "FrozenTrial") -> TrialAttrs:
+    """The user attributes of a trial; keys that wastetune does not know are left out."""
+    return TrialAttrs(**{key: value for key, value in trial.user_attrs.items() if key in _DEFAULTS})
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial. Its score is that of the epoch that counts; of a pruned one the last that was told, if any."""
+    """A trial that has ended. Its score is that of the best epoch; of a pruned trial the last one reported, if any."""
 
     number: int
     state: str  # complete, pruned or failed
@@ -26,39 +53,32 @@ class TrialRecord:
     parameters: int | None  # that were trained
     default: bool
     config: Mapping[str, Any]
-    drawn: Mapping[str, Any]  # what the search chose, before it was snapped to what can act
+    drawn: Mapping[str, Any]  # the sampled parameters, before depth and augmentation were snapped
     epochs: Sequence[Mapping[str, float]]  # number, loss, score, accuracy, seconds
     best_epoch: int | None
     failure: str
-    cut: str | None = None  # what was frozen: all below this block
+    cut: str | None = None  # the block of the backbone below which everything was frozen
 
 
-def read_records(study: "optuna.Study") -> tuple[TrialRecord, ...]:
-    """Its trials alone, by number."""
-    return tuple(record(trial) for trial in ended(study))
-
-
-def ended(study: "optuna.Study") -> "list[FrozenTrial]":
-    """The trials that ran and have ended, by number."""
-    return [trial for trial in read_trials(study) if trial.state.name in _STATES and not is_void(trial)]
+STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 
 
 def record(trial: "FrozenTrial") -> TrialRecord:
     """The record of a trial that has ended."""
-    attrs = trial.user_attrs
-    told = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+    attrs = read_attrs(trial)
+    reported = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
     spent = trial.duration.total_seconds() if trial.duration else 0.0
     return TrialRecord(
         number=trial.number,
-        state=_STATES[trial.state.name],
-        score=trial.value if trial.state.name == "COMPLETE" else told[-1] if told else None,
-        seconds=max(spent - attrs.get("activation_seconds", 0.0), 0.0),
-        parameters=attrs.get("trainable_parameters"),
-        default=bool(attrs.get("default")),
-        config=attrs.get("config", {}),
+        state=STATES[trial.state.name],
+        score=trial.value if trial.state.name == "COMPLETE" else reported[-1] if reported else None,
+        seconds=max(spent - (attrs.activation_seconds or 0.0), 0.0),
+        parameters=attrs.trainable_parameters,
+        default=attrs.default,
+        config=attrs.config,
         drawn=trial.params,
-        epochs=attrs.get("history", ()),
-        best_epoch=attrs.get("best_epoch"),
-        failure=attrs.get("failure", ""),
-        cut=attrs.get("cut"),
+        epochs=attrs.history,
+        best_epoch=attrs.best_epoch,
+        failure=attrs.failure,
+        cut=attrs.cut,
     )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune.errors import UserError
 from wastetune.record import Record
-from wastetune.storage.budget import only_finished
+from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.database import engine_of
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
+from wastetune.storage.records import STATES, TrialRecord, read_attrs, record
 from wastetune.storage.retry import with_retries
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]) -> "optuna.Study":
-    """The study of that name, created if it is not there.
+    """The study of that name, created if it does not exist.
 
-    UserError where it was begun with another fingerprint, naming what differs.
+    UserError where it was created with another fingerprint; the sentence names the difference.
     """
     import optuna
 
@@ -31,13 +32,13 @@ def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]
 
     with exclusive(engine_of(storage), f"study {name}", timeout=LONG_TIMEOUT):
         study = with_retries(create)
-        begun_with = get_study_attr(study, "fingerprint")
-        if begun_with is None:
-            set_study_attr(study, "id", secrets.token_hex(8))  # one name may be used again after a study was deleted
+        stored = get_study_attr(study, "fingerprint")
+        if stored is None:
+            set_study_attr(study, "id", secrets.token_hex(8))  # a name may be used again after a study was deleted
             set_study_attr(study, "fingerprint", dict(fingerprint))
             return study
-    if differing := [key for key in {**begun_with, **fingerprint} if begun_with.get(key) != fingerprint.get(key)]:
-        differences = (f"{key}: then {begun_with.get(key)}, now {fingerprint.get(key)}" for key in differing)
+    if differing := [key for key in {**stored, **fingerprint} if stored.get(key) != fingerprint.get(key)]:
+        differences = (f"{key}: then {stored.get(key)}, now {fingerprint.get(key)}" for key in differing)
         raise UserError(
             f"study {name!r} was begun with another {', '.join(differing)} ({'; '.join(differences)}); "
             "copy the study's file to a new name, or give another --storage"
@@ -57,28 +58,38 @@ def find_study(storage: "BaseStorage", name: str) -> "optuna.Study":
 
 
 def set_study_attr(study: "optuna.Study", key: str, value: Any) -> None:
-    """Writes something down that belongs to the study, for whoever joins it."""
+    """Stores a JSON value with the study."""
     with_retries(lambda: study.set_user_attr(key, value))
 
 
 def get_study_attr(study: "optuna.Study", key: str, default: Any = None) -> Any:
-    """What was written down under that key."""
+    """The value stored with the study under this key."""
     return with_retries(lambda: study.user_attrs).get(key, default)
 
 
 def ask_lock(study: "optuna.Study") -> AbstractContextManager[None]:
-    """Inside, no other worker chooses or begins a trial of this study."""
+    """A lock under which one worker at a time chooses a configuration and creates its trial."""
     return exclusive(engine_of(study._storage), f"turn {study.study_name}")
 
 
 def read_trials(study: "optuna.Study") -> "list[FrozenTrial]":
-    """All trials of the study, in order."""
+    """All trials of the study, by number."""
     return with_retries(lambda: study.get_trials(deepcopy=False))
 
 
 def finished_trials(study: "optuna.Study") -> "list[FrozenTrial]":
-    """The trials that the budget counts: complete or pruned."""
+    """The trials that count towards the budget: complete or pruned."""
     return only_finished(read_trials(study))
+
+
+def ended_trials(study: "optuna.Study") -> "list[FrozenTrial]":
+    """The trials that ran and have ended, by number: complete, pruned or failed."""
+    return [trial for trial in read_trials(study) if trial.state.name in STATES and not is_void(trial)]
+
+
+def read_records(study: "optuna.Study") -> tuple[TrialRecord, ...]:
+    """The records of the trials that have ended, by number."""
+    return tuple(record(trial) for trial in ended_trials(study))
 
 
 def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
@@ -89,7 +100,7 @@ def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
 
 def default_trial(study: "optuna.Study") -> "FrozenTrial | None":
     """The complete trial that ran the default configuration; None before there is one."""
-    return next((trial for trial in _complete(study) if trial.user_attrs.get("default")), None)
+    return next((trial for trial in _complete(study) if read_attrs(trial).default), None)
 
 
 def _complete(study: "optuna.Study") -> "list[FrozenTrial]":

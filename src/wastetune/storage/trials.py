@@ -1,38 +1,19 @@
-"""A study in SQL: create or join it, count its budget, begin and end its trials.
-
-The contract, on SQLite and on every other database that Optuna speaks, over any number of workers:
-
-- The SQL study is the truth. What is told stays told; MLflow and the report are made from it.
-- A study belongs to one question: its fingerprint (study file, space, data and split, weights, version) is
-  stored with it, and whoever comes with another one is refused and told what differs.
-- The budget counts finished trials, complete or pruned. A failed trial is FAIL with its reason in the user
-  attribute `failure`; it has no value and uses up no budget.
-- Trial 0 is the default configuration. It carries the user attribute `default`, and so does the trial that
-  takes its place where it failed.
-- A trial enters the database whole, in one transaction: parameters, configuration, and `owner`, the host and
-  process that runs it. Numbers are given in the order of those transactions, and a trial that began too many or is
-  another one's twin is seen to be so by its number (`void_reason`): of any two, the later one yields. So the budget is
-  exact without a lock. Workers take turns at beginning trials all the same (`turn`), so that this hardly ever happens.
-- A trial whose worker is gone is FAIL, "worker lost", and its configuration is tried again, twice at most. One that
-  was handed back, by Ctrl-C or SIGTERM, is tried again; one that failed by itself is not, but for the default.
-- A finished trial is immutable: what a worker tells that was taken for dead is not heard.
-- A database that is away is waited for (`patience`).
-"""
+"""The trials of a study in SQL: created, reported, finished. The contract stands in `storage/__init__.py`."""
 
 import contextlib
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wastetune.signals import deferred_signals
 from wastetune.storage.budget import LIVE, LOST, find_duplicate
 from wastetune.storage.owner import is_lost, is_mine, this_process
+from wastetune.storage.records import TrialAttrs, read_attrs
 from wastetune.storage.retry import with_retries
 from wastetune.storage.study import read_trials
-from wastetune.training.config import TrialConfig
 
 if TYPE_CHECKING:
     import optuna
@@ -43,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A running trial in this process's hands."""
+    """A running trial that this process owns."""
 
     study: "optuna.Study"
     id: int
@@ -51,7 +32,7 @@ class RunningTrial:
 
     @property
     def storage(self) -> "BaseStorage":
-        """Where it is written."""
+        """The database that the trial is in."""
         return self.study._storage
 
 
@@ -59,24 +40,23 @@ def begin_trial(
     study: "optuna.Study",
     params: Mapping[str, Any],
     distributions: "Mapping[str, BaseDistribution]",
-    attrs: Mapping[str, Any],
+    attrs: TrialAttrs,
 ) -> RunningTrial:
     """A new running trial, owned by this process."""
     from optuna.trial import TrialState, create_trial
 
     owner = {**this_process(), "token": secrets.token_hex(8)}
-    now = {"owner": owner, "beat": time.time()}
     trial = create_trial(
         state=TrialState.RUNNING,
         params=dict(params),
         distributions=dict(distributions),
-        user_attrs={**attrs, **now},
+        user_attrs=replace(attrs, owner=owner, beat=time.time()).to_dict(),
     )
     tried = False
 
     def create() -> RunningTrial:
         nonlocal tried
-        if tried:  # it may have entered, and only the answer was lost
+        if tried:  # the trial may have been created, and only the answer was lost
             for there in study.get_trials(deepcopy=False):
                 if there.user_attrs.get("owner") == owner:
                     return RunningTrial(study, there._trial_id, there.number)
@@ -88,17 +68,17 @@ def begin_trial(
 
 
 def void_reason(trial: RunningTrial, goal: int) -> str | None:
-    """Why a trial that has just begun must not run: the study needs no more, or another one has its configuration."""
+    """Why a new trial must not run: the budget is spent, or an earlier trial has its configuration; else None."""
     trials = read_trials(trial.study)
     earlier = [other for other in trials[: trial.number] if other.state.name in LIVE]
     if len(earlier) >= goal:
         return f"not run: the study had its {goal} trials"
-    twin = find_duplicate(earlier, TrialConfig.model_validate(trials[trial.number].user_attrs["config"]))
-    return None if twin is None else f"not run: trial {twin} has this configuration"
+    duplicate = find_duplicate(earlier, read_attrs(trials[trial.number]).config)
+    return None if duplicate is None else f"not run: trial {duplicate} has this configuration"
 
 
 def record_heartbeat(trial: RunningTrial) -> bool:
-    """Gives a sign of life; False where the trial was finished by somebody who took this process for dead."""
+    """Records a heartbeat; False where another worker has failed the trial, because it presumed this process dead."""
     from optuna.exceptions import UpdateFinishedTrialError
 
     try:
@@ -109,45 +89,45 @@ def record_heartbeat(trial: RunningTrial) -> bool:
 
 
 def report_score(trial: RunningTrial, epoch: int, score: float) -> None:
-    """Tells the score after an epoch."""
+    """Reports the score of an epoch."""
     with _unless_finished():
         with_retries(lambda: trial.storage.set_trial_intermediate_value(trial.id, epoch, score))
 
 
 def set_trial_attrs(trial: RunningTrial, attrs: Mapping[str, Any]) -> None:
-    """Leaves with the trial what a reader may ask for."""
+    """Stores user attributes with the trial."""
     with _unless_finished():
         for key, value in attrs.items():
             with_retries(partial(trial.storage.set_trial_user_attr, trial.id, key, value))
 
 
 def complete_trial(trial: RunningTrial, score: float) -> "FrozenTrial":
-    """Tells the trial's score."""
+    """Finishes the trial as complete, with its score."""
     return _finish(trial, "COMPLETE", score)
 
 
 def prune_trial(trial: RunningTrial) -> "FrozenTrial":
-    """Tells that the trial was not worth going on with."""
+    """Finishes the trial as pruned."""
     return _finish(trial, "PRUNED")
 
 
 def fail_trial(trial: RunningTrial, reason: str, *, void: bool = False) -> "FrozenTrial":
-    """Tells that the trial came to nothing, and why; `void` where it was one too many and never ran."""
-    set_trial_attrs(trial, {"failure": reason, **({"void": True} if void else {})})
+    """Finishes the trial as failed, with the reason; `void` where it was one too many and never ran."""
+    set_trial_attrs(trial, TrialAttrs(failure=reason, void=void).to_dict())
     return _finish(trial, "FAIL")
 
 
 def release_trials(study: "optuna.Study", reason: str) -> None:
-    """Tells FAIL to what this process has in hand; somebody is to try it again, for this process has to end.
+    """Fails the running trials of this process, which has to end, so that their configurations are tried again.
 
-    It does not wait for a database that is away: then the trial is lost, and found to be.
+    Does not wait for an unavailable database: other workers then find the trials lost.
     """
     from optuna.trial import TrialState
 
     with contextlib.suppress(Exception), deferred_signals():
         for trial in study.get_trials(deepcopy=False):
             if trial.state is TrialState.RUNNING and is_mine(trial.user_attrs.get("owner")):
-                for key, value in (("failure", reason), ("handed_back", True)):
+                for key, value in TrialAttrs(failure=reason, handed_back=True).to_dict().items():
                     study._storage.set_trial_user_attr(trial._trial_id, key, value)
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
@@ -163,7 +143,7 @@ def _finish(trial: RunningTrial, state: str, score: float | None = None) -> "Fro
 
 @contextlib.contextmanager
 def _unless_finished() -> Iterator[None]:
-    """A trial that another process has finished, because it took this one for dead, stays as it is."""
+    """Ignores writes to a trial that another worker has finished, because it presumed this process dead."""
     from optuna.exceptions import UpdateFinishedTrialError
 
     with contextlib.suppress(UpdateFinishedTrialError):
@@ -171,8 +151,7 @@ def _unless_finished() -> Iterator[None]:
 
 
 def fail_lost_trials(study: "optuna.Study", silent: "Sequence[FrozenTrial]" = ()) -> list[int]:
-    """Tells FAIL to the running trials whose process on this machine is gone, and to those whose worker has been
-    silent for too long; gives their numbers."""
+    """Fails the running trials whose process on this machine is gone, and those in `silent`; gives their numbers."""
     lost = [
         RunningTrial(study, trial._trial_id, trial.number)
         for trial in read_trials(study)

@@ -1,4 +1,4 @@
-"""A trial becomes a score: the only place where search, data and training meet."""
+"""The objective: trains one configuration and scores it. Search, data and training meet only here."""
 
 import contextlib
 import time
@@ -22,7 +22,7 @@ from wastetune.search.space import bounds, sample
 from wastetune.study.prepare import Bar, TrialContext, trial_seed
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import Epoch, FitResult, TrainingSet, ValidationSet, fit, steps_per_epoch
-from wastetune.training.learner import built_learner, count_parameters
+from wastetune.training.learner import count_parameters, open_learner
 from wastetune.training.metrics import confusion_counts
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 _ATTEMPTS = 3
-_AHEAD = 20e9  # bytes; nobody wants more on their disk before a trial has asked for it
+_AHEAD = 20e9  # bytes of activations computed before a trial needs them
 
 
 def choose_config(trial: "BaseTrial", context: TrialContext) -> TrialConfig:
-    """The trial's configuration as it acts: depth snapped to a cut, augmentation to a view of the bank."""
+    """The trial's configuration, with its depth snapped to a cut and its augmentation to a stored view."""
     config = sample(context.space, trial)
     return config.model_copy(
         update={
@@ -46,7 +46,7 @@ def choose_config(trial: "BaseTrial", context: TrialContext) -> TrialConfig:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial came to, and what it took."""
+    """The result of a trial, and what it cost."""
 
     fit: FitResult
     confusion_matrix: list[list[int]]
@@ -59,8 +59,8 @@ def run_trial(
 ) -> TrialResult:
     """Trains one configuration; its score is that of its best epoch on the validation pictures.
 
-    `on_epoch` hears each epoch; if it answers with something true, that epoch is the last.
-    TrainingFailed where training came to nothing.
+    `on_epoch` gets each epoch; if it returns something true, that epoch is the last.
+    TrainingFailed where no epoch had a finite score.
     """
     started = time.perf_counter()
     train, val = tuning_sets(context, config, bar)
@@ -68,7 +68,7 @@ def run_trial(
     cut = nearest_cut(context.backbone, config.frozen_depth)
     seed = trial_seed(context, number)
     horizon = config.epochs * steps_per_epoch(len(train.labels), config)
-    with built_learner(context.backbone, cut, config, len(context.classes), horizon=horizon, seed=seed) as learner:
+    with open_learner(context.backbone, cut, config, len(context.classes), horizon=horizon, seed=seed) as learner:
         fitted = fit(learner, train, val, config=config, metric=context.spec.metric, seed=seed, on_epoch=on_epoch)
         parameters = count_parameters(learner)
     confusion = confusion_counts(val.labels, fitted.probabilities).tolist()
@@ -76,16 +76,16 @@ def run_trial(
 
 
 def tuning_sets(context: TrialContext, config: TrialConfig, bar: Bar) -> tuple[TrainingSet, ValidationSet]:
-    """The activations a configuration trains and is validated on, computed where they are not stored yet."""
+    """The training and validation activations of a configuration, computed where they are not stored yet."""
     return training_set(context, context.data.train, config, bar), plain_set(context, context.data.val, config, bar)
 
 
 def training_set(
     context: TrialContext, pictures: PictureSet, config: TrialConfig, bar: Bar, *, ahead: bool = True
 ) -> TrainingSet:
-    """These pictures at the configuration's cut, in every view that its augmentation allows.
+    """The activations of these pictures at the configuration's cut, in every view that its augmentation allows.
 
-    What is missing is computed; with `ahead`, at the other cuts that trials may ask for too.
+    Missing activations are computed; with `ahead`, also those at the other cuts that trials may need.
     """
     cut = nearest_cut(context.backbone, config.frozen_depth)
     views = range(usable_views(config.augmentation, context.spec.views))
@@ -95,7 +95,7 @@ def training_set(
 def plain_set(
     context: TrialContext, pictures: PictureSet, config: TrialConfig, bar: Bar, *, ahead: bool = True
 ) -> ValidationSet:
-    """These pictures at the configuration's cut, as they are; `ahead` as in `training_set`."""
+    """The activations of these pictures at the configuration's cut, without augmentation; see `training_set`."""
     cut = nearest_cut(context.backbone, config.frozen_depth)
     return ValidationSet(_activations(context, pictures, cut, 0, bar, ahead), pictures.labels)
 
@@ -111,7 +111,7 @@ def _activations(
             to_do = missing_pictures(*where, cuts, view, magnitude)
             with bar(f"activations, {'plain' if view == 0 else f'view {view}'}", to_do) as done:
                 fill_activations(*where, cuts, view, magnitude, done)
-        with contextlib.suppress(FileNotFoundError):  # another worker needed the room
+        with contextlib.suppress(FileNotFoundError):  # another worker needed the disk space
             return open_activations(*where, cut, view, magnitude)
     raise UserError(
         f"{context.store.folder} is too small for what all workers need at once: activations were deleted as soon as "
@@ -120,9 +120,9 @@ def _activations(
 
 
 def _worth_computing(context: TrialContext, cut: Cut) -> list[Cut]:
-    """The cuts to store while the trunk runs anyway: all that the space can reach, if that is not too much.
+    """The cuts to store while the trunk runs anyway: all that the space can reach, if they are not too large.
 
-    UserError where the store cannot hold even this one cut for a whole trial: each would compute it again.
+    UserError where the store cannot hold even this one cut for a whole trial: every trial would compute it again.
     """
     low, high = bounds(context.space, "frozen_depth")
     cuts = {cut, *reachable_cuts(context.backbone, low, high)}

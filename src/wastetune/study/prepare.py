@@ -1,4 +1,4 @@
-"""A study's file becomes all that its trials need: pictures, split, backbone, and the fingerprint of it all."""
+"""Prepares a study: pictures, split, backbone, search space, and the fingerprint of all of them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,13 +21,13 @@ from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
 from wastetune.study.spec import StudySpec
 
-# (what is being computed, pictures to do) -> inside `with`, a function that is told the pictures done
+# (description, number of pictures) -> a context manager whose value takes the number of pictures just done
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
 class TuningData:
-    """All that tuning may see. There is no test set in it."""
+    """The pictures that tuning may use. The test set is not among them."""
 
     train: PictureSet
     val: PictureSet
@@ -46,17 +46,17 @@ class TrialContext:
 
 
 def trial_seed(context: TrialContext, number: int) -> int:
-    """The seed of everything random in a trial: the head's first weights, dropout, the order of pictures."""
+    """The seed of everything random in a trial: initial weights of the head, dropout, the order of pictures."""
     return seed_for("trial", context.spec.seed, number)
 
 
-# What a study may change and stay the same, or what the rest of the fingerprint says better.
-_NO_PART = {"name", "source", "question", "trials", "weights", "dataset", "space"}
+# Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
+_NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space"}
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study that is ready to run. `test` is for `retrain` alone."""
+    """A study that is ready to run. Only `refit` may read `test`."""
 
     context: TrialContext
     test: PictureSet
@@ -66,10 +66,10 @@ class Prepared:
 
 
 def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, console: Console) -> Prepared:
-    """Everything a study's trials need.
+    """The study of a specification, ready to run.
 
     `data` is a folder of data sets, `weights` a folder of weights files; both are searched first.
-    UserError for whatever in the study's file, the folders or the weights does not fit.
+    UserError for anything in the study file, the folders or the weights that does not fit.
     """
     with _key_of(spec, "backbone"):
         architecture = find_architecture(spec.backbone)
@@ -94,8 +94,8 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         splits=splits,
         fingerprint={
             "wastetune version": version("wastetune"),
-            **{key: str(value) for key, value in spec.model_dump(exclude=_NO_PART).items()},
-            # Later parameters depend on earlier ones, so their order counts.
+            **{key: str(value) for key, value in spec.model_dump(exclude=_NOT_IN_FINGERPRINT).items()},
+            # Later parameters depend on earlier ones, so their order matters.
             "space": ", ".join(key for key, _ in space.params),
             **{f"space's {key}": render_param(param) for key, param in space.params},
             "data and split": split_digest(index, splits)[:16],
@@ -106,7 +106,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
 
 @contextmanager
 def _key_of(spec: StudySpec, key: str) -> Iterator[None]:
-    """Says which key of which file a mistake is in."""
+    """Adds the file and the key to the message of a UserError."""
     try:
         yield
     except UserError as error:
@@ -114,7 +114,7 @@ def _key_of(spec: StudySpec, key: str) -> Iterator[None]:
 
 
 def _steps(done: Callable[[int], None]) -> Callable[[int, int], None]:
-    """A function that is told (done so far, total) from one that is told what was added."""
+    """A function of (done so far, total) from a function of what was just done."""
     last = 0
 
     def progress(so_far: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes on this machine: started, replaced where they die, ended."""
+"""Worker processes on this machine: start, replace after a crash, stop."""
 
 import math
 import os
@@ -19,18 +19,19 @@ from wastetune.study.spec import StudySpec
 if TYPE_CHECKING:
     import optuna
 
-# Names the process that started a worker; where that is gone, the worker ends.
+# Environment variables between a run and its worker processes. PARENT is the number of the process that started the
+# worker; when it is gone, the worker ends.
 PARENT = "WASTETUNE_PARENT"
 _RENEWED = "WASTETUNE_RENEWED"
-_LOOK_EVERY = 0.3  # seconds
+_POLL_INTERVAL = 0.3  # seconds
 _GRACE = 10.0  # seconds from SIGTERM to SIGKILL
-# Workers that may die without any trial having been finished in between, for each that there shall be.
+# Crashes per worker before the run gives up, counted while no trial finishes in between.
 _DEATHS = 3
 
 
 @dataclass
 class _WorkerProcess:
-    """A worker process, and where it writes what went wrong."""
+    """A worker process and its standard error."""
 
     process: "subprocess.Popen[bytes]"
     errors: IO[bytes]
@@ -47,11 +48,11 @@ def run_workers(
     echo: Callable[[str], None],
     tick: Callable[[], None],
 ) -> None:
-    """Runs so many `wastetune worker` processes with these arguments until all have ended by themselves.
+    """Runs `count` processes of `wastetune worker` with these arguments until all have ended by themselves.
 
-    `environment` holds what must not stand in a command line, such as passwords. `tick` is called a few times a
-    second. With no workers to start, it waits until the study has its trials by others.
-    UserError where a worker says that something is wrong, and where they die again and again.
+    `environment` is for what a command line must not show, such as passwords. `tick` is called a few times per
+    second. With a count of 0, waits until workers elsewhere have finished the study's trials.
+    UserError where a worker ends with a UserError, and where workers crash again and again.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     workers = [_start(arguments, environment) for _ in range(count)]
@@ -82,9 +83,9 @@ def run_workers(
                     )
                 echo(f"a worker died ({how}); another one takes its place")
                 workers.append(_start(arguments, environment))
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_INTERVAL)
     except BaseException:
-        _stop(workers)  # and ask the database nothing more: it may be what was waited for in vain
+        _stop(workers)  # without another database call: the database may be what failed
         raise
     fail_lost_trials(study)
     tick()
@@ -105,7 +106,7 @@ def _last_line(worker: _WorkerProcess) -> str:
 
 
 def _stop(workers: "list[_WorkerProcess]") -> None:
-    """They hand back what they have; who has not after some seconds is killed."""
+    """Asks the workers to hand back their trials, and kills those that have not ended after some seconds."""
     for worker in workers:
         worker.process.terminate()
     deadline = time.monotonic() + _GRACE
@@ -119,18 +120,18 @@ def _stop(workers: "list[_WorkerProcess]") -> None:
 
 
 def parent_process() -> int | None:
-    """The process that started this worker, if `run` did."""
+    """The number of the process that started this worker, if `wastetune run` did."""
     number = os.environ.get(PARENT, "")
     return int(number) if number.isdigit() else None
 
 
 def is_replacement() -> bool:
-    """Whether this worker takes another one's place: one that died, or itself before it was renewed."""
+    """Whether this worker replaces another one: one that crashed, or itself before it was restarted."""
     return parent_process() is not None or _RENEWED in os.environ
 
 
 def restart_process() -> None:
-    """This process begins anew, with the same number and arguments: its memory is given back."""
+    """Restarts this process with the same number and arguments, which frees its memory."""
     os.environ[_RENEWED] = "1"
     os.execv(sys.executable, [sys.executable, "-m", "wastetune", *sys.argv[1:]])
 

@@ -1,4 +1,4 @@
-"""How a study stands: trials by state, who is working on what, the best so far, how fast, how long still."""
+"""The progress of a study: trials by state, workers, best score so far, trials per minute, time left."""
 
 import socket
 import time
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wastetune.data.index import contradictions
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished
+from wastetune.storage.records import read_attrs
 from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials
 from wastetune.study.prepare import Prepared
 
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _STATES = ("COMPLETE", "PRUNED", "RUNNING", "FAIL")
-_RECENT = 20  # finished trials that the rate is taken from: it follows workers that come and go
+_RECENT = 20  # finished trials that the rate is computed from, so that it follows the number of workers
 
 
 def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str, Any]:
     """The state of a study as plain values: seconds, and trials per minute.
 
-    A worker is alive when its trial had a sign of life within the lease, by this machine's clock.
+    A worker is alive when its trial had a heartbeat within the lease, by this machine's clock.
     """
     now = time.time() if now is None else now
     trials = [trial for trial in read_trials(study) if not is_void(trial)]
@@ -38,11 +39,12 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
             "pid": owner["pid"],
             "trial": trial.number,
             "seconds": round(_seconds_since(trial.datetime_start, now), 1),
-            "silent_seconds": round(max(now - trial.user_attrs.get("beat", now), 0.0), 1),
-            "alive": now - trial.user_attrs.get("beat", now) < lease_seconds(),
+            "silent_seconds": round(max(silent, 0.0), 1),
+            "alive": silent < lease_seconds(),
         }
-        for trial in trials
-        if trial.state.name == "RUNNING" and (owner := trial.user_attrs.get("owner"))
+        for trial, attrs in zip(trials, map(read_attrs, trials), strict=True)
+        if trial.state.name == "RUNNING" and (owner := attrs.owner)
+        for silent in [0.0 if attrs.beat is None else now - attrs.beat]
     ]
     left = max(asked - len(finished), 0)
     recent = sorted(trial.datetime_complete.timestamp() for trial in finished if trial.datetime_complete)[-_RECENT:]
@@ -54,12 +56,10 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
         "asked": asked,
         "finished": len(finished),
         "trials": {state.lower(): counts[state] for state in _STATES},
-        "failures": dict(
-            Counter(trial.user_attrs.get("failure", "?") for trial in trials if trial.state.name == "FAIL")
-        ),
+        "failures": dict(Counter(read_attrs(trial).failure or "?" for trial in trials if trial.state.name == "FAIL")),
         "best": None
         if best is None
-        else {"trial": best.number, "score": best.value, "config": best.user_attrs.get("config", {})},
+        else {"trial": best.number, "score": best.value, "config": read_attrs(best).config},
         "workers": workers,
         "trials_per_minute": None if rate is None else round(rate, 2),
         "seconds_left": None if rate is None else round(60 * left / rate, 1),
@@ -67,7 +67,7 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
 
 
 def render_status(status: Mapping[str, Any]) -> str:
-    """The same for a person."""
+    """The state of a study as text."""
     trials, best, rate = status["trials"], status["best"], status["trials_per_minute"]
     lines = [
         f"{status['study']}: {status['finished']} of {status['asked']} trials finished "
@@ -104,13 +104,13 @@ def _render_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-# What the line of a trial shows of its configuration.
+# The keys of the configuration in the line of a trial.
 _SHOWN = ("frozen_depth", "augmentation", "head_layers", "head_units", "learning_rate", "batch_size")
 _LISTED = 20  # of the files that were left out
 
 
 def render_preparation(prepared: Prepared) -> Iterator[str]:
-    """What there is to work with: pictures, split, what was left out, backbone."""
+    """Lines about the data and the backbone: pictures, split, what was left out."""
     index, splits, backbone = prepared.index, prepared.splits, prepared.context.backbone
     yield (
         f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes, "
@@ -128,17 +128,17 @@ def render_preparation(prepared: Prepared) -> Iterator[str]:
 
 
 def render_trial(trial: "FrozenTrial", study: "optuna.Study") -> str:
-    """A trial that has ended: number, score, seconds, best so far, key parameters."""
-    state, config = trial.state.name, trial.user_attrs.get("config", {})
+    """A line about a trial that has ended: number, score, seconds, best score so far, key parameters."""
+    state, attrs = trial.state.name, read_attrs(trial)
     if state == "FAIL":
-        return f"trial {trial.number:3d}  failed    {trial.user_attrs['failure']}"
+        return f"trial {trial.number:3d}  failed    {attrs.failure}"
     best = best_trial(study)
     score = f"{trial.value:.4f}" if state == "COMPLETE" else "pruned"
     so_far = f"best {best.value:.4f} (trial {best.number})" if best else ""
     shown = "  ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
         for key in _SHOWN
-        if (value := config.get(key)) is not None
+        if (value := attrs.config.get(key)) is not None
     )
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
     return f"trial {trial.number:3d}  {score:8}  {seconds:5.0f} s  {so_far}  {shown}"

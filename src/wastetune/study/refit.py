@@ -19,8 +19,8 @@ from wastetune.backbones.runtime import choose_runtime
 from wastetune.console import Console
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
+from wastetune.files import remove
 from wastetune.models.bundle import MODEL_FILE, BundleDescription, save_description, save_model
-from wastetune.models.export import remove
 from wastetune.models.parity import FOLDER as EXPORTS
 from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, ModelSize, Report, Retrain, read_report
@@ -30,7 +30,7 @@ from wastetune.study.prepare import Bar, Prepared, TrialContext, trial_seed
 from wastetune.training.config import TrialConfig
 from wastetune.training.evaluation import Scores, gain_intervals, score_predictions
 from wastetune.training.fit import TrainingFailed, TrainingSet, fit_final, predict_probabilities, steps_per_epoch
-from wastetune.training.learner import as_keras, assemble_model, built_learner
+from wastetune.training.learner import as_keras, assemble_model, open_learner
 
 if TYPE_CHECKING:
     import optuna
@@ -184,7 +184,7 @@ def refit(
     steps = epochs * steps_per_epoch(len(train.labels), config)
     with ExitStack() as stack:
         classes = len(context.classes)
-        learner = stack.enter_context(built_learner(context.backbone, cut, config, classes, horizon=steps, seed=seed))
+        learner = stack.enter_context(open_learner(context.backbone, cut, config, classes, horizon=steps, seed=seed))
         fit_final(learner, train, config=config, steps=steps, seed=seed)
         probabilities = predict_probabilities(learner, sealed.activations)
         model = stack.enter_context(as_keras(learner, context.backbone, cut, config, classes))

@@ -11,7 +11,7 @@ from wastetune.toml_file import check_keys, explain, find_file, named_files, rea
 
 
 class StudySpec(BaseModel):
-    """What one study asks: a backbone, a data set, a space to search, a number of trials."""
+    """The specification of a study: backbone, data set, search space, number of trials, and how to split."""
 
     # Strict, because `trials = "50"` or `trials = true` is a mistake to report, not a value to guess.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -35,8 +35,8 @@ class StudySpec(BaseModel):
 def load_study(name_or_path: str) -> StudySpec:
     """The study of that name, or in that file.
 
-    A text ending in .toml is a path; anything else is a name, looked for in ./studies, then among those
-    shipped. Raises UserError, with file and key, when it is not there or not right.
+    A text that ends in .toml is a path; anything else is a name, searched in ./studies, then among the studies
+    that come with wastetune. UserError, with file and key, where it is missing or invalid.
     """
     path = find_file("studies", name_or_path)
     values = read_toml(path)
@@ -50,9 +50,9 @@ def load_study(name_or_path: str) -> StudySpec:
 
 
 def changed_study(name_or_path: str, *, weights: str | None = None, **changes: object) -> tuple[StudySpec, Path | None]:
-    """That study with some keys changed for this time, and the folder of weights, if `weights` names one.
+    """The study with some keys changed for this run, and the folder of weights, if `weights` names one.
 
-    What is None stays as the file has it. Raises UserError as `load_study` does, and for a value that is not allowed.
+    A change of None keeps the value of the file. UserError as in `load_study`, and for a value that is not allowed.
     """
     folder = Path(weights) if weights and Path(weights).is_dir() else None
     if weights and folder is None:
@@ -66,22 +66,22 @@ def changed_study(name_or_path: str, *, weights: str | None = None, **changes: o
 
 
 def study_name(name_or_path: str) -> str:
-    """What the study is called in its database and its results folder."""
+    """The name of the study in its database and its results folder."""
     return Path(name_or_path).stem if name_or_path.endswith(".toml") else name_or_path
 
 
 def study_names() -> tuple[str, ...]:
-    """The names `load_study` knows, sorted: the working directory's own studies and those shipped."""
+    """The names that `load_study` accepts, sorted: studies in the working directory and those of wastetune."""
     return tuple(sorted(named_files("studies")))
 
 
 def is_pattern(study: str) -> bool:
-    """Whether that stands for all studies whose names match it, such as 'inception_*'."""
+    """Whether this is a pattern for names of studies, such as 'inception_*'."""
     return not study.endswith(".toml") and any(sign in study for sign in "*?[")
 
 
 def matching_studies(pattern: str) -> tuple[str, ...]:
-    """The names that `load_study` knows and that match, sorted. UserError where there is none."""
+    """The names of the studies that match, sorted. UserError where there is none."""
     names = study_names()
     if found := tuple(name for name in names if fnmatchcase(name, pattern)):
         return found

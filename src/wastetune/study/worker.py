@@ -1,4 +1,4 @@
-"""A worker: propose, run, tell, until the study's budget is spent."""
+"""A worker: chooses a configuration, runs it, reports it, until the study's budget is spent."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import nearest_cut
 from wastetune.backbones.cuts import TOP
-from wastetune.errors import UserError
-from wastetune.search.pruner import is_hopeless, is_looked_at
+from wastetune.errors import UserError, first_line
+from wastetune.search.pruner import is_hopeless, is_reported
 from wastetune.search.sampler import (
     InMemoryStudy,
     Proposal,
@@ -31,6 +31,7 @@ from wastetune.storage.budget import (
     retry_due,
 )
 from wastetune.storage.heartbeat import Heartbeat, heartbeats
+from wastetune.storage.records import TrialAttrs, read_attrs
 from wastetune.storage.study import ask_lock, read_trials
 from wastetune.storage.trials import (
     RunningTrial,
@@ -53,17 +54,17 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-# Configurations in a row that were had before: after so many, the space is taken to be exhausted.
+# After so many proposals in a row that were tried before, the space counts as exhausted.
 _MAX_REPEATS = 50
-# Trials in a row that failed by themselves: after so many, the cause is taken not to be the configuration.
+# After so many trials in a row that failed by themselves, the cause is presumed not to be the configuration.
 _MAX_FAILURES = 5
-# Seconds between two looks at what the others do, when there is nothing left to begin.
+# Seconds between two reads of the study while the other workers run the last trials.
 _WAIT = 0.5
 
 
 @dataclass(frozen=True)
 class _StartedTrial:
-    """A trial that this worker has begun, and what it is to run."""
+    """A running trial of this worker, with its configuration."""
 
     trial: RunningTrial
     proposal: Proposal
@@ -83,14 +84,14 @@ def run_worker(
     parent: int | None = None,
     name: str = "",
 ) -> bool:
-    """Runs trials until the study has so many finished ones, or `timeout` seconds are over.
+    """Runs trials until the study has `trials` finished ones, or `timeout` seconds are over.
 
-    True where it stopped before that because `renew_after` of its trials had built Keras models, whose memory only
-    the end of the process gives back.
-    `on_trial` is told each trial of this worker as it ends; `check` is called between epochs and may raise a
-    KeyboardInterrupt. Then the trial in hand is handed back and the KeyboardInterrupt goes on. With `parent`, the
-    worker ends when that process is gone. Workers of one study have different names.
-    UserError where trial after trial fails, with the last one's reason.
+    True where it stopped before that because `renew_after` of its trials had built Keras models, whose memory is
+    only freed when the process ends.
+    `on_trial` gets each trial of this worker when it ends. `check` is called between epochs and may raise
+    KeyboardInterrupt; the running trial is then handed back, and the KeyboardInterrupt is raised again. With
+    `parent`, a process number, the worker ends when that process is gone. Workers of one study have different names.
+    UserError where trial after trial fails, with the reason of the last one.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     memory = open_in_memory_study(epochs=int(bounds(context.space, "epochs")[1]))
@@ -107,11 +108,11 @@ def run_worker(
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
                 started = _begin(study, known, memory, context, name) if count_live(known) < trials else None
-            if started is None:  # the others may still fail
+            if started is None:  # trials of other workers may still fail
                 time.sleep(_WAIT)
                 continue
             heartbeat.hold(started.trial)
-            # With the next number after those that were seen, nobody came in between and there is nothing to check.
+            # If the trial has the next number after those that were read, no other trial was created in between.
             if started.trial.number > len(known) and (reason := void_reason(started.trial, trials)):
                 fail_trial(started.trial, reason, void=True)
                 heartbeat.hold(None)
@@ -119,20 +120,20 @@ def run_worker(
             ended = _run_one(started, heartbeat, memory, context, notes, bar, check)
             heartbeat.hold(None)
             on_trial(ended)
-            failures = failures + 1 if ended.state.name == "FAIL" and not _was_taken(ended) else 0
+            failures = failures + 1 if ended.state.name == "FAIL" and read_attrs(ended).failure != LOST else 0
             if failures == _MAX_FAILURES:
                 raise UserError(
-                    f"{failures} trials in a row failed, the last one with: {ended.user_attrs['failure']}; "
+                    f"{failures} trials in a row failed, the last one with: {read_attrs(ended).failure}; "
                     "mend the cause and run the same command again"
                 )
-            models += ended.user_attrs.get("cut") != TOP.name
+            models += read_attrs(ended).cut != TOP.name
             if renew_after is not None and models >= renew_after:
                 return True
 
 
 @contextmanager
 def _releasing_trials(study: "optuna.Study") -> Iterator[None]:
-    """A trial in hand is handed back when its worker has to end, also one that has begun and does not run yet."""
+    """Hands back the running trial when the worker has to end, also one that was created and does not run yet."""
     try:
         yield
     except KeyboardInterrupt:
@@ -149,7 +150,7 @@ def _begin(
     default = default_is_due(known)
     proposal = _choose(known, memory, context, default, name)
     cut = nearest_cut(context.backbone, proposal.config.frozen_depth)
-    attrs = {"config": proposal.config.model_dump(), "cut": cut.name, **({"default": True} if default else {})}
+    attrs = TrialAttrs(config=proposal.config.model_dump(), cut=cut.name, default=default)
     return _StartedTrial(begin_trial(study, proposal.params, proposal.distributions, attrs), proposal, default)
 
 
@@ -162,59 +163,55 @@ def _run_one(
     bar: Bar,
     check: Callable[[], None],
 ) -> "FrozenTrial":
-    """A trial that has begun, to what it comes to."""
+    """Runs a trial to its end; gives it as it is in the database."""
     trial, config = started.trial, started.proposal.config
     history: list[dict[str, Any]] = []
-    looks: dict[int, float] = {}
+    reported: dict[int, float] = {}
     pruned = False
 
     def on_epoch(epoch: Epoch) -> bool:
         nonlocal pruned
         check()
         history.append(asdict(epoch))
-        if is_looked_at(epoch.number, config.epochs):
+        if is_reported(epoch.number, config.epochs):
             report_score(trial, epoch.number, epoch.score)
-            looks[epoch.number] = epoch.score
-            pruned = not started.default and is_hopeless(memory.study, looks)  # the winner is compared with the default
-        return pruned or heartbeat.taken
+            reported[epoch.number] = epoch.score
+            pruned = not started.default and is_hopeless(memory.study, reported)  # the winner is compared with it
+        return pruned or heartbeat.lost
 
     try:
         result = run_trial(config, trial.number, context, bar, on_epoch)
-        attrs = {
-            "history": history,
-            "seed": trial_seed(context, trial.number),
-            "best_epoch": result.fit.best.number,
-            "val_accuracy": result.fit.best.accuracy,
-            "confusion_matrix": result.confusion_matrix,
-            "trainable_parameters": result.trainable_parameters,
-            "activation_seconds": result.activation_seconds,
-        }
+        attrs = TrialAttrs(
+            history=history,
+            seed=trial_seed(context, trial.number),
+            best_epoch=result.fit.best.number,
+            val_accuracy=result.fit.best.accuracy,
+            confusion_matrix=result.confusion_matrix,
+            trainable_parameters=result.trainable_parameters,
+            activation_seconds=result.activation_seconds,
+        ).to_dict()
         set_trial_attrs(trial, attrs)
         notes.write(trial, config.model_dump(), attrs, pruned=pruned)
         return prune_trial(trial) if pruned else complete_trial(trial, result.fit.best.score)
-    except UserError:  # not of this configuration's making
+    except UserError:  # the configuration is not the cause
         raise
     except Exception as error:
-        check()  # a library may make anything of an interrupt
-        set_trial_attrs(trial, {"history": history})
+        check()  # a library may turn an interrupt into any exception
+        set_trial_attrs(trial, TrialAttrs(history=history).to_dict())
         return fail_trial(trial, _reason(error))
-
-
-def _was_taken(trial: "FrozenTrial") -> bool:
-    return bool(trial.user_attrs.get("failure") == LOST)
 
 
 def _choose(
     known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext, default: bool, name: str
 ) -> Proposal:
-    """What to run next: the default while it is due, what was lost, then what the sampler proposes and nobody tried."""
+    """What to run next: the default while it is due, then configurations to retry, then what the sampler proposes."""
 
     def resolve(trial: "optuna.trial.BaseTrial") -> Any:
         return choose_config(trial, context)
 
     if default:
         proposal = propose_this(default_params(context.space), resolve)
-        lost = count_lost(trial for trial in known if trial.user_attrs.get("default"))
+        lost = count_lost(trial for trial in known if read_attrs(trial).default)
         if lost > MAX_RETRIES:
             raise UserError(
                 f"the worker of the default configuration was lost {lost} times, perhaps for want of memory; lower "
@@ -225,7 +222,7 @@ def _choose(
         return propose_this(retry.params, resolve)
     proposal = propose(memory, known, resolve, seed=_sampler_seed(context, name, len(known)))
     for attempt in range(1, _MAX_REPEATS):
-        if find_duplicate(known, proposal.config) is None:
+        if find_duplicate(known, proposal.config.model_dump()) is None:
             return proposal
         proposal = propose_at_random(memory, resolve, seed=_sampler_seed(context, name, len(known), attempt))
     raise UserError(
@@ -235,10 +232,9 @@ def _choose(
 
 
 def _sampler_seed(context: TrialContext, name: str, trials: int, attempt: int = 0) -> int:
-    """A seed from what came before: going on does not repeat the first points, nor does another worker."""
+    """A seed that differs between workers and with the number of trials, so that a resumed study repeats no point."""
     return seed_for("sampler", context.spec.seed, *([name] if name else []), trials, attempt)
 
 
 def _reason(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {first_line(error, most=500)}" if str(error).strip() else type(error).__name__

@@ -16,6 +16,7 @@ from wastetune.errors import UserError
 from wastetune.storage import owner
 from wastetune.storage.budget import LOST, MAX_RETRIES, count_live, default_is_due, find_duplicate, is_void, retry_due
 from wastetune.storage.database import hide_password, open_storage
+from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import (
     best_trial,
     default_trial,
@@ -60,7 +61,7 @@ def add(study, state=TrialState.COMPLETE, value=None, **attrs):
 def begin(study, dropout=0.5, **attrs):
     """A running trial, with the configuration of that dropout."""
     attrs = {"config": config_of(dropout)} | attrs
-    return begin_trial(study, {"dropout": dropout}, {"dropout": FloatDistribution(0, 1)}, attrs)
+    return begin_trial(study, {"dropout": dropout}, {"dropout": FloatDistribution(0, 1)}, TrialAttrs(**attrs))
 
 
 def config_of(dropout):
@@ -172,19 +173,19 @@ def test_the_budget_counts_complete_and_pruned_trials_alone(study):
 
 
 def test_a_twin_has_run_or_is_running_and_is_the_same_in_everything(study):
-    assert find_duplicate(study.trials, CONFIG) is None
+    assert find_duplicate(study.trials, CONFIG.model_dump()) is None
     add(study, TrialState.WAITING, config=CONFIG.model_dump())
     add(study, TrialState.FAIL, config=CONFIG.model_dump(), void=True)
     add(study, value=0.1, config=CONFIG.model_dump() | {"dropout": 0.50001})
-    assert find_duplicate(study.trials, CONFIG) is None
+    assert find_duplicate(study.trials, CONFIG.model_dump()) is None
     running = add(study, TrialState.RUNNING, config=CONFIG.model_dump())
-    assert find_duplicate(study.trials, CONFIG) == running
+    assert find_duplicate(study.trials, CONFIG.model_dump()) == running
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
 def test_a_finished_trial_is_a_twin(study, state):
     number = add(study, state, None if state is TrialState.FAIL else 0.5, config=CONFIG.model_dump())
-    assert find_duplicate(study.trials, CONFIG) == number
+    assert find_duplicate(study.trials, CONFIG.model_dump()) == number
 
 
 def test_the_best_of_equals_is_the_earliest(study):
@@ -242,7 +243,7 @@ def test_what_was_lost_is_tried_again_twice(study):
             assert retry_due(study.trials) is None  # it is being tried
             fail_trial(running, "not run", void=True)
     assert due is None
-    assert find_duplicate(study.trials, CONFIG) == 0  # and the sampler does not get it again
+    assert find_duplicate(study.trials, CONFIG.model_dump()) == 0  # and the sampler does not get it again
 
 
 def test_what_was_handed_back_is_tried_again_and_what_failed_by_itself_is_not(study):
@@ -298,13 +299,14 @@ from multiprocessing import get_context
 import optuna, sqlalchemy, psycopg
 from wastetune.storage.budget import *
 from wastetune.storage.database import open_storage
+from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import *
 from wastetune.storage.trials import *
 url = sys.argv[1]
 def join():
     return open_study(open_storage(url), "mine", {"space": "s1", "weights": "w1"})
 def begin():
-    return begin_trial(join(), {}, {}, {"config": {}})
+    return begin_trial(join(), {}, {}, TrialAttrs())
 def say(line):
     os.write(1, f"{os.getpid()} {line}\\n".encode())
 """

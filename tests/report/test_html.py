@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from test_report import a_report, report_values, scores
+from support.reports import a_report, report_values, scores
 from wastetune.report.html import MISTAKES, SECTIONS, render_page, write_page
 from wastetune.report.predictions import Mistake
 from wastetune.report.results import Report

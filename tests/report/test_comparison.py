@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from test_report import CLASSES, a_report, scores, write
+from support.reports import CLASSES, a_report, scores, write
 from wastetune.data.datasets import KNOWN_DATASETS
 from wastetune.errors import UserError
 from wastetune.report.comparison import (

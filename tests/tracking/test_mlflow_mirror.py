@@ -12,7 +12,7 @@ import pytest
 import rich.console
 from optuna.trial import TrialState, create_trial
 
-from test_report import a_report
+from support.reports import a_report
 from wastetune.console import Console
 from wastetune.errors import UserError
 from wastetune.settings import Locations

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from test_report import a_report, scores
+from support.reports import a_report, scores
 from wastetune.errors import UserError
 from wastetune.storage.study import DataSource
 from wastetune.tracking.mlflow_runs import Changes, mirror_final, mirror_trials, sync_trials

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from wastetune.storage.database import hide_password, open_storage, quote_password
+from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import open_study
 from wastetune.storage.trials import begin_trial, complete_trial
 
@@ -30,7 +31,7 @@ def protected(postgres):
 
 def test_a_password_with_braces_percent_and_at_signs_opens_the_database(protected):
     study = open_study(open_storage(protected()), "mine", {})
-    assert complete_trial(begin_trial(study, {}, {}, {"config": {}}), 0.5).value == 0.5
+    assert complete_trial(begin_trial(study, {}, {}, TrialAttrs()), 0.5).value == 0.5
 
 
 def test_mlflow_takes_it_too(protected):

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from wastetune.errors import UserError
 from wastetune.storage import retry
 from wastetune.storage.database import engine_of, open_storage
+from wastetune.storage.records import TrialAttrs
 from wastetune.storage.retry import with_retries
 from wastetune.storage.study import ask_lock, finished_trials, open_study, read_trials
 from wastetune.storage.trials import begin_trial, complete_trial, report_score, set_trial_attrs
@@ -60,7 +61,7 @@ def test_after_five_minutes_it_stops_with_what_to_do(failing, monkeypatch):
 
 def test_a_server_that_is_restarted_costs_nothing(postgres, caplog):
     study = open_study(open_storage(postgres.new_database()), "mine", {})
-    trial = begin_trial(study, {}, {}, {"config": {}})
+    trial = begin_trial(study, {}, {}, TrialAttrs())
     postgres.stop()
     back = threading.Timer(1.5, postgres.start)
     back.start()
@@ -76,7 +77,7 @@ def test_a_server_that_is_restarted_costs_nothing(postgres, caplog):
 def test_a_lock_that_somebody_holds_for_long_is_waited_for(tmp_path, monkeypatch):
     file = tmp_path / "study.db"
     study = open_study(open_storage(f"sqlite:///{file}"), "mine", {})
-    trial = begin_trial(study, {}, {}, {"config": {}})
+    trial = begin_trial(study, {}, {}, TrialAttrs())
     for engine in (engine_of(study._storage),):  # SQLite itself waits for a minute
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA busy_timeout=50")
@@ -98,7 +99,7 @@ def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres
             try:
                 with ask_lock(study):
                     read_trials(study)
-                    trial = begin_trial(study, {}, {}, {"config": {}})
+                    trial = begin_trial(study, {}, {}, TrialAttrs())
                 report_score(trial, 1, 0.25)
                 set_trial_attrs(trial, {"cut": "top"})
                 complete_trial(trial, 0.5)

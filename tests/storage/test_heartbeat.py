@@ -10,6 +10,7 @@ from wastetune.settings import lease_seconds
 from wastetune.storage.budget import LOST
 from wastetune.storage.database import open_storage
 from wastetune.storage.heartbeat import SilenceMonitor, heartbeats
+from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import open_study
 from wastetune.storage.trials import begin_trial, fail_lost_trials
 
@@ -25,7 +26,7 @@ def _short(monkeypatch):
 
 
 def begin(study):
-    return begin_trial(study, {}, {}, {"config": {}})
+    return begin_trial(study, {}, {}, TrialAttrs())
 
 
 def wait_until(true):
@@ -48,26 +49,26 @@ def silent(watch, now, **beats):
 
 
 def test_a_trial_is_silent_when_it_has_been_seen_unchanged_for_the_whole_lease():
-    watch = SilenceMonitor(seconds=60)
+    watch = SilenceMonitor(lease=60)
     assert [silent(watch, now, a=1, b=now) for now in range(0, 70, 10)] == [[]] * 6 + [[0]]
 
 
 def test_a_sign_begins_the_lease_anew():
-    watch = SilenceMonitor(seconds=60)
+    watch = SilenceMonitor(lease=60)
     assert [silent(watch, now, a=1 if now < 50 else 2) for now in range(0, 110, 10)] == [[]] * 11
     assert silent(watch, 110, a=2) == [0]
 
 
 def test_time_in_which_nobody_looked_counts_for_little():
     """The database was away for an hour, or this process was paused: the others could not give signs either."""
-    watch = SilenceMonitor(seconds=60)
+    watch = SilenceMonitor(lease=60)
     assert silent(watch, 0, a=1) == []
     assert silent(watch, 3600, a=1) == []
     assert silent(watch, 3610, a=2) == []
 
 
 def test_clocks_of_other_machines_do_not_matter():
-    watch = SilenceMonitor(seconds=60)
+    watch = SilenceMonitor(lease=60)
     assert [silent(watch, now, fast=now + 1e6, slow=now - 1e6) for now in range(0, 200, 10)] == [[]] * 20
 
 
@@ -78,7 +79,7 @@ def test_a_trial_that_is_held_stays_and_one_that_nobody_holds_is_lost(study):
         heartbeat.hold(mine)
         wait_until(lambda: study.trials[abandoned.number].state.name == "FAIL")
         time.sleep(2)
-        assert not heartbeat.taken
+        assert not heartbeat.lost
     assert study.trials[abandoned.number].user_attrs["failure"] == LOST
     assert study.trials[mine.number].state.name == "RUNNING"
 
@@ -89,9 +90,9 @@ def test_who_was_taken_for_dead_learns_it(study):
     with heartbeats(study) as heartbeat:
         heartbeat.hold(trial)
         fail_lost_trials(study, study.get_trials(deepcopy=False))
-        wait_until(lambda: heartbeat.taken)
+        wait_until(lambda: heartbeat.lost)
         heartbeat.hold(begin(study))
-        assert not heartbeat.taken
+        assert not heartbeat.lost
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "1e9", "nan"])

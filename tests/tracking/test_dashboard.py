@@ -10,10 +10,11 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard import get_note, save_note, wsgi
 from werkzeug.test import Client
 
-from test_report import a_report, scores
+from support.reports import a_report, scores
 from wastetune.console import open_console
 from wastetune.storage.budget import LOST
 from wastetune.storage.database import open_storage
+from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import open_study as create_study
 from wastetune.storage.study import set_study_attr
 from wastetune.storage.trials import begin_trial, complete_trial, fail_trial, prune_trial, set_trial_attrs
@@ -69,7 +70,7 @@ def study(tmp_path):
 
 def run_one(study, notes, *, pruned=False):
     """A trial as a worker runs it, without the training; gives it as it is afterwards."""
-    trial = begin_trial(study, {}, {}, {"config": CONFIG})
+    trial = begin_trial(study, {}, {}, TrialAttrs(config=CONFIG))
     set_trial_attrs(trial, ATTRS)
     notes.write(trial, CONFIG, ATTRS, pruned=pruned)
     return prune_trial(trial) if pruned else complete_trial(trial, 0.6)
@@ -162,7 +163,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_once_and_costs_pictures_alon
 
 
 def test_a_trial_that_was_taken_away_meanwhile_is_no_news(study, caplog):
-    trial = begin_trial(study, {}, {}, {"config": CONFIG})
+    trial = begin_trial(study, {}, {}, TrialAttrs(config=CONFIG))
     fail_trial(trial, LOST)
     with caplog.at_level(logging.WARNING, "wastetune"):
         Notes(study, "macro_f1", CLASSES).write(trial, CONFIG, ATTRS, pruned=False)

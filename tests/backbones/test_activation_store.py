@@ -12,8 +12,8 @@ import pytest
 from filelock import FileLock
 
 from wastetune.backbones.activation_store import (
-    PART,
-    _parts,
+    CHUNK,
+    _chunks,
     activation_bytes,
     fill_activations,
     missing_pictures,
@@ -24,6 +24,7 @@ from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.backbones.cuts import TOP
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
+from wastetune.files import PART_PREFIX
 
 SIZE = 32
 
@@ -45,13 +46,13 @@ def cuts(backbone):
 
 
 def stored(store):
-    return {path: path.stat().st_mtime_ns for path in store.folder.rglob("*.npy")}
+    return {path: path.stat().st_mtime_ns for path in store.folder.rglob("[!.]*.npy")}
 
 
 def test_what_is_stored_is_what_the_trunk_makes(tmp_path, backbone, cuts):
-    store, pictures = open_store(tmp_path), picture_set(PART + 20)
+    store, pictures = open_store(tmp_path), picture_set(CHUNK + 20)
     fill_activations(store, backbone, pictures, cuts, 0, 0.0)
-    rows = np.array([0, 5, PART - 1, PART, PART + 19])
+    rows = np.array([0, 5, CHUNK - 1, CHUNK, CHUNK + 19])
     for cut in cuts:
         trunk, _ = split(backbone, cut)
         direct = np.asarray(trunk(np.stack([pictures.read(range(row, row + 1))[0] for row in rows]).astype(np.float32)))
@@ -61,12 +62,12 @@ def test_what_is_stored_is_what_the_trunk_makes(tmp_path, backbone, cuts):
 
 
 def test_two_sets_can_be_read_as_one(tmp_path, backbone):
-    store, pictures = open_store(tmp_path), picture_set(PART + 20)
+    store, pictures = open_store(tmp_path), picture_set(CHUNK + 20)
     fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
     one = open_activations(store, backbone, pictures, TOP, 0, 0.0)
     both = one + one
     assert len(both) == 2 * len(one)
-    rows = np.array([3, PART + 19])
+    rows = np.array([3, CHUNK + 19])
     np.testing.assert_array_equal(both.take(rows + len(one)), one.take(rows))
 
 
@@ -99,7 +100,7 @@ SLOWLY = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_activations import SIZE, picture_set
+from test_activation_store import SIZE, picture_set
 from dataclasses import replace
 from wastetune.backbones.activation_store import fill_activations, open_store
 from wastetune.backbones.backbone import load_backbone
@@ -116,7 +117,7 @@ print(taken)
 """
 
 
-def test_a_kill_in_the_middle_leaves_whole_parts_and_the_rest_is_done_later(tmp_path, backbone):
+def test_a_kill_in_the_middle_leaves_whole_chunks_and_the_rest_is_done_later(tmp_path, backbone):
     code = SLOWLY.format(tests=os.path.dirname(__file__), store=str(tmp_path))  # noqa: PTH120
     store, pictures = open_store(tmp_path), picture_set(1024)
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -127,12 +128,12 @@ def test_a_kill_in_the_middle_leaves_whole_parts_and_the_rest_is_done_later(tmp_
     process.wait()
     left = stored(store)
     assert 0 < len(left) < 4, "the kill was meant to come in the middle"
-    assert all(len(np.load(path)) == PART for path in left)
+    assert all(len(np.load(path)) == CHUNK for path in left)
     fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
     assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == 1024
     after = stored(store)
     assert len(after) == 4
-    assert all(np.load(path).shape == (PART, 2048) for path in after)
+    assert all(np.load(path).shape == (CHUNK, 2048) for path in after)
 
 
 def test_two_processes_share_the_work(tmp_path):
@@ -143,7 +144,7 @@ def test_two_processes_share_the_work(tmp_path):
     assert sum(taken) == 1024, "each picture goes through one trunk"
     assert min(taken) > 0, "nobody waits for the other"
     assert len(stored(open_store(tmp_path))) == 4
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(f"{PART_PREFIX}*"))
 
 
 def test_the_store_keeps_to_its_limit_and_forgets_what_was_used_longest_ago(tmp_path, backbone):
@@ -168,18 +169,18 @@ def test_what_cannot_fit_is_said_before_the_work(tmp_path, backbone):
 
 
 def test_a_part_in_the_hands_of_a_paused_process_is_computed_after_a_while(tmp_path, backbone, monkeypatch):
-    monkeypatch.setattr("wastetune.backbones.activation_store._PATIENCE", 0.2)
-    store, pictures = open_store(tmp_path), picture_set(PART + 1)
+    monkeypatch.setattr("wastetune.backbones.activation_store._LOCK_TIMEOUT", 0.2)
+    store, pictures = open_store(tmp_path), picture_set(CHUNK + 1)
     locked = []
 
     def lock_first(rows):  # while the first part is read, somebody takes the second and falls asleep
         if not locked:
-            (_, second) = _parts(store, backbone, pictures, 0, 0.0)
+            (_, second) = _chunks(store, backbone, pictures, 0, 0.0)
             locked.append(FileLock(second.lock))
             locked[0].acquire()
         return pictures.read(rows)
 
     held = replace(pictures, read=lock_first)
     fill_activations(store, backbone, held, [TOP], 0, 0.0)
-    assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == PART + 1
+    assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == CHUNK + 1
     locked[0].release()

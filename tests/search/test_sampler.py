@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from wastetune.search.pruner import is_hopeless, is_looked_at
+from wastetune.search.pruner import is_hopeless, is_reported
 from wastetune.search.sampler import open_in_memory_study, propose, propose_at_random
 from wastetune.training.config import TrialConfig
 
@@ -100,5 +100,5 @@ def test_below_the_median_is_hopeless_but_not_too_early(score, hopeless):
 
 
 @pytest.mark.parametrize(("epochs", "looks"), [(1, [1]), (6, [1, 2, 3, 4, 5, 6]), (16, [2, 4, 6, 8, 10, 12, 14, 16])])
-def test_a_trial_is_looked_at_a_few_times(epochs, looks):
-    assert [epoch for epoch in range(1, epochs + 1) if is_looked_at(epoch, epochs)] == looks
+def test_a_trial_is_reported_a_few_times(epochs, looks):
+    assert [epoch for epoch in range(1, epochs + 1) if is_reported(epoch, epochs)] == looks

@@ -1,6 +1,6 @@
 """Studies of fast trials while workers are killed, paused and told to end, and the database is stopped, at random.
 
-    python tests/chaos.py --minutes 15 --database sqlite
+    PYTHONPATH=tests python -m support.chaos --minutes 15 --database sqlite
 
 Studies run one after another until the time is over, each to its end and each checked: exactly its number of trials,
 no configuration twice, every lost one tried again, every score that was told in the database and in MLflow. One worker
@@ -28,7 +28,7 @@ import optuna
 from mlflow import MlflowClient
 from optuna.trial import FixedTrial
 
-from conftest import open_postgres
+from support.postgres import open_postgres
 from wastetune.console import open_console
 from wastetune.data.synthetic import write_sample
 from wastetune.errors import UserError

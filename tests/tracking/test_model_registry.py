@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from test_report import a_report, scores
+from support.reports import a_report, scores
 from wastetune.storage.study import DataSource
 from wastetune.tracking.mlflow_runs import mirror_final
 from wastetune.tracking.mlflow_store import open_mirror
