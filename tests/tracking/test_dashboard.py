@@ -37,7 +37,13 @@ ATTRS = {
 ABOUT = {
     "question": "Which is which?",
     "metric": "macro_f1",
-    "data": {"name": "litter", "folder": "/data", "classes": CLASSES, "counts": {"train": 28, "val": 7, "test": 1000}},
+    "data": {
+        "name": "litter",
+        "folder": "/data",
+        "digest": "d1",
+        "classes": CLASSES,
+        "counts": {"train": 28, "val": 7, "test": 1000},
+    },
     "tags": {"backbone": "tiny_net"},
 }
 SCORES = scores(0.75) | {"accuracy": 0.75, "f1_macro": 0.5}

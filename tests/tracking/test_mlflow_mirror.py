@@ -46,7 +46,7 @@ class Screen(Console):
 
     @property
     def text(self):
-        return self.console.file.getvalue()
+        return self.rich.file.getvalue()
 
 
 @pytest.fixture
