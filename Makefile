@@ -23,7 +23,7 @@ lint: $(READY)  ## ruff and mypy
 
 docs: $(READY)  ## docs/commands.md from the command line's own help, and the site; a broken link is an error
 	$(BIN)/python docs/write_commands.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Read it at site/index.html, or with search:  $(BIN)/python -m http.server --directory site"
 
 bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTETUNE_DATA and WASTETUNE_WEIGHTS name real photos and weights

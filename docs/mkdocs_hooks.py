@@ -2,6 +2,7 @@
 
 Nothing is copied into the repository. A link in docs/ that leaves the folder (`../README.md`) and a link from the root
 into it (`docs/faq.md`) are right on GitHub; on the site both kinds of page lie in one folder, so the prefix is removed.
+A link to the source of a room leads to the room's API page.
 """
 
 import re
@@ -33,7 +34,10 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Links as they are on the site, where the root and docs/ are one folder."""
     if page.file.src_uri == "README.md":
         page.meta["hide"] = ["navigation"]  # the start page has nothing beside it
-    return markdown if page.file.src_uri.startswith("api/") else re.sub(r"\]\((?:\.\./|docs/)", "](", markdown)
+    if page.file.src_uri.startswith("api/"):
+        return markdown
+    markdown = re.sub(r"\]\(\.\./src/wastetune/(\w+)(?:/__init__\.py)?\)", r"](api/\1.md)", markdown)
+    return re.sub(r"\]\((?:\.\./|docs/)", "](", markdown)
 
 
 def _render_front_page() -> str:
