@@ -65,7 +65,7 @@ def run_study(
 
 
 def load_report(study: str | Path, *, results: str | Path | None = None) -> dict[str, Any]:
-    """The report of a finished study: the content of results/<study>/report.json.
+    """The report of a finished study: the content of `results/<study>/report.json`.
 
     `test` holds the scores on the test set and their 95 % intervals, `best` the winning trial and its configuration.
     UserError where there is none.
@@ -109,7 +109,7 @@ def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> 
     at once.
 
     Columns: picture, its path; class, the most probable one; probability, that of the class; problem, why a picture
-    could not be read, or an empty text; and "probability of <class>" for each class. A picture with a problem has no
+    could not be read, or an empty text; and `probability of <class>` for each class. A picture with a problem has no
     class and no probabilities, and does not stop the others. UserError for a bundle that cannot be read, and where
     there is no picture.
     """
