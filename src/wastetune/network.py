@@ -2,6 +2,9 @@
 
 import socket
 
+# Hosts that only this machine reaches.
+LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
+
 
 def listen(host: str, port: int = 0) -> socket.socket:
     """A socket that listens at a host's name or address, at a free port for 0. OSError where it cannot."""

@@ -14,7 +14,8 @@ from wastetune.cli.options import (
     tracking_option,
 )
 from wastetune.errors import UserError, optional_import
-from wastetune.settings import API_KEY, LOOPBACK_HOSTS
+from wastetune.network import LOOPBACK_HOSTS
+from wastetune.settings import API_KEY
 
 
 @click.command()

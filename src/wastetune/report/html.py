@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from wastetune.data.image import draw_thumbnail
 from wastetune.files import write_whole
-from wastetune.formatting import render_count, render_duration, render_value, shortened
+from wastetune.formatting import load_templates, render_count, render_duration, render_value, shortened
 from wastetune.report.figures import SHADE, draw_curves, draw_frontier, draw_search, draw_slices
 from wastetune.report.predictions import Mistake
 from wastetune.report.published import draw_score_lanes, published_for
@@ -28,7 +28,6 @@ from wastetune.report.text import (
     worst_confusions,
 )
 from wastetune.search.history import History
-from wastetune.templates import load_templates
 from wastetune.training.metrics import METRICS
 
 FILE = "report.html"

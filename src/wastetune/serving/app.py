@@ -17,10 +17,10 @@ from streamlit.web.bootstrap import load_config_options
 
 from wastetune.data.image import MAX_BYTES, decode_picture, draw_thumbnail, pixels_hash, resize_picture
 from wastetune.models.neighbors import nearest_neighbors
+from wastetune.network import LOOPBACK_HOSTS
 from wastetune.serving.app_html import render_answer, render_similar, render_style, render_title, render_upload_hint
 from wastetune.serving.app_state import REPORT, AppState, Example, IndexBuild, open_app_state
 from wastetune.serving.server import open_listener, serve_at
-from wastetune.settings import LOOPBACK_HOSTS
 
 SIMILAR = 6  # training pictures shown
 _FRAME_HEIGHT = 600  # pixels, until the style makes the frame as high as the window

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wastetune.data.image import draw_thumbnail, encode_jpeg
+from wastetune.formatting import load_templates
 from wastetune.models.bundle import BundleDescription
 from wastetune.models.neighbors import Neighbor
 from wastetune.models.saliency import Saliency
-from wastetune.templates import load_templates
 
 _SIDE = 900  # pixels of the longer side of a photo on the page
 _QUALITY = 85

@@ -11,12 +11,12 @@ from wastetune.backbones.backbone import reachable_cuts
 from wastetune.data.index import contradictions, duplicate_groups
 from wastetune.report.results import Best, Edge, PictureCounts, Report, Seconds, StudySummary, TrialCounts
 from wastetune.search.space import bounds, searched_ranges
+from wastetune.search.toml_file import named_files
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import best_trial, read_trials
 from wastetune.study.prepare import Prepared, TrialContext
 from wastetune.study.refit import Refit, fingerprint_digest
 from wastetune.study.spec import StudySpec
-from wastetune.toml_file import named_files
 from wastetune.training.config import TrialConfig
 
 if TYPE_CHECKING:

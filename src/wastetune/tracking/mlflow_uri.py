@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from wastetune.errors import UserError, first_line
-from wastetune.settings import LOOPBACK_HOSTS
+from wastetune.network import LOOPBACK_HOSTS
 from wastetune.storage.database import hide_password, quote_password
 
 _DATABASES = ("mysql", "sqlite", "postgresql", "mssql")

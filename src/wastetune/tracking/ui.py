@@ -24,8 +24,7 @@ from urllib.parse import quote, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from wastetune.errors import UserError
-from wastetune.network import free_port, http_address, listen
-from wastetune.settings import LOOPBACK_HOSTS
+from wastetune.network import LOOPBACK_HOSTS, free_port, http_address, listen
 from wastetune.storage.database import hide_password, quote_password
 from wastetune.storage.study import get_study_attr, read_study_info
 from wastetune.tracking.artifacts import DrawnPictures, artifact_folder
