@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from wastetune.backbones.backbone import nearest_cut
-from wastetune.backbones.runtime import choose_runtime
 from wastetune.console import Console
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
@@ -24,9 +21,10 @@ from wastetune.models.bundle import MODEL_FILE, BundleDescription, save_descript
 from wastetune.models.parity import FOLDER as EXPORTS
 from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, ModelSize, Report, Retrain, read_report
+from wastetune.storage.records import TrialAttrs, read_attrs
 from wastetune.storage.study import best_trial, default_trial, get_study_attr, set_study_attr
 from wastetune.study.objective import plain_set, training_set
-from wastetune.study.prepare import Bar, Prepared, TrialContext, trial_seed
+from wastetune.study.prepare import Bar, Prepared, TrialContext, package_versions, trial_seed
 from wastetune.training.config import TrialConfig
 from wastetune.training.evaluation import Scores, gain_intervals, score_predictions
 from wastetune.training.fit import TrainingFailed, TrainingSet, fit_final, predict_probabilities, steps_per_epoch
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 # The assembled model and the stored activations (half precision) may differ by so much in a probability.
 TOLERANCE = 0.1
 _CHECKED = 32
-_PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
     assert default is not None
     bundle = folder / "bundle"
     earlier = read_report(folder) if (bundle / MODEL_FILE).exists() else None
-    answered = (fingerprint_digest(prepared), best.number, best.user_attrs["config"])
+    answered = (fingerprint_digest(prepared), best.number, read_attrs(best).config)
     if earlier and (earlier.fingerprint, earlier.best.number, earlier.best.config) == answered:
         refitted = Refit(earlier.evaluation, earlier.seconds.retrain, earlier=earlier)
     else:
@@ -88,12 +85,6 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
 def fingerprint_digest(prepared: Prepared) -> str:
     """The study's fingerprint in 16 characters."""
     return hashlib.sha256(json.dumps(prepared.fingerprint).encode()).hexdigest()[:16]
-
-
-def package_versions() -> dict[str, str]:
-    """The versions that a result may depend on; OpenVINO's where it runs the trunks."""
-    packages = (*_PACKAGES, "openvino") if choose_runtime() == "openvino" else _PACKAGES
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def _refit_both(
@@ -110,11 +101,10 @@ def _refit_both(
     context, test, bundle = prepared.context, prepared.test, folder / "bundle"
 
     def refit_trial(trial: "FrozenTrial", keep: Callable[[Any], None]) -> RefitResult:
-        number, attrs = trial.number, trial.user_attrs
         try:
-            return refit(context, test, number=number, attrs=attrs, bar=console.bar, keep=keep)
+            return refit(context, test, number=trial.number, attrs=read_attrs(trial), bar=console.bar, keep=keep)
         except TrainingFailed as error:
-            raise UserError(f"retraining trial {number} came to nothing: {error}; the trials are kept") from error
+            raise UserError(f"retraining trial {trial.number} came to nothing: {error}; the trials are kept") from error
 
     baseline = None if best.number == default.number else refit_trial(default, lambda model: None)
     winner = refit_trial(best, lambda model: save_model(bundle, model))
@@ -132,7 +122,7 @@ def _refit_both(
             gain=gain_intervals(test.labels, winner.probabilities, baseline.probabilities),
             model=ModelSize(
                 parameters=winner.parameters,
-                trained=best.user_attrs.get("trainable_parameters"),
+                trained=read_attrs(best).trainable_parameters,
                 bytes=(bundle / MODEL_FILE).stat().st_size,
             ),
         ),
@@ -152,7 +142,7 @@ def _describe(prepared: Prepared, best: "FrozenTrial", evaluation: FinalEvaluati
         versions=evaluation.versions,
         test=evaluation.test,
         input_size=context.backbone.size,
-        config=best.user_attrs["config"],
+        config=dict(read_attrs(best).config),
     )
 
 
@@ -161,7 +151,7 @@ def refit(
     test: PictureSet,
     *,
     number: int,
-    attrs: Mapping[str, Any],
+    attrs: TrialAttrs,
     bar: Bar,
     keep: Callable[[Any], None] = lambda model: None,
 ) -> RefitResult:
@@ -173,8 +163,9 @@ def refit(
     TrainingFailed where that model does not agree with the stored activations.
     """
     started = time.perf_counter()
-    config = TrialConfig.model_validate(attrs["config"])
-    epochs = int(attrs["best_epoch"])
+    config = TrialConfig.model_validate(attrs.config)
+    epochs = attrs.best_epoch
+    assert epochs is not None  # of a finished trial
     cut = nearest_cut(context.backbone, config.frozen_depth)
     train = _join(
         *(training_set(context, part, config, bar, ahead=False) for part in (context.data.train, context.data.val))

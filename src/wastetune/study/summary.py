@@ -11,6 +11,7 @@ from wastetune.backbones.backbone import reachable_cuts
 from wastetune.data.index import contradictions, duplicate_groups
 from wastetune.report.results import Best, Edge, PictureCounts, Report, Seconds, StudySummary, TrialCounts
 from wastetune.search.space import bounds, searched_ranges
+from wastetune.storage.records import read_attrs
 from wastetune.storage.study import best_trial, read_trials
 from wastetune.study.prepare import Prepared, TrialContext
 from wastetune.study.refit import Refit, fingerprint_digest
@@ -49,7 +50,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
     context, splits, index = prepared.context, prepared.splits, prepared.index
     trials = read_trials(study)
     states = Counter(trial.state.name for trial in trials)
-    config = best.user_attrs["config"]
+    config = dict(read_attrs(best).config)
     assert best.value is not None
     return StudySummary(
         study=context.spec.name,
@@ -64,7 +65,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         left_out=len(splits.left_out),
         counts=PictureCounts(train=len(splits.train), val=len(splits.val), test=len(splits.test)),
         trials=TrialCounts(complete=states["COMPLETE"], pruned=states["PRUNED"], failed=states["FAIL"]),
-        default_number=next((t.number for t in trials if t.user_attrs.get("default") and t.value is not None), 0),
+        default_number=next((t.number for t in trials if read_attrs(t).default and t.value is not None), 0),
         best=Best(number=best.number, score=best.value, config=config),
         edges=edge_findings(config, _reachable_ranges(context)),
         problems=index.problems,
@@ -83,7 +84,7 @@ def render_command(spec: StudySpec) -> str:
 def count_seconds(study: "optuna.Study", preparing: float, retraining: float) -> Seconds:
     """Where the time of a study went, over all of its runs."""
     trials = read_trials(study)
-    activations = sum(trial.user_attrs.get("activation_seconds", 0.0) for trial in trials)
+    activations = sum(read_attrs(trial).activation_seconds or 0.0 for trial in trials)
     spent = sum(trial.duration.total_seconds() for trial in trials if trial.duration)
     parts = {
         "preparing": preparing,
