@@ -186,9 +186,7 @@ def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
         tags={key: value for key, value in tags.items() if value},
     ).info.run_id
     curve = [
-        (key, float(epoch[key]), epoch["number"])
-        for epoch in attrs.history
-        for key in ("loss", "score", "accuracy")
+        (key, float(epoch[key]), epoch["number"]) for epoch in attrs.history for key in ("loss", "score", "accuracy")
     ]
     single = [
         (key, float(value), 0)
