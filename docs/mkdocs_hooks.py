@@ -51,5 +51,6 @@ def _render_room(folder: Path) -> str:
     """The room's own docstring, then one section for each of its modules."""
     room = folder.name
     modules = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-    head = f"# wastetune.{room}\n\n::: wastetune.{room}\n    options: {{members: [], show_root_heading: false, show_root_toc_entry: false}}\n"
+    options = "{members: [], show_root_heading: false, show_root_toc_entry: false}"
+    head = f"# wastetune.{room}\n\n::: wastetune.{room}\n    options: {options}\n"
     return "\n".join([head, *(f"::: wastetune.{room}.{module}" for module in modules), ""])
