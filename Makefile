@@ -41,8 +41,8 @@ bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTE
 	$(BIN)/python benchmarks/bank.py
 
 chaos: $(READY)  ## half an hour of killed workers and stopped databases
-	$(BIN)/python tests/chaos.py --minutes 15 --database sqlite
-	$(BIN)/python tests/chaos.py --minutes 15 --database postgresql
+	PYTHONPATH=tests $(BIN)/python -m support.chaos --minutes 15 --database sqlite
+	PYTHONPATH=tests $(BIN)/python -m support.chaos --minutes 15 --database postgresql
 
 clean:  ## what make made but for studies: those are in wastetune.db, mlruns and results
 	rm -rf $(VENV) demo site

@@ -100,7 +100,7 @@ def with_matplotlib(attrs: dict, classes: list[str]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from wastetune.report.confusion_matrix import draw_confusion_matrix
+    from wastetune.report.figures import draw_confusion_matrix
 
     with tempfile.TemporaryDirectory() as folder:
         draw_confusion_matrix(attrs["confusion_matrix"], classes, Path(folder) / "matrix.png")

@@ -29,7 +29,7 @@ def test_the_command_reference_is_that_of_the_command_line():
 
 def test_every_command_has_an_example():
     page = (DOCS / "commands.md").read_text(encoding="utf-8")
-    sections = page.split("\n## ")[1:]
+    sections = [section for section in page.split("\n## ") if section.startswith("wastetune")]
     assert len(sections) >= 8
     assert [section.splitlines()[0] for section in sections if "Example:" not in section] == []
 

@@ -61,7 +61,7 @@ def run_study(
     report = run.run_study(spec, locations, open_console(quiet=quiet), timeout=timeout, workers=workers)
     if report is None:
         raise UserError(f"study {spec.name!r} has no trial with a score yet, so there is no report; run it again")
-    return report
+    return report.to_dict()
 
 
 def load_report(study: str | Path, *, results: str | Path | None = None) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def load_report(study: str | Path, *, results: str | Path | None = None) -> dict
     folder = Path(results or RESULTS) / name
     if (report := read_report(folder)) is None:
         raise UserError(f"there is no report of study {name!r} in {folder}; run the study, or see --results")
-    return report
+    return report.to_dict()
 
 
 def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.DataFrame":

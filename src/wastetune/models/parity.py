@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from wastetune.data.splits import read_split_table
 from wastetune.errors import UserError
-from wastetune.files import write_whole
+from wastetune.files import remove, write_whole
 from wastetune.formatting import aligned
 from wastetune.models.bundle import MODEL_FILE, load_description
-from wastetune.models.export import FORMATS, remove, write_export
+from wastetune.models.export import FORMATS, write_export
 from wastetune.models.latency import Latency, measure_latency
 from wastetune.models.loading import Model, open_model
 from wastetune.models.predict import predict_files
@@ -126,8 +126,8 @@ def _figures(check: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _test_pictures(results: Path, pictures: Path) -> tuple[list[Path], list[str]]:
-    rows = [row for row in read_split_table(results / "split.csv") if row["split"] == "test"]
-    return [pictures / row["path"] for row in rows], [row["class"] for row in rows]
+    rows = [row for row in read_split_table(results / "split.csv") if row.split == "test"]
+    return [pictures / row.path for row in rows], [row.class_name for row in rows]
 
 
 def _probabilities(model: Model, paths: Sequence[Path]) -> NDArray[np.float32]:

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from wastetune.errors import UserError, suggest
 from wastetune.files import write_whole
 from wastetune.formatting import aligned, markdown_table, render_duration
 from wastetune.report.html import render_template
 from wastetune.report.published import Published, published_for
-from wastetune.report.results import read_report
+from wastetune.report.results import Report, read_report
 
 HEADER = (
     "study",
@@ -56,9 +55,9 @@ def compare_studies(results: Path, names: Sequence[str] = ()) -> list[Row]:
     """
     reports = _read_reports(results, names)
     rows: list[Row] = []
-    for dataset in sorted({report["dataset"] for report in reports.values()}):
-        here = {name: report for name, report in reports.items() if report["dataset"] == dataset}
-        ours = [_row(name, report, results / name) for name, report in here.items()]
+    for dataset in sorted({report.dataset for report in reports.values()}):
+        here = {name: report for name, report in reports.items() if report.dataset == dataset}
+        ours = [_row(name, report) for name, report in here.items()]
         published = dict.fromkeys(one for report in here.values() for one in published_for(report))
         rows += sorted(ours, key=lambda row: -(row.f1 or 0.0))
         rows += sorted(map(_published_row, published), key=lambda row: -row.accuracy)
@@ -114,7 +113,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def _read_reports(results: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _read_reports(results: Path, names: Sequence[str]) -> dict[str, Report]:
     folders = sorted(path for path in results.iterdir() if path.is_dir()) if results.is_dir() else []
     reports = {folder.name: report for folder in folders if (report := read_report(folder))}
     if not reports:
@@ -123,7 +122,7 @@ def _read_reports(results: Path, names: Sequence[str]) -> dict[str, dict[str, An
     return {name: reports[name] for name in (chosen or reports)}
 
 
-def _matching(name: str, reports: Mapping[str, Any], results: Path) -> Iterator[str]:
+def _matching(name: str, reports: Mapping[str, Report], results: Path) -> Iterator[str]:
     wanted = Path(name).stem if name.endswith(".toml") else name
     found = [wanted] if wanted in reports else [one for one in reports if fnmatchcase(one, wanted)]
     if not found:
@@ -131,20 +130,20 @@ def _matching(name: str, reports: Mapping[str, Any], results: Path) -> Iterator[
     yield from found
 
 
-def _row(name: str, report: Mapping[str, Any], folder: Path) -> Row:
-    test, model = report["test"], report.get("model", {})
+def _row(name: str, report: Report) -> Row:
+    test, model = report.test, report.model
     return Row(
         study=name,
-        backbone=report["backbone"],
-        dataset=report["dataset"],
-        accuracy=test["accuracy"],
-        precision=test["precision_macro"],
-        recall=test["recall_macro"],
-        f1=test["f1_macro"],
-        trials=report["trials"]["complete"] + report["trials"]["pruned"],
-        seconds=report["seconds"]["total"],
-        parameters=model.get("parameters"),
-        megabytes=round(model["bytes"] / 1e6, 1) if "bytes" in model else None,
+        backbone=report.backbone,
+        dataset=report.dataset,
+        accuracy=test.accuracy,
+        precision=test.precision_macro,
+        recall=test.recall_macro,
+        f1=test.f1_macro,
+        trials=report.trials.complete + report.trials.pruned,
+        seconds=report.seconds.total,
+        parameters=model.parameters if model else None,
+        megabytes=round(model.bytes / 1e6, 1) if model else None,
     )
 
 

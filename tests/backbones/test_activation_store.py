@@ -1,0 +1,186 @@
+"""The store: computed once, shared, complete or absent, bounded."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from wastetune.backbones.activation_store import (
+    CHUNK,
+    _chunks,
+    activation_bytes,
+    fill_activations,
+    missing_pictures,
+    open_activations,
+    open_store,
+)
+from wastetune.backbones.backbone import load_backbone, nearest_cut, split
+from wastetune.backbones.cuts import TOP
+from wastetune.data.pixels import PictureSet
+from wastetune.errors import UserError
+from wastetune.files import PART_PREFIX
+
+SIZE = 32
+
+
+def picture_set(count):
+    pixels = np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+    keys = tuple(f"picture {number}" for number in range(count))
+    return PictureSet(lambda rows: pixels[rows.start : rows.stop], keys, np.zeros(count, np.int64), keys)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("resnet50", "none", size=SIZE)
+
+
+@pytest.fixture
+def cuts(backbone):
+    return [nearest_cut(backbone, 0.875), TOP]
+
+
+def stored(store):
+    return {path: path.stat().st_mtime_ns for path in store.folder.rglob("[!.]*.npy")}
+
+
+def test_what_is_stored_is_what_the_trunk_makes(tmp_path, backbone, cuts):
+    store, pictures = open_store(tmp_path), picture_set(CHUNK + 20)
+    fill_activations(store, backbone, pictures, cuts, 0, 0.0)
+    rows = np.array([0, 5, CHUNK - 1, CHUNK, CHUNK + 19])
+    for cut in cuts:
+        trunk, _ = split(backbone, cut)
+        direct = np.asarray(trunk(np.stack([pictures.read(range(row, row + 1))[0] for row in rows]).astype(np.float32)))
+        kept = open_activations(store, backbone, pictures, cut, 0, 0.0)
+        assert len(kept) == len(pictures)
+        np.testing.assert_allclose(kept.take(rows), direct, rtol=2e-3, atol=2e-3 * np.abs(direct).max())
+
+
+def test_two_sets_can_be_read_as_one(tmp_path, backbone):
+    store, pictures = open_store(tmp_path), picture_set(CHUNK + 20)
+    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
+    one = open_activations(store, backbone, pictures, TOP, 0, 0.0)
+    both = one + one
+    assert len(both) == 2 * len(one)
+    rows = np.array([3, CHUNK + 19])
+    np.testing.assert_array_equal(both.take(rows + len(one)), one.take(rows))
+
+
+def test_nothing_is_computed_twice(tmp_path, backbone, cuts):
+    store, pictures, told = open_store(tmp_path), picture_set(40), []
+    fill_activations(store, backbone, pictures, cuts, 0, 0.0, told.append)
+    before = stored(store)
+    fill_activations(store, backbone, pictures, cuts, 0, 0.0, told.append)
+    assert told == [40]
+    assert stored(store) == before
+    assert missing_pictures(store, backbone, pictures, cuts, 0, 0.0) == 0
+    assert missing_pictures(store, backbone, pictures, cuts, 1, 0.5) == 40
+    other = load_backbone("resnet50", "none", size=SIZE)
+    assert missing_pictures(store, other, pictures, cuts, 0, 0.0) == 0, "the same weights are the same trunk"
+
+
+def test_views_of_other_magnitude_are_other_activations(tmp_path, backbone):
+    store, pictures = open_store(tmp_path), picture_set(8)
+    for view, magnitude in ((0, 0.0), (1, 0.5), (1, 1.0)):
+        fill_activations(store, backbone, pictures, [TOP], view, magnitude)
+    plain, mild, strong = (
+        open_activations(store, backbone, pictures, TOP, *view).take(np.arange(8))
+        for view in ((0, 0.0), (1, 0.5), (1, 1.0))
+    )
+    assert not np.allclose(plain, mild)
+    assert not np.allclose(mild, strong)
+
+
+SLOWLY = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_activation_store import SIZE, picture_set
+from dataclasses import replace
+from wastetune.backbones.activation_store import fill_activations, open_store
+from wastetune.backbones.backbone import load_backbone
+from wastetune.backbones.cuts import TOP
+pictures, taken = picture_set(1024), 0
+def read(rows):
+    global taken
+    taken += len(rows)
+    time.sleep(0.05)
+    return pictures.read(rows)
+slow = replace(pictures, read=read)
+fill_activations(open_store(Path({store!r})), load_backbone("resnet50", "none", size=SIZE), slow, [TOP], 0, 0.0)
+print(taken)
+"""
+
+
+def test_a_kill_in_the_middle_leaves_whole_chunks_and_the_rest_is_done_later(tmp_path, backbone):
+    code = SLOWLY.format(tests=os.path.dirname(__file__), store=str(tmp_path))  # noqa: PTH120
+    store, pictures = open_store(tmp_path), picture_set(1024)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not stored(store) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = stored(store)
+    assert 0 < len(left) < 4, "the kill was meant to come in the middle"
+    assert all(len(np.load(path)) == CHUNK for path in left)
+    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
+    assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == 1024
+    after = stored(store)
+    assert len(after) == 4
+    assert all(np.load(path).shape == (CHUNK, 2048) for path in after)
+
+
+def test_two_processes_share_the_work(tmp_path):
+    code = SLOWLY.format(tests=os.path.dirname(__file__), store=str(tmp_path))  # noqa: PTH120
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
+    taken = [int(process.communicate(timeout=200)[0]) for process in both]
+    assert sum(taken) == 1024, "each picture goes through one trunk"
+    assert min(taken) > 0, "nobody waits for the other"
+    assert len(stored(open_store(tmp_path))) == 4
+    assert not list(tmp_path.rglob(f"{PART_PREFIX}*"))
+
+
+def test_the_store_keeps_to_its_limit_and_forgets_what_was_used_longest_ago(tmp_path, backbone):
+    one = activation_bytes(backbone, TOP, 100)
+    store = open_store(tmp_path, limit=int(2.5 * one))
+    pictures = picture_set(100)
+    for view in (1, 2):
+        fill_activations(store, backbone, pictures, [TOP], view, 0.5)
+    for age, path in enumerate(stored(store)):
+        os.utime(path, (time.time() - 1000 + age, time.time() - 1000 + age))
+    open_activations(store, backbone, pictures, TOP, 1, 0.5)  # used just now
+    fill_activations(store, backbone, pictures, [TOP], 3, 0.5)
+    assert missing_pictures(store, backbone, pictures, [TOP], 1, 0.5) == 0
+    assert missing_pictures(store, backbone, pictures, [TOP], 2, 0.5) == 100
+    assert sum(path.stat().st_size for path in stored(store)) <= store.limit
+
+
+def test_what_cannot_fit_is_said_before_the_work(tmp_path, backbone):
+    store = open_store(tmp_path, limit=1000)
+    with pytest.raises(UserError, match="WASTETUNE_CACHE_GB"):
+        fill_activations(store, backbone, picture_set(10), [TOP], 0, 0.0)
+
+
+def test_a_part_in_the_hands_of_a_paused_process_is_computed_after_a_while(tmp_path, backbone, monkeypatch):
+    monkeypatch.setattr("wastetune.backbones.activation_store._LOCK_TIMEOUT", 0.2)
+    store, pictures = open_store(tmp_path), picture_set(CHUNK + 1)
+    locked = []
+
+    def lock_first(rows):  # while the first part is read, somebody takes the second and falls asleep
+        if not locked:
+            (_, second) = _chunks(store, backbone, pictures, 0, 0.0)
+            locked.append(FileLock(second.lock))
+            locked[0].acquire()
+        return pictures.read(rows)
+
+    held = replace(pictures, read=lock_first)
+    fill_activations(store, backbone, held, [TOP], 0, 0.0)
+    assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == CHUNK + 1
+    locked[0].release()

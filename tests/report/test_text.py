@@ -1,0 +1,137 @@
+"""The report in words and pictures, compared with committed texts; `UPDATE_GOLDEN=1 pytest` rewrites them."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.reports import a_report, report_values, scores, write
+from wastetune.report.figures import draw_confusion_matrix
+from wastetune.report.results import Report, read_report
+from wastetune.report.text import render_markdown, render_report
+from wastetune.study.summary import edge_findings
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(("render", "name"), [(render_report, "report.txt"), (render_markdown, "report.md")])
+def test_a_report_reads_as_the_committed_one(render, name):
+    text = render(a_report())
+    if os.environ.get("UPDATE_GOLDEN"):
+        (GOLDEN / name).write_text(text, encoding="utf-8")
+    assert text == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("count", [2, 9, 60])
+def test_the_terminal_report_fits_100_columns(count):
+    classes = [f"a class with quite a long name, number {i}" for i in range(count)]
+    text = render_report(a_report(classes=classes, test=scores(0.5, classes), question="why? " * 60))
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_default_within_the_interval_is_not_sold_as_a_gain():
+    close = a_report(default_test=scores(0.745))
+    assert "chance may explain" in render_report(close)
+    assert "chance may explain" not in render_report(a_report(default_test=scores(0.3)))
+
+
+def test_the_interval_of_the_difference_decides_where_it_is_known():
+    near = scores(0.745)  # inside the interval, and yet surely worse
+    surely = render_report(a_report(default_test=near, gain={"f1_macro": [0.002, 0.03], "accuracy": [0, 0]}))
+    assert "interval of the difference in macro F1 +0.002 to +0.030." in " ".join(surely.split())
+    assert "chance" not in surely
+    perhaps = render_report(a_report(default_test=near, gain={"f1_macro": [-0.01, 0.03], "accuracy": [0, 0]}))
+    assert "+0.030, so chance may explain it." in " ".join(perhaps.split())
+
+
+def test_each_metric_is_named_once_in_the_headline():
+    for metric, times in (("accuracy", 2), ("balanced_accuracy", 4), ("macro_f1", 2)):
+        headline = render_report(a_report(metric=metric)).split("\n\n")[1]
+        assert headline.count("accuracy") == times
+
+
+def test_a_winning_default_is_said_to_win():
+    best = report_values()["best"] | {"number": 0}
+    assert "no trial was better than the default" in render_report(a_report(best=best))
+
+
+def test_a_results_folder_holds_whole_files_and_is_replaced_by_another_report(tmp_path):
+    write(a_report(), tmp_path / "results")
+    write(a_report(study="again"), tmp_path / "results")
+    names = {path.name for path in (tmp_path / "results").iterdir()}
+    assert names == {"report.json", "report.md", "report.html", "confusion_matrix.png"}
+    assert json.loads((tmp_path / "results/report.json").read_text()) == report_values(study="again")
+
+
+def test_the_same_report_leaves_the_folder_alone_but_for_a_lost_page(tmp_path):
+    write(a_report(), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    write(read_report(tmp_path), tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
+    (tmp_path / "report.html").unlink()
+    write(read_report(tmp_path), tmp_path)
+    assert (tmp_path / "report.html").read_text() == page
+    assert {path for path in tmp_path.iterdir() if path.stat().st_mtime_ns != times[path]} == {tmp_path / "report.html"}
+
+
+def test_a_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
+    write(a_report(), tmp_path)
+
+    def broken(*arguments):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("wastetune.report.results_folder.draw_confusion_matrix", broken)
+    with pytest.raises(OSError, match="the disk is full"):
+        write(a_report(study="again"), tmp_path)
+    assert read_report(tmp_path) == a_report()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_report_keeps_its_keys_in_order_and_those_it_does_not_know(tmp_path):
+    values = report_values(of_a_later_version={"a": [1, None]})
+    assert Report.from_dict(values).to_dict() == values
+    written = list(Report.from_dict(dict(reversed(values.items()))).to_dict())
+    assert written == [key for key in Report.model_fields if key in values] + ["of_a_later_version"]
+    (tmp_path / "report.json").write_text(json.dumps({key: values[key] for key in values if key != "test"}))
+    assert read_report(tmp_path) is None
+
+
+def test_the_matrix_is_shaded_by_the_share_of_the_true_class(tmp_path):
+    def dark_pixels(matrix):
+        draw_confusion_matrix(matrix, ["a", "b"], tmp_path / "matrix.png")
+        return (np.asarray(Image.open(tmp_path / "matrix.png").convert("L")) < 100).sum()
+
+    # A class of 10 pictures, all found, is as dark as one of 90.
+    assert dark_pixels([[90, 0], [0, 10]]) == pytest.approx(dark_pixels([[90, 0], [0, 90]]), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"learning_rate": 0.0098}, [("learning_rate", 1e-2, True)]),
+        ({"learning_rate": 0.008}, []),
+        ({"learning_rate": 1.05e-4}, [("learning_rate", 1e-4, True)]),
+        ({"frozen_depth": 1.0, "dropout": 0.595}, [("frozen_depth", 1.0, False), ("dropout", 0.6, True)]),
+        ({"head_layers": 1, "head_units": None}, []),
+        ({"head_layers": 2, "head_units": 64}, [("head_layers", 2, True), ("head_units", 64, True)]),
+    ],
+)
+def test_edges_are_measured_on_the_scale_of_the_search(config, found):
+    searched = {
+        "learning_rate": (1e-4, 1e-2, True),
+        "frozen_depth": (0.5, 1.0, False),
+        "dropout": (0.0, 0.6, False),
+        "head_layers": (0, 2, False),
+        "head_units": (64, 1024, True),
+    }
+    findings = edge_findings(config, {key: searched[key] for key in config})
+    assert [(one.parameter, one.bound, one.widen) for one in findings] == found
+
+
+def test_a_test_set_that_was_opened_again_is_said_to_be():
+    assert "opened 2 times, for trials 3, 17" in render_report(a_report(test_opened_for=[3, 17]))
+    assert "opened" not in render_report(a_report(test_opened_for=[17]))

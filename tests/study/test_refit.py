@@ -1,0 +1,73 @@
+"""The winner: trained again, evaluated once, and the same model whether it sees pixels or stored activations."""
+
+import numpy as np
+import pytest
+
+import wastetune.study.refit
+from wastetune.console import open_console
+from wastetune.storage.records import TrialAttrs
+from wastetune.study.objective import run_trial
+from wastetune.study.refit import refit
+from wastetune.training.config import TrialConfig
+from wastetune.training.fit import TrainingFailed
+
+BAR = open_console().bar
+
+
+def attrs(**changes):
+    given = {"head_layers": 1, "head_units": 8, "dropout": 0.1, "learning_rate": 0.01, "batch_size": 8, "epochs": 3}
+    return TrialAttrs(config=TrialConfig(**{**given, **changes}).model_dump(), best_epoch=2)
+
+
+@pytest.mark.parametrize("frozen_depth", [1.0, 11 / 12])
+def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(prepared, frozen_depth):
+    kept = []
+
+    def keep(model):
+        pixels = prepared.test.read(range(len(prepared.test))).astype(np.float32)
+        kept.append(np.asarray(model(pixels)))
+
+    given = attrs(frozen_depth=frozen_depth, augmentation=1.0)
+    final = refit(prepared.context, prepared.test, number=3, attrs=given, bar=BAR, keep=keep)
+    np.testing.assert_allclose(kept[0], final.probabilities, atol=5e-3)
+    np.testing.assert_allclose(kept[0].sum(axis=1), 1, atol=1e-5)
+    assert final.largest_difference < 5e-3
+    assert final.epochs == 2
+    matrix = np.array(final.scores.confusion_matrix)
+    assert matrix.sum() == len(prepared.test)
+    assert np.trace(matrix) == (final.probabilities.argmax(axis=1) == prepared.test.labels).sum()
+
+
+def test_a_model_that_disagrees_with_the_stored_activations_is_no_winner(prepared, monkeypatch):
+    monkeypatch.setattr(wastetune.study.refit, "TOLERANCE", -1.0)
+    with pytest.raises(TrainingFailed, match="differs from the stored activations"):
+        refit(prepared.context, prepared.test, number=3, attrs=attrs(), bar=BAR)
+
+
+def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypatch):
+    seen = []
+    fit_final = wastetune.study.refit.fit_final
+
+    def spy(model, train, **options):
+        seen.append((len(train.labels), [len(view) for view in train.views], options["steps"]))
+        fit_final(model, train, **options)
+
+    monkeypatch.setattr(wastetune.study.refit, "fit_final", spy)
+    refit(prepared.context, prepared.test, number=3, attrs=attrs(augmentation=1.0), bar=BAR)
+    count = len(prepared.context.data.train) + len(prepared.context.data.val)
+    assert seen == [(count, [count, count], 2 * (count // 8))]
+
+
+def test_the_same_trial_retrained_twice_is_the_same_model(prepared):
+    one, two = (
+        refit(prepared.context, prepared.test, number=5, attrs=attrs(frozen_depth=11 / 12), bar=BAR) for _ in range(2)
+    )
+    np.testing.assert_array_equal(one.probabilities, two.probabilities)
+
+
+def test_a_trial_leaves_the_backbone_as_it_was(prepared):
+    before = prepared.context.backbone.body.get_weights()
+    config = TrialConfig.model_validate(attrs(frozen_depth=11 / 12).config)
+    run_trial(config, 0, prepared.context, BAR, lambda epoch: None)
+    after = prepared.context.backbone.body.get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))

@@ -1,0 +1,60 @@
+"""Drawn pictures, and a study that is small enough to train in a second."""
+
+import pytest
+
+from wastetune.console import open_console
+from wastetune.data.synthetic import write_sample
+from wastetune.study.prepare import prepare_study
+from wastetune.study.spec import load_study
+
+SPACE = """\
+head_layers = { int = [0, 1], default = 0 }
+head_units = { int = [4, 8], default = 8, when = "head_layers > 0" }
+dropout = 0.1
+learning_rate = { float = [1e-3, 1e-1], log = true, default = 1e-2 }
+batch_size = 16
+frozen_depth = { float = [0.9, 1.0], default = 1.0 }
+augmentation = { choice = [0.0, 1.0], default = 0.0 }
+epochs = 2
+"""
+
+
+STUDY = """\
+# Does the whole path work?
+# wastetune run --study tiny.toml
+dataset = "{pictures}"
+backbone = "mobilenet_v3_small_minimalistic"
+space = "{space}"
+trials = 3
+weights = "none"
+image_size = 32
+views = 2
+"""
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of 42 drawn pictures in two classes, among them one in both classes, one broken."""
+    return write_sample(tmp_path_factory.mktemp("drawn") / "pictures", classes=("box", "leaf"), per_class=20, size=48)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, pictures):
+    """The path of a study file whose trials take about a second; its space lies beside it."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "tiny_space.toml").write_text(SPACE)
+    study = folder / "tiny.toml"
+    study.write_text(STUDY.format(pictures=pictures, space=folder / "tiny_space.toml"))
+    return study
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny):
+    """That study, ready to run."""
+    return prepare_study(load_study(str(tiny)), data=None, weights=None, console=open_console())
+
+
+@pytest.fixture(scope="session")
+def context(prepared):
+    """What is the same for every trial of that study."""
+    return prepared.context

@@ -1,0 +1,175 @@
+"""The registered model: one version per model, and the champion is the better one on the same test pictures."""
+
+import numpy as np
+import pytest
+
+from support.reports import a_report, scores
+from wastetune.storage.study import DataSource
+from wastetune.tracking.mlflow_runs import mirror_final
+from wastetune.tracking.mlflow_store import open_mirror
+from wastetune.tracking.model_registry import model_name, register_model
+from wastetune.tracking.model_registry import test_digest as digest_of
+
+DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
+SCORES = scores(0.75, ["box", "leaf"]) | {"accuracy": 0.75}
+VERSIONS = {"keras": "3.15.1", "tensorflow": "2.21.0"}
+
+
+def scored(f1, **changes):
+    values = {
+        "study": "mine",
+        "question": "Which is which?",
+        "backbone": "tiny_net",
+        "dataset": "litter",
+        "classes": ["box", "leaf"],
+        "test": SCORES | {"f1_macro": f1},
+        "versions": VERSIONS,
+    }
+    return a_report(**values | changes)
+
+
+REPORT = scored(0.5)
+NAME = "wastetune-litter"
+
+
+@pytest.fixture
+def mirror(mlflow_store):
+    return open_mirror(mlflow_store, study="mine", study_id="abc", data=DATA, tags={"backbone": "tiny_net"})
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Writes a results folder with a model of its own, as `wastetune run` leaves it."""
+
+    def write(bias, test=("p1", "p2")):
+        import keras
+
+        folder = tmp_path / "results"
+        (folder / "bundle").mkdir(parents=True, exist_ok=True)
+        pixels = keras.Input((4, 4, 3))
+        flat = keras.layers.GlobalAveragePooling2D()(pixels)
+        keras.utils.set_random_seed(1)
+        made = keras.layers.Dense(2, "softmax", bias_initializer=keras.initializers.Constant([bias, 0.0]))(flat)
+        keras.Model(pixels, made).save(folder / "bundle" / "model.keras")
+        rows = [f"box/{name}.jpg,box,b,{name},test" for name in test] + ["leaf/q.jpg,leaf,b,q,train"]
+        (folder / "split.csv").write_text("\n".join(["path,class,bytes_sha256,pixels_sha256,split", *rows]) + "\n")
+        return folder
+
+    return write
+
+
+def versions_of(mirror):
+    found = mirror.client.search_model_versions(f"name = '{NAME}'")
+    return sorted((int(version.version), float(version.tags["score"])) for version in found)
+
+
+def champion_of(mirror):
+    return str(mirror.client.get_model_version_by_alias(NAME, "champion").version)
+
+
+def test_the_first_model_is_the_champion_and_the_final_run_shows_it(mirror, results):
+    folder = results(0.0)
+    mirror_final(mirror, REPORT, folder)
+    assert register_model(mirror, REPORT, folder) == (
+        "wastetune-litter version 1 is registered in MLflow; it is the champion, as the first"
+    )
+    version = mirror.client.get_model_version_by_alias(NAME, "champion")
+    assert version.run_id == mirror.parent
+    assert {key: version.tags[key] for key in ("study", "backbone", "metric", "score")} == {
+        "study": "mine",
+        "backbone": "tiny_net",
+        "metric": "macro_f1",
+        "score": "0.5",
+    }
+    (final,) = (run for run in mirror.client.search_runs([mirror.experiment]) if run.info.run_name == "mine final")
+    assert [output.model_id for output in final.outputs.model_outputs] == [version.tags["wastetune.logged_model"]]
+
+
+def test_a_model_is_registered_once_also_when_the_report_around_it_changes(mirror, results):
+    folder = results(0.0)
+    mirror_final(mirror, REPORT, folder)
+    register_model(mirror, REPORT, folder)
+    assert register_model(mirror, REPORT, folder) is None
+    more = scored(0.5, question="Which is which, then?")
+    mirror_final(mirror, more, folder)
+    assert register_model(mirror, more, folder) is None
+    assert versions_of(mirror) == [(1, 0.5)]
+    (final,) = (run for run in mirror.client.search_runs([mirror.experiment]) if run.info.run_name == "mine final")
+    assert len(final.outputs.model_outputs) == 1
+
+
+def test_only_a_higher_score_on_the_same_test_pictures_makes_a_champion(mirror, results):
+    said = [register_model(mirror, scored(0.5), results(0.0))]
+    said.append(register_model(mirror, scored(0.5), results(0.1)))
+    assert champion_of(mirror) == "1"
+    said.append(register_model(mirror, scored(0.4), results(0.2)))
+    assert champion_of(mirror) == "1"
+    said.append(register_model(mirror, scored(0.9), results(0.3, test=("p1", "p3"))))
+    assert champion_of(mirror) == "1"
+    said.append(register_model(mirror, scored(0.9, metric="accuracy"), results(0.4)))
+    assert champion_of(mirror) == "1"
+    said.append(register_model(mirror, scored(0.6), results(0.5)))
+    assert champion_of(mirror) == "6"
+    assert [line.split("; ")[1] for line in said] == [
+        "it is the champion, as the first",
+        "version 1 stays champion: macro_f1 0.5000 on the test set, this one 0.5000",
+        "version 1 stays champion: macro_f1 0.5000 on the test set, this one 0.4000",
+        "not compared with the champion, version 1: that has another test set or metric",
+        "not compared with the champion, version 1: that has another test set or metric",
+        "it is the champion now: macro_f1 0.6000 on the test set, version 1 0.5000",
+    ]
+    assert [score for _, score in versions_of(mirror)] == [0.5, 0.5, 0.4, 0.9, 0.75, 0.6]
+
+
+def test_what_breaks_half_way_leaves_nothing_and_the_next_attempt_registers(mirror, results, monkeypatch):
+    folder = results(0.0)
+
+    def broken(*arguments, **options):
+        raise OSError("the line is cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(mirror.client), "create_model_version", broken)
+        with pytest.raises(OSError, match="the line is cut"):
+            register_model(mirror, REPORT, folder)
+    assert list(mirror.client.search_logged_models([mirror.experiment])) == []
+    assert register_model(mirror, REPORT, folder).endswith("as the first")
+    assert versions_of(mirror) == [(1, 0.5)]
+
+
+def test_a_folder_without_a_model_registers_nothing(mirror, tmp_path):
+    assert register_model(mirror, REPORT, tmp_path) is None
+    assert list(mirror.client.search_registered_models()) == []
+
+
+def test_pixels_of_bytes_and_of_floats_give_the_same(mirror, results):
+    import mlflow
+
+    folder = results(0.7)
+    register_model(mirror, REPORT, folder)
+    source = mirror.client.get_model_version_by_alias(NAME, "champion").source
+    model = mlflow.pyfunc.load_model(source)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
+    made = model.predict(pixels)
+    assert made.shape == (3, 2)
+    np.testing.assert_allclose(made, model.predict(pixels.astype(np.float32)))
+    assert model.metadata.metadata["classes"] == ["box", "leaf"]
+    (written,) = (entry.read_text() for entry in folder.parent.rglob("requirements.txt"))
+    assert {"keras==3.15.1", "tensorflow==2.21.0"} <= set(written.split())
+
+
+def test_the_test_set_is_known_by_its_pixels_and_classes_alone(tmp_path):
+    table = tmp_path / "split.csv"
+
+    def digest(*rows):
+        table.write_text("\n".join(["path,class,bytes_sha256,pixels_sha256,split", *rows]) + "\n")
+        return digest_of(table)
+
+    one = digest("a,box,b,p1,test", "c,leaf,b,p2,test", "d,leaf,b,p3,train")
+    assert digest("c,leaf,b,p2,test", "moved/a,box,other,p1,test") == one
+    assert digest("a,leaf,b,p1,test", "c,leaf,b,p2,test") != one
+    assert digest("a,box,b,p1,test", "c,leaf,b,p2,test", "d,leaf,b,p3,test") != one
+
+
+def test_a_name_holds_nothing_that_means_something_to_mlflow():
+    assert model_name("photos: 2026/05") == "wastetune-photos- 2026-05"
+    assert model_name("müll") == "wastetune-müll"

@@ -1,0 +1,157 @@
+"""Fitting tail and head on stored activations."""
+
+import numpy as np
+import pytest
+
+from wastetune.backbones.activation_store import Activations
+from wastetune.backbones.backbone import activation_shape, load_backbone, nearest_cut
+from wastetune.backbones.cuts import TOP
+from wastetune.training.config import TrialConfig
+from wastetune.training.fit import (
+    TrainingFailed,
+    TrainingSet,
+    ValidationSet,
+    _gather,
+    fit,
+    fit_final,
+    predict_probabilities,
+    steps_per_epoch,
+)
+from wastetune.training.learner import as_keras, count_parameters, open_learner
+
+CLASSES = 3
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("mobilenet_v3_small_minimalistic", "none", size=32)
+
+
+def config(**changes):
+    given = {"head_layers": 0, "dropout": 0.0, "learning_rate": 0.02, "batch_size": 16, "epochs": 8, "patience": 8}
+    return TrialConfig(**{**given, **changes})
+
+
+def vectors(count, seed, size):
+    """Three overlapping clouds, and which one each vector is from."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, CLASSES, count)
+    centres = np.random.default_rng(0).normal(0, 1, (CLASSES, size)) * 0.4
+    return (centres[labels] + draw.normal(0, 1, (count, size))).astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def sets(backbone):
+    size = backbone.body.output.shape[1]
+    train, val = vectors(120, 1, size), vectors(60, 2, size)
+    return TrainingSet((Activations((train[0],)),), train[1]), ValidationSet(Activations((val[0],)), val[1])
+
+
+def fitted(backbone, sets, config, seed=0, cut=TOP, **options):
+    horizon = config.epochs * steps_per_epoch(len(sets[0].labels), config)
+    with open_learner(backbone, cut, config, CLASSES, horizon=horizon, seed=seed) as learner:
+        return fit(learner, *sets, config=config, metric="accuracy", seed=seed, **options)
+
+
+def test_it_learns_and_tells_every_epoch(backbone, sets):
+    told = []
+    result = fitted(backbone, sets, config(), on_epoch=told.append)
+    assert tuple(told) == result.history
+    assert [epoch.number for epoch in told] == list(range(1, 9))
+    assert result.best.score == max(epoch.score for epoch in told) > 0.8
+    assert told[-1].loss < told[0].loss
+    assert (result.probabilities.argmax(axis=1) == sets[1].labels).mean() == pytest.approx(result.best.score)
+
+
+def test_the_same_seed_gives_the_same_fit_and_another_seed_another(backbone, sets):
+    first, same, other = (fitted(backbone, sets, config(dropout=0.3), seed) for seed in (5, 5, 6))
+    assert [epoch.loss for epoch in first.history] == [epoch.loss for epoch in same.history]
+    assert [epoch.loss for epoch in first.history] != [epoch.loss for epoch in other.history]
+
+
+def test_it_stops_early(backbone, sets):
+    result = fitted(backbone, sets, config(epochs=100, patience=3))
+    assert len(result.history) == result.best.number + 3 < 100
+
+
+def test_a_loss_that_is_not_finite_is_a_failure_not_a_score(backbone, sets):
+    broken = TrainingSet((Activations((np.full_like(sets[0].views[0].chunks[0], np.nan),)),), sets[0].labels)
+    with pytest.raises(TrainingFailed, match="loss became nan"):
+        fitted(backbone, (broken, sets[1]), config())
+
+
+def test_balanced_weights_help_the_rare_class(backbone, sets):
+    train, val = sets
+    rows = np.concatenate([np.flatnonzero(train.labels != 0), np.flatnonzero(train.labels == 0)[:4]])
+    rare = TrainingSet((Activations((train.views[0].chunks[0][rows],)),), train.labels[rows])
+    recall = {}
+    for weighting in ("none", "balanced"):
+        result = fitted(backbone, (rare, val), config(class_weighting=weighting, epochs=3, learning_rate=0.003))
+        recall[weighting] = (result.probabilities.argmax(axis=1) == 0)[val.labels == 0].mean()
+    assert recall["balanced"] > recall["none"]
+
+
+def test_every_view_is_trained_on(backbone, sets):
+    """Two views of which one is noise: a fit that saw only the first would not be disturbed by it."""
+    train, val = sets
+    noise = Activations((np.random.default_rng(3).normal(0, 50, train.views[0].chunks[0].shape).astype(np.float32),))
+    result = fitted(backbone, (TrainingSet((train.views[0], noise), train.labels), val), config())
+    assert result.history[-1].loss > 2 * fitted(backbone, sets, config()).history[-1].loss
+
+
+def test_a_tail_learns_keeps_its_statistics_and_is_put_back(backbone):
+    cut = nearest_cut(backbone, 0.9)
+    draw = np.random.default_rng(0)
+    inputs = draw.normal(0, 1, (32, 1, 1, 96)).astype(np.float32)
+    labels = draw.integers(0, CLASSES, 32)
+    train = TrainingSet((Activations((inputs,)),), labels)
+    before = backbone.body.get_weights()
+    with open_learner(backbone, cut, config(), CLASSES, horizon=6, seed=0) as model:
+        moving = [w for w in model.weights if "moving" in w.path and "head" not in w.path]
+        kernels = [w for w in model.trainable_weights if "conv" in w.path]
+        statistics, start = [w.numpy() for w in moving], [w.numpy() for w in kernels]
+        fit_final(model, train, config=config(), steps=6, seed=0)
+        assert moving
+        assert all(np.array_equal(w.numpy(), old) for w, old in zip(moving, statistics, strict=True))
+        assert kernels
+        assert all(not np.array_equal(w.numpy(), old) for w, old in zip(kernels, start, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(backbone.body.get_weights(), before, strict=True))
+
+
+def test_training_and_prediction_see_the_same_network(backbone):
+    """The trap of Keras 3.15: a tail that trains on batch statistics learns what prediction never sees."""
+    cut = nearest_cut(backbone, 0.9)
+    draw = np.random.default_rng(1)
+    labels = np.repeat(np.arange(CLASSES), 16)
+    inputs = (draw.normal(0, 1, (48, 1, 1, 96)) + 2 * np.eye(96)[labels][:, None, None]).astype(np.float32)
+    with open_learner(backbone, cut, config(learning_rate=0.003), CLASSES, horizon=90, seed=0) as model:
+        stored = Activations((inputs,))
+        fit_final(model, TrainingSet((stored,), labels), config=config(learning_rate=0.003), steps=90, seed=0)
+        assert (predict_probabilities(model, stored).argmax(axis=1) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("depth", [0.9, 1.0])
+def test_what_was_trained_becomes_a_keras_model_that_says_the_same(backbone, depth):
+    cut = nearest_cut(backbone, depth)
+    chosen = config(head_layers=1, head_units=6)
+    shape = activation_shape(backbone, cut)
+    inputs = np.random.default_rng(2).normal(0, 1, (48, *shape)).astype(np.float32)
+    stored, labels = Activations((inputs,)), np.arange(48) % CLASSES
+    with open_learner(backbone, cut, chosen, CLASSES, horizon=6, seed=0) as learner:
+        fit_final(learner, TrainingSet((stored,), labels), config=chosen, steps=6, seed=0)
+        with as_keras(learner, backbone, cut, chosen, CLASSES) as model:
+            assert count_parameters(learner) == count_parameters(model)
+            np.testing.assert_allclose(model.predict(inputs, verbose=0), learner.predict_on_batch(inputs), atol=1e-4)
+
+
+def test_pictures_are_read_in_their_views_whatever_their_order():
+    views = tuple(Activations((np.arange(10.0).reshape(5, 2) + 100 * view,)) for view in range(3))
+    train = TrainingSet(views, np.zeros(5, np.int64))
+    gathered = _gather(train, np.array([4, 0, 3]), np.array([2, 0, 0, 1, 0]))
+    assert gathered.tolist() == [[8, 9], [200, 201], [106, 107]]
+
+
+def test_an_epoch_in_chunks_is_the_same_epoch(backbone, sets, monkeypatch):
+    whole = fitted(backbone, sets, config(epochs=2))
+    monkeypatch.setattr("wastetune.training.fit._CHUNK", 1)
+    assert [e.loss for e in fitted(backbone, sets, config(epochs=2)).history] == [e.loss for e in whole.history]
