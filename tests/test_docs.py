@@ -18,7 +18,15 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 # The log and the changelog name files as they were called at the time.
 PACKAGE = Path(wastetune.__file__).parent
-MADE_BY_THE_READER = {"my_study.toml", "photos/", "bundle/", "saved_model/", "wastetune.db.artifacts/"}
+# What a reader makes, and what wastetune writes.
+MADE = {
+    "my_study.toml",
+    "studies/NAME.toml",
+    "results/my_study/bundle/",
+    "bundle/",
+    "saved_model/",
+    "wastetune.db.artifacts/",
+}
 PRESENT = [page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")]
 
 
@@ -96,12 +104,13 @@ def test_every_page_is_linked_from_another():
 @pytest.mark.parametrize("page", PRESENT, ids=lambda page: page.name)
 def test_every_file_that_is_named_exists(page):
     named = set(re.findall(r"`([\w/*.-]+\.(?:py|toml|svg|css|yaml|sh|Dockerfile)|[\w/]+/)`", read(page)))
+    places = (ROOT, DOCS, PACKAGE, ROOT / "deploy", ROOT / "tests")
+    inside = (PACKAGE, ROOT / "tests")
     missing = [
         name
-        for name in sorted(named - MADE_BY_THE_READER)
-        if not any(base.glob(name) for base in (ROOT, PACKAGE, DOCS, ROOT / "deploy"))
-        and not any((ROOT / "tests").rglob(name))
-        and not any(PACKAGE.rglob(name))
+        for name in sorted(named - MADE)
+        if not any(next(place.glob(name), None) for place in places)
+        and not any(next(place.rglob(name), None) for place in inside)
     ]
     assert missing == []
 
