@@ -71,7 +71,7 @@ def study(tmp_path):
 def run_one(study, notes, *, pruned=False):
     """A trial as a worker runs it, without the training; gives it as it is afterwards."""
     trial = begin_trial(study, {}, {}, TrialAttrs(config=CONFIG))
-    set_trial_attrs(trial, ATTRS)
+    set_trial_attrs(trial, TrialAttrs(**ATTRS))
     notes.write(trial, CONFIG, TrialAttrs(**ATTRS), pruned=pruned)
     return prune_trial(trial) if pruned else complete_trial(trial, 0.6)
 

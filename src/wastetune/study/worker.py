@@ -190,14 +190,14 @@ def _run_one(
             trainable_parameters=result.trainable_parameters,
             activation_seconds=result.activation_seconds,
         )
-        set_trial_attrs(trial, attrs.to_dict())
+        set_trial_attrs(trial, attrs)
         notes.write(trial, config.model_dump(), attrs, pruned=pruned)
         return prune_trial(trial) if pruned else complete_trial(trial, result.fit.best.score)
     except UserError:  # the configuration is not the cause
         raise
     except Exception as error:
         check()  # a library may turn an interrupt into any exception
-        set_trial_attrs(trial, TrialAttrs(history=history).to_dict())
+        set_trial_attrs(trial, TrialAttrs(history=history))
         return fail_trial(trial, _reason(error))
 
 
