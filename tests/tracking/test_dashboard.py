@@ -72,7 +72,7 @@ def run_one(study, notes, *, pruned=False):
     """A trial as a worker runs it, without the training; gives it as it is afterwards."""
     trial = begin_trial(study, {}, {}, TrialAttrs(config=CONFIG))
     set_trial_attrs(trial, ATTRS)
-    notes.write(trial, CONFIG, ATTRS, pruned=pruned)
+    notes.write(trial, CONFIG, TrialAttrs(**ATTRS), pruned=pruned)
     return prune_trial(trial) if pruned else complete_trial(trial, 0.6)
 
 
@@ -166,7 +166,7 @@ def test_a_trial_that_was_taken_away_meanwhile_is_no_news(study, caplog):
     trial = begin_trial(study, {}, {}, TrialAttrs(config=CONFIG))
     fail_trial(trial, LOST)
     with caplog.at_level(logging.WARNING, "wastetune"):
-        Notes(study, "macro_f1", CLASSES).write(trial, CONFIG, ATTRS, pruned=False)
+        Notes(study, "macro_f1", CLASSES).write(trial, CONFIG, TrialAttrs(**ATTRS), pruned=False)
     assert not caplog.records
 
 

@@ -20,7 +20,8 @@ def write_results(
     `predictions` is None where those in the folder are still right; `pictures` is the folder of the data set. Where the
     folder has the same report already, only a lost report.html is written again.
     """
-    is_known = predictions is None and read_report(folder) == report
+    there = read_report(folder)
+    is_known = predictions is None and there is not None and there.to_dict() == report.to_dict()
     if is_known and (folder / html.FILE).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,9 @@ def summarize(study: "optuna.Study", prepared: Prepared, refitted: Refit, prepar
         }
     )
     earlier = refitted.earlier
-    return earlier if earlier and earlier.model_copy(update={"seconds": report.seconds}) == report else report
+    if earlier and {**earlier.to_dict(), "seconds": None} == {**report.to_dict(), "seconds": None}:
+        return earlier
+    return report
 
 
 def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTrial") -> StudySummary:

@@ -189,8 +189,8 @@ def _run_one(
             confusion_matrix=result.confusion_matrix,
             trainable_parameters=result.trainable_parameters,
             activation_seconds=result.activation_seconds,
-        ).to_dict()
-        set_trial_attrs(trial, attrs)
+        )
+        set_trial_attrs(trial, attrs.to_dict())
         notes.write(trial, config.model_dump(), attrs, pruned=pruned)
         return prune_trial(trial) if pruned else complete_trial(trial, result.fit.best.score)
     except UserError:  # the configuration is not the cause

@@ -5,13 +5,14 @@ draws again what has no file. Optuna's own dashboard shows only the files in its
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from wastetune.files import write_whole
 from wastetune.settings import ARTIFACTS
 from wastetune.storage.database import engine_of
+from wastetune.storage.records import TrialAttrs, read_attrs
 from wastetune.storage.study import read_study_info
 from wastetune.storage.trials import RunningTrial
 from wastetune.tracking.trial_svg import draw_confusion, draw_learning_curve
@@ -34,10 +35,12 @@ def artifact_folder(storage: "BaseStorage") -> Path | None:
     return Path(f"{file}.artifacts") if file and file != ":memory:" else None
 
 
-def draw_pictures(attrs: Mapping[str, Any], metric: str, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
+def draw_pictures(attrs: TrialAttrs, metric: str, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The pictures of a trial from its attributes: (file name, SVG)."""
-    yield "learning_curve.svg", draw_learning_curve(attrs["history"], attrs["best_epoch"], METRICS[metric][0])
-    yield "confusion_matrix.svg", draw_confusion(attrs["confusion_matrix"], classes)
+    assert attrs.best_epoch is not None
+    assert attrs.confusion_matrix is not None
+    yield "learning_curve.svg", draw_learning_curve(attrs.history, attrs.best_epoch, METRICS[metric][0])
+    yield "confusion_matrix.svg", draw_confusion(attrs.confusion_matrix, classes)
 
 
 class Pictures:
@@ -98,8 +101,9 @@ class DrawnPictures(Pictures):
         info = read_study_info(self._study)
         for trial in self._study.get_trials(deepcopy=False):
             meta = trial._system_attrs.get(f"{_PREFIX}{artifact_id}")
-            if meta and "confusion_matrix" in trial.user_attrs and info:
-                drawn = draw_pictures(trial.user_attrs, info.metric, info.data.classes)
+            attrs = read_attrs(trial)
+            if meta and attrs.confusion_matrix and info:
+                drawn = draw_pictures(attrs, info.metric, info.data.classes)
                 return next(picture for name, picture in drawn if f'"{name}"' in meta)
         raise ArtifactNotFound(artifact_id)
 

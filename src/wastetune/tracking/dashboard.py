@@ -15,6 +15,7 @@ from wastetune.errors import first_line
 from wastetune.formatting import render_value
 from wastetune.report.results import Report
 from wastetune.signals import deferred_signals
+from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import StudyInfo, read_study_info
 from wastetune.storage.trials import RunningTrial
 from wastetune.tracking.artifacts import REPORT, Pictures, artifact_folder, draw_pictures, find_report, upload
@@ -40,7 +41,7 @@ class Notes:
         self._store = Pictures(artifact_folder(study._storage))
         self._warned = False
 
-    def write(self, trial: RunningTrial, config: Mapping[str, Any], attrs: Mapping[str, Any], *, pruned: bool) -> None:
+    def write(self, trial: RunningTrial, config: Mapping[str, Any], attrs: TrialAttrs, *, pruned: bool) -> None:
         """Writes pictures and note of a trial that is about to finish, from its attributes. Raises no errors."""
         from optuna.exceptions import UpdateFinishedTrialError
 
@@ -98,7 +99,7 @@ def note_study(study: "optuna.Study", report: Report | None = None, folder: Path
 
 def render_trial_note(
     config: Mapping[str, Any],
-    attrs: Mapping[str, Any],
+    attrs: TrialAttrs,
     metric: str,
     classes: Sequence[str],
     pictures: Iterable[tuple[str, str]],
@@ -110,16 +111,18 @@ def render_trial_note(
     attrs: the trial's attributes; pictures: (title, address). Lines are short, because the dashboard's page of a trial
     is as wide as its longest attribute.
     """
-    best = attrs["history"][attrs["best_epoch"] - 1]
+    assert attrs.best_epoch is not None
+    assert attrs.confusion_matrix is not None
+    best = attrs.history[attrs.best_epoch - 1]
     accuracy = "" if metric == "accuracy" else f", accuracy {best['accuracy']:.4f}"
-    epochs = f"{len(attrs['history'])}{', then pruned' if pruned else ''}"
+    epochs = f"{len(attrs.history)}{', then pruned' if pruned else ''}"
     lines = [
         f"**{METRICS[metric][0]} {best['score']:.4f}**{accuracy} on the validation pictures, "
-        f"in epoch {best['number']} of {epochs}; {attrs['trainable_parameters']:,} parameters trained.",
+        f"in epoch {best['number']} of {epochs}; {attrs.trainable_parameters:,} parameters trained.",
         "",
         "Worst classes:",
         "",
-        *(f"- {line}" for line in _worst_classes(attrs["confusion_matrix"], classes)),
+        *(f"- {line}" for line in _worst_classes(attrs.confusion_matrix, classes)),
         "",
         *(f"![{title}]({address})" for title, address in pictures),
         "",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wastetune.errors import UserError
 from wastetune.report.results import Report
 from wastetune.storage.budget import is_void
+from wastetune.storage.records import STATES, read_attrs
 from wastetune.tracking.mlflow_store import PARENT, STUDY, TRIAL, Mirror, log_data, search
 
 if TYPE_CHECKING:
@@ -165,18 +166,18 @@ def _copy_final(mirror: Mirror, report: Report, folder: Path, digest: str) -> No
 
 
 def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
-    client, attrs = mirror.client, trial.user_attrs
+    client, attrs = mirror.client, read_attrs(trial)
     begun, ended = trial.datetime_start, trial.datetime_complete
     tags = {
         **mirror.tags,
         STUDY: mirror.study_id,
         TRIAL: str(trial.number),
         PARENT: mirror.parent,
-        "state": {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name],
-        "cut": attrs.get("cut", ""),
-        "seed": str(attrs.get("seed", "")),
-        **({"failure": attrs["failure"]} if "failure" in attrs else {}),
-        **({"default": "true"} if attrs.get("default") else {}),
+        "state": STATES[trial.state.name],
+        "cut": attrs.cut,
+        "seed": None if attrs.seed is None else str(attrs.seed),
+        "failure": attrs.failure,
+        "default": "true" if attrs.default else None,
     }
     run = client.create_run(
         mirror.experiment,
@@ -185,21 +186,19 @@ def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
         tags={key: value for key, value in tags.items() if value},
     ).info.run_id
     curve = [
-        (key, float(epoch[key]), epoch["number"])
-        for epoch in attrs.get("history", ())
-        for key in ("loss", "score", "accuracy")
+        (key, float(epoch[key]), epoch["number"]) for epoch in attrs.history for key in ("loss", "score", "accuracy")
     ]
     single = [
         (key, float(value), 0)
         for key, value in (
             ("best_score", trial.value),
-            ("best_epoch", attrs.get("best_epoch")),
-            ("trainable_parameters", attrs.get("trainable_parameters")),
+            ("best_epoch", attrs.best_epoch),
+            ("trainable_parameters", attrs.trainable_parameters),
             ("duration_seconds", trial.duration.total_seconds() if trial.duration else None),
         )
         if value is not None
     ]
-    _log(client, run, params=attrs.get("config", {}), metrics=curve + single)
+    _log(client, run, params=attrs.config, metrics=curve + single)
     log_data(client, run, mirror.data)
     client.set_terminated(run, status=_STATUS[trial.state.name], end_time=_milliseconds(ended))
 
