@@ -21,8 +21,10 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(READY)  ## docs/commands.md from the command line's own help
+docs: $(READY)  ## docs/commands.md from the command line's own help, and the site; a broken link is an error
 	$(BIN)/python docs/write_commands.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Read it at site/index.html, or with search:  $(BIN)/python -m http.server --directory site"
 
 bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTETUNE_DATA and WASTETUNE_WEIGHTS name real photos and weights
 	$(BIN)/python -m pip install --quiet --editable '.[bench,openvino]'
@@ -41,7 +43,7 @@ chaos: $(READY)  ## half an hour of killed workers and stopped databases
 	PYTHONPATH=tests $(BIN)/python -m support.chaos --minutes 15 --database postgresql
 
 clean:  ## what make made but for studies: those are in wastetune.db, mlruns and results
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -15,7 +15,7 @@ from typing import Any
 from common import Row, milliseconds, open_postgres, options, prepare_trashnet, print_table, temporary_folder
 
 from wastetune.console import open_console
-from wastetune.report.confusion_matrix import draw_confusion_matrix
+from wastetune.report.figures import draw_confusion_matrix
 from wastetune.storage.database import open_storage
 from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import open_study
@@ -105,44 +105,44 @@ def measure_notes(asked: argparse.Namespace) -> Iterator[Row]:
         yield {"what": name, "ms": value, "times": value / medians["both pictures as SVG"]}
 
 
-def write_notes(url: str, asked: argparse.Namespace, attrs: dict[str, Any], classes: list[str]) -> float:
+def write_notes(url: str, asked: argparse.Namespace, attrs: TrialAttrs, classes: list[str]) -> float:
     """Milliseconds of a note in a study that has `--before` trials with notes, median of `--trials`."""
     study = open_study(open_storage(url), "notes", {})
     notes = Notes(study, "macro_f1", classes)
     spent = []
     for _ in range(asked.before + asked.trials):
-        trial = begin_trial(study, {}, {}, TrialAttrs(config=attrs["config"]))
-        set_trial_attrs(trial, {key: value for key, value in attrs.items() if key != "config"})
+        trial = begin_trial(study, {}, {}, TrialAttrs(config=attrs.config))
+        set_trial_attrs(trial, attrs)
         started = time.perf_counter()
-        notes.write(trial, attrs["config"], attrs, pruned=False)
+        notes.write(trial, attrs.config, attrs, pruned=False)
         spent.append(time.perf_counter() - started)
         complete_trial(trial, 0.5)
     return 1000 * statistics.median(spent[asked.before :])
 
 
-def record(classes: int) -> dict[str, Any]:
+def record(classes: int) -> TrialAttrs:
     """The attributes of a trial of EPOCHS epochs with so many classes."""
-    return {
-        "config": {"head_layers": 1, "head_units": 256, "dropout": 0.3, "learning_rate": 1e-3, "batch_size": 64},
-        "history": [
+    return TrialAttrs(
+        config={"head_layers": 1, "head_units": 256, "dropout": 0.3, "learning_rate": 1e-3, "batch_size": 64},
+        history=[
             {"number": n, "loss": 2 / n, "score": 0.9 - 0.5 / n, "accuracy": 0.92 - 0.5 / n}
             for n in range(1, EPOCHS + 1)
         ],
-        "best_epoch": EPOCHS,
-        "confusion_matrix": [[50 if i == j else i * j % 3 for j in range(classes)] for i in range(classes)],
-        "trainable_parameters": 100_000,
-    }
+        best_epoch=EPOCHS,
+        confusion_matrix=[[50 if i == j else i * j % 3 for j in range(classes)] for i in range(classes)],
+        trainable_parameters=100_000,
+    )
 
 
-def draw_with_matplotlib(attrs: dict[str, Any], classes: list[str]) -> None:
+def draw_with_matplotlib(attrs: TrialAttrs, classes: list[str]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    draw_confusion_matrix(attrs["confusion_matrix"], classes, Path("matrix.png"))
+    draw_confusion_matrix(attrs.confusion_matrix, classes, Path("matrix.png"))
     figure = Figure(figsize=(6.6, 2.5), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for axes, key in zip(figure.subplots(1, 2), ("loss", "score"), strict=True):
-        axes.plot([epoch["number"] for epoch in attrs["history"]], [epoch[key] for epoch in attrs["history"]])
+        axes.plot([epoch["number"] for epoch in attrs.history], [epoch[key] for epoch in attrs.history])
     canvas.print_figure("curve.png", dpi=100)
 
 

@@ -9,7 +9,7 @@ from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.data.synthetic import write_sample
 from wastetune.errors import UserError
-from wastetune.models.bundle import load_model, save_description, save_model
+from wastetune.models.bundle import BundleDescription, load_model, save_description, save_model
 from wastetune.models.saliency import open_saliency_model, split_at_pooling
 from wastetune.training.learner import assemble_model
 
@@ -110,7 +110,7 @@ def test_on_two_things_it_looks_at_the_one_it_names(real_weights, tmp_path):
     head = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     bundle = tmp_path / "bundle"
     save_model(bundle, assemble_model(backbone, nearest_cut(backbone, 1.0), head))
-    save_description(bundle, {"classes": ["bottle", "leaf"], "input_size": 224})
+    save_description(bundle, BundleDescription(classes=("bottle", "leaf"), input_size=224))
     pixels = np.stack([resize_picture(each, 224) for kind in things for each in kind[:20]])
     vectors = open_saliency_model(bundle).embed(pixels)
     middle, wanted = vectors.mean(axis=0), np.repeat([[5, -5], [-5, 5]], 20, axis=0)
@@ -134,7 +134,7 @@ def test_parts_of_the_same_name_at_different_depths_are_told_apart(tmp_path):
     head = keras.Model(shown, keras.layers.Dense(4, name="same")(body(shown)))
     made = keras.Model(whole, keras.layers.Softmax()(keras.layers.Dense(2, name="same")(head(whole))))
     save_model(tmp_path, made)
-    save_description(tmp_path, {"classes": ["a", "b"], "input_size": 16})
+    save_description(tmp_path, BundleDescription(classes=("a", "b"), input_size=16))
     shown = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     look = open_saliency_model(tmp_path).explain(shown)
     np.testing.assert_allclose(look.probabilities, made.predict_on_batch(shown[None].astype(np.float32))[0], atol=1e-6)

@@ -6,7 +6,6 @@ in which most are stored.
 """
 
 import itertools
-import os
 import sys
 import warnings
 from collections import deque
@@ -22,9 +21,9 @@ import numpy.typing as npt
 from wastetune.backbones.backbone import Backbone, build_trunk
 from wastetune.backbones.cuts import Cut
 from wastetune.errors import UserError
+from wastetune.settings import RUNTIME
 
 RUNTIMES = ("auto", "keras", "openvino")
-VARIABLE = "WASTETUNE_RUNTIME"
 
 # Pictures per batch, the fastest of those measured (docs/log.md). OpenVINO runs several batches at once.
 _KERAS_BATCH = 32
@@ -53,7 +52,8 @@ def choose_runtime() -> str:
     installed = find_spec("openvino") is not None
     if wanted == "openvino" and not installed:
         raise UserError(
-            f"{VARIABLE} is openvino, which is not installed: pip install 'wastetune[openvino]', or set it to auto"
+            f"{RUNTIME.variable} is openvino, which is not installed: pip install 'wastetune[openvino]', "
+            "or set it to auto"
         )
     if wanted == "auto":
         return "openvino" if installed and _is_tensorflow_on_cpu() else "keras"
@@ -80,15 +80,15 @@ def _open(backbone: Backbone, cuts: tuple[Cut, ...], runtime: str, may_fall_back
             message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             reason = f"OpenVINO cannot run the trunk of {backbone.name} ({message})"
             if not may_fall_back:
-                raise UserError(f"{reason}; set {VARIABLE} to keras") from error
+                raise UserError(f"{reason}; set {RUNTIME.variable} to keras") from error
             warnings.warn(f"{reason}; Keras runs it, slower", RuntimeWarning, stacklevel=3)
     return TrunkRunner("keras", _KERAS_BATCH, lambda batches: _run_keras(trunk, batches))
 
 
 def _setting() -> str:
-    wanted = os.environ.get(VARIABLE) or "auto"
+    wanted = RUNTIME.resolve()
     if wanted not in RUNTIMES:
-        raise UserError(f"{VARIABLE} is {wanted!r}, but must be auto, keras or openvino")
+        raise UserError(f"{RUNTIME.variable} is {wanted!r}, but must be auto, keras or openvino")
     return wanted
 
 

@@ -1,4 +1,4 @@
-"""The files of a data set's folder: <class>/**/<file>, or TRAIN/<class>/**/<file> and TEST/<class>/**/<file>."""
+"""The files of a data set's folder: `<class>/**/<file>`, or `TRAIN/<class>/**/<file>` and `TEST/<class>/**/<file>`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ library does it.
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError
 from wastetune.files import remove, write_whole
-from wastetune.models.bundle import load_description, load_model
+from wastetune.models.bundle import BundleDescription, load_description, load_model
 from wastetune.models.loading import INPUT, INSIDE, KEY, OUTPUT, SIGNATURE
 
 OPSET = 18
@@ -41,7 +41,7 @@ class Source:
     """The model to export and its description."""
 
     model: Any  # Keras: (n, size, size, 3) in 0..255 -> (n, classes)
-    about: Mapping[str, Any]
+    about: BundleDescription
 
 
 def write_export(bundle: Path, format: str, folder: Path) -> Path:
@@ -70,7 +70,7 @@ def write_export(bundle: Path, format: str, folder: Path) -> Path:
 def _write_keras(source: Source, file: Path) -> None:
     import keras
 
-    size = source.about["input_size"]
+    size = source.about.input_size
     pixels = keras.Input((size, size, 3), dtype="uint8", name=INPUT)
     whole = keras.Model(pixels, source.model(keras.ops.cast(pixels, "float32")), name="wastetune")
     whole.save(file)
@@ -139,7 +139,7 @@ def _function(source: Source) -> Any:
     """The model as a TensorFlow function for the converters."""
     import tensorflow as tf
 
-    size = source.about["input_size"]
+    size = source.about.input_size
 
     def run(pixels: Any) -> dict[str, Any]:
         return {OUTPUT: source.model(tf.cast(pixels, tf.float32), training=False)}
@@ -157,18 +157,18 @@ def _make_constant(model: Any) -> None:
         _make_constant(layer)
 
 
-def _put_inside(file: Path, about: Mapping[str, Any]) -> None:
+def _put_inside(file: Path, about: BundleDescription) -> None:
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(INSIDE, _described(about))
         archive.writestr(LABELS, _labels(about))
 
 
-def _described(about: Mapping[str, Any]) -> str:
-    return json.dumps(about, ensure_ascii=False)
+def _described(about: BundleDescription) -> str:
+    return json.dumps(about.to_dict(), ensure_ascii=False)
 
 
-def _labels(about: Mapping[str, Any]) -> str:
-    return "".join(f"{name}\n" for name in about["classes"])
+def _labels(about: BundleDescription) -> str:
+    return "".join(f"{name}\n" for name in about.classes)
 
 
 FORMATS = {

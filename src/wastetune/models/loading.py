@@ -6,7 +6,7 @@ Only the runtime of the format is imported: an .onnx file does not need TensorFl
 import json
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError, first_line
-from wastetune.models.bundle import DESCRIPTION_FILE, MODEL_FILE, load_description, read_keras
+from wastetune.models.bundle import DESCRIPTION_FILE, MODEL_FILE, BundleDescription, load_description, read_keras
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -34,7 +34,7 @@ class Model:
 
     classes: tuple[str, ...]
     size: int  # pixels a side
-    about: Mapping[str, Any]  # what bundle.json says of it
+    about: BundleDescription
     run: Run  # (n, size, size, 3) in 0..255 -> (n, classes); any n from 1 on
 
 
@@ -58,7 +58,7 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
         )
     try:
         about, run = opened(path, threads)
-        return Model(tuple(about["classes"]), int(about["input_size"]), about, run)
+        return Model(about.classes, about.input_size, about, run)
     except UserError:
         raise
     except ImportError as error:
@@ -70,19 +70,19 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
         raise UserError(f"the model in {path} cannot be read: {first_line(error)}; {again} again") from error
 
 
-def _open_bundle(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+def _open_bundle(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     return load_description(path), _keras_run(path / MODEL_FILE, threads)
 
 
-def _open_keras(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+def _open_keras(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     return _inside(path), _keras_run(path, threads)
 
 
-def _open_saved_model(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     import tensorflow as tf
 
     _limit_tensorflow(threads)
-    about = json.loads((path / "assets.extra" / INSIDE).read_text(encoding="utf-8"))
+    about = _parse((path / "assets.extra" / INSIDE).read_bytes())
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[SIGNATURE]
 
@@ -93,7 +93,7 @@ def _open_saved_model(path: Path, threads: int | None) -> tuple[dict[str, Any], 
     return about, run
 
 
-def _open_onnx(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -108,10 +108,10 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
 
-    return json.loads(metadata[KEY]), run
+    return _parse(metadata[KEY]), run
 
 
-def _open_litert(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+def _open_litert(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     from ai_edge_litert.interpreter import Interpreter
 
     with suppressed_stderr():  # LiteRT prints the names of its kernels
@@ -153,12 +153,15 @@ def _limit_tensorflow(threads: int | None) -> None:
             tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-def _inside(path: Path) -> dict[str, Any]:
+def _parse(text: str | bytes) -> BundleDescription:
+    return BundleDescription.from_dict(json.loads(text))
+
+
+def _inside(path: Path) -> BundleDescription:
     """The description in a .keras file, which is a zip archive, or in the one at the end of a .tflite file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            about: dict[str, Any] = json.loads(archive.read(INSIDE))
-            return about
+            return _parse(archive.read(INSIDE))
     except (KeyError, zipfile.BadZipFile):
         raise ValueError(f"it was not exported by wastetune (no {INSIDE} inside)") from None
 

@@ -59,7 +59,7 @@ def open_saliency_model(bundle: Path) -> SaliencyModel:
         with lock:
             return np.asarray(features(pixels).mean(axis=(1, 2)))
 
-    return SaliencyModel(tuple(about["classes"]), int(about["input_size"]), explain, embed)
+    return SaliencyModel(about.classes, about.input_size, explain, embed)
 
 
 def split_at_pooling(model: Any) -> tuple[Any, Any]:
