@@ -9,8 +9,10 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from common import Row, milliseconds, open_postgres, options, prepare_trashnet, print_table, temporary_folder
 
@@ -55,8 +57,6 @@ def measure_trial(asked: argparse.Namespace) -> Iterator[Row]:
     prepared = prepare_trashnet(quick=asked.quick)
     study = open_study(open_storage("sqlite:///overhead.db"), "overhead", prepared.fingerprint)
     spent: dict[str, float] = defaultdict(float)
-    for part, owner, name in PARTS:
-        setattr(owner, name, added_up(getattr(owner, name), part, spent))
     rows: list[dict[str, float]] = []
     last = time.perf_counter()
 
@@ -67,9 +67,11 @@ def measure_trial(asked: argparse.Namespace) -> Iterator[Row]:
         spent.clear()
         last = time.perf_counter()
 
-    worker.run_worker(
-        study, prepared.context, trials=asked.trials, timeout=None, bar=open_console(quiet=True).bar, on_trial=on_trial
-    )
+    bar = open_console(quiet=True).bar
+    with ExitStack() as stack:
+        for part, owner, name in PARTS:
+            stack.enter_context(patch.object(owner, name, added_up(getattr(owner, name), part, spent)))
+        worker.run_worker(study, prepared.context, trials=asked.trials, timeout=None, bar=bar, on_trial=on_trial)
     names = dict.fromkeys([*(part for part, _, _ in PARTS), "besides training", "training"])
     unused = [name for name in names if not any(name in row for row in rows)]
     assert not unused, f"never called: {unused}"
