@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from support.pictures import SIZE, draw_noise
 from wastetune.backbones.activation_store import (
     CHUNK,
     _chunks,
@@ -22,22 +21,15 @@ from wastetune.backbones.activation_store import (
 )
 from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.backbones.cuts import TOP
-from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.files import PART_PREFIX
 
-SIZE = 32
-
-
-def picture_set(count):
-    pixels = np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
-    keys = tuple(f"picture {number}" for number in range(count))
-    return PictureSet(lambda rows: pixels[rows.start : rows.stop], keys, np.zeros(count, np.int64), keys)
+NAME = "mobilenet_v3_small_minimalistic"
 
 
 @pytest.fixture(scope="module")
 def backbone():
-    return load_backbone("resnet50", "none", size=SIZE)
+    return load_backbone(NAME, "none", size=SIZE)
 
 
 @pytest.fixture
@@ -49,8 +41,11 @@ def stored(store):
     return {path: path.stat().st_mtime_ns for path in store.folder.rglob("[!.]*.npy")}
 
 
-def test_what_is_stored_is_what_the_trunk_makes(tmp_path, backbone, cuts):
-    store, pictures = open_store(tmp_path), picture_set(CHUNK + 20)
+def test_what_is_stored_is_what_the_trunk_makes(tmp_path):
+    # Without training, MobileNet's activations are all but 0, the smallest that float16 has.
+    backbone = load_backbone("resnet50", "none", size=SIZE)
+    cuts = [nearest_cut(backbone, 0.875), TOP]
+    store, pictures = open_store(tmp_path), draw_noise(CHUNK + 20)
     fill_activations(store, backbone, pictures, cuts, 0, 0.0)
     rows = np.array([0, 5, CHUNK - 1, CHUNK, CHUNK + 19])
     for cut in cuts:
@@ -62,7 +57,7 @@ def test_what_is_stored_is_what_the_trunk_makes(tmp_path, backbone, cuts):
 
 
 def test_two_sets_can_be_read_as_one(tmp_path, backbone):
-    store, pictures = open_store(tmp_path), picture_set(CHUNK + 20)
+    store, pictures = open_store(tmp_path), draw_noise(CHUNK + 20)
     fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
     one = open_activations(store, backbone, pictures, TOP, 0, 0.0)
     both = one + one
@@ -72,7 +67,7 @@ def test_two_sets_can_be_read_as_one(tmp_path, backbone):
 
 
 def test_nothing_is_computed_twice(tmp_path, backbone, cuts):
-    store, pictures, told = open_store(tmp_path), picture_set(40), []
+    store, pictures, told = open_store(tmp_path), draw_noise(40), []
     fill_activations(store, backbone, pictures, cuts, 0, 0.0, told.append)
     before = stored(store)
     fill_activations(store, backbone, pictures, cuts, 0, 0.0, told.append)
@@ -80,12 +75,12 @@ def test_nothing_is_computed_twice(tmp_path, backbone, cuts):
     assert stored(store) == before
     assert missing_pictures(store, backbone, pictures, cuts, 0, 0.0) == 0
     assert missing_pictures(store, backbone, pictures, cuts, 1, 0.5) == 40
-    other = load_backbone("resnet50", "none", size=SIZE)
+    other = load_backbone(NAME, "none", size=SIZE)
     assert missing_pictures(store, other, pictures, cuts, 0, 0.0) == 0, "the same weights are the same trunk"
 
 
 def test_views_of_other_magnitude_are_other_activations(tmp_path, backbone):
-    store, pictures = open_store(tmp_path), picture_set(8)
+    store, pictures = open_store(tmp_path), draw_noise(8)
     for view, magnitude in ((0, 0.0), (1, 0.5), (1, 1.0)):
         fill_activations(store, backbone, pictures, [TOP], view, magnitude)
     plain, mild, strong = (
@@ -96,36 +91,48 @@ def test_views_of_other_magnitude_are_other_activations(tmp_path, backbone):
     assert not np.allclose(mild, strong)
 
 
+# `fill(count)` computes so many pictures slowly and says how many of them went through its own trunk.
 SLOWLY = """
-import sys, time
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from test_activation_store import SIZE, picture_set
+import os, sys, time
 from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from support.pictures import SIZE, draw_noise
 from wastetune.backbones.activation_store import fill_activations, open_store
 from wastetune.backbones.backbone import load_backbone
 from wastetune.backbones.cuts import TOP
-pictures, taken = picture_set(1024), 0
-def read(rows):
-    global taken
-    taken += len(rows)
-    time.sleep(0.05)
-    return pictures.read(rows)
-slow = replace(pictures, read=read)
-fill_activations(open_store(Path({store!r})), load_backbone("resnet50", "none", size=SIZE), slow, [TOP], 0, 0.0)
-print(taken)
+store, name = sys.argv[1:]
+def fill(count, wait=lambda: None):
+    pictures, taken = draw_noise(count), 0
+    def read(rows):
+        nonlocal taken
+        taken += len(rows)
+        time.sleep(0.1)
+        return pictures.read(rows)
+    slow, backbone = replace(pictures, read=read), load_backbone(name, "none", size=SIZE)
+    wait()
+    fill_activations(open_store(Path(store)), backbone, slow, [TOP], 0, 0.0)
+    os.write(1, f"{taken}\\n".encode())
+"""
+ALONE = "fill(1024)"
+TOGETHER = """
+wait = get_context("fork").Barrier(2).wait
+child = os.fork()
+fill(1024, wait)
+if not child:
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1])
 """
 
 
-def test_a_kill_in_the_middle_leaves_whole_chunks_and_the_rest_is_done_later(tmp_path, backbone):
-    code = SLOWLY.format(tests=os.path.dirname(__file__), store=str(tmp_path))  # noqa: PTH120
-    store, pictures = open_store(tmp_path), picture_set(1024)
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+def test_a_kill_in_the_middle_leaves_whole_chunks_and_the_rest_is_done_later(tmp_path, backbone, start_python):
+    store, pictures = open_store(tmp_path), draw_noise(1024)
+    process = start_python(SLOWLY + ALONE, tmp_path, NAME)
     deadline = time.monotonic() + 120
     while not stored(store) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     left = stored(store)
     assert 0 < len(left) < 4, "the kill was meant to come in the middle"
     assert all(len(np.load(path)) == CHUNK for path in left)
@@ -133,14 +140,15 @@ def test_a_kill_in_the_middle_leaves_whole_chunks_and_the_rest_is_done_later(tmp
     assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == 1024
     after = stored(store)
     assert len(after) == 4
-    assert all(np.load(path).shape == (CHUNK, 2048) for path in after)
+    assert all(np.load(path).shape == (CHUNK, 576) for path in after)
 
 
-def test_two_processes_share_the_work(tmp_path):
-    code = SLOWLY.format(tests=os.path.dirname(__file__), store=str(tmp_path))  # noqa: PTH120
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    both = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
-    taken = [int(process.communicate(timeout=200)[0]) for process in both]
+def test_two_processes_share_the_work(tmp_path, start_python):
+    process = start_python(SLOWLY + TOGETHER, tmp_path, NAME)
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    taken = [int(line) for line in stdout.splitlines()]
+    assert len(taken) == 2
     assert sum(taken) == 1024, "each picture goes through one trunk"
     assert min(taken) > 0, "nobody waits for the other"
     assert len(stored(open_store(tmp_path))) == 4
@@ -150,7 +158,7 @@ def test_two_processes_share_the_work(tmp_path):
 def test_the_store_keeps_to_its_limit_and_forgets_what_was_used_longest_ago(tmp_path, backbone):
     one = activation_bytes(backbone, TOP, 100)
     store = open_store(tmp_path, limit=int(2.5 * one))
-    pictures = picture_set(100)
+    pictures = draw_noise(100)
     for view in (1, 2):
         fill_activations(store, backbone, pictures, [TOP], view, 0.5)
     for age, path in enumerate(stored(store)):
@@ -165,12 +173,12 @@ def test_the_store_keeps_to_its_limit_and_forgets_what_was_used_longest_ago(tmp_
 def test_what_cannot_fit_is_said_before_the_work(tmp_path, backbone):
     store = open_store(tmp_path, limit=1000)
     with pytest.raises(UserError, match="WASTETUNE_CACHE_GB"):
-        fill_activations(store, backbone, picture_set(10), [TOP], 0, 0.0)
+        fill_activations(store, backbone, draw_noise(10), [TOP], 0, 0.0)
 
 
 def test_a_part_in_the_hands_of_a_paused_process_is_computed_after_a_while(tmp_path, backbone, monkeypatch):
-    monkeypatch.setattr("wastetune.backbones.activation_store._LOCK_TIMEOUT", 0.2)
-    store, pictures = open_store(tmp_path), picture_set(CHUNK + 1)
+    monkeypatch.setattr("wastetune.backbones.activation_store._PATIENCE", 0.2)
+    store, pictures = open_store(tmp_path), draw_noise(CHUNK + 1)
     locked = []
 
     def lock_first(rows):  # while the first part is read, somebody takes the second and falls asleep

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 
 import optuna
 import pytest
@@ -328,25 +326,25 @@ sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 """
 
 
-def start(url, code):
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", PROLOGUE + code, url], **pipes)
+@pytest.fixture
+def run_together(start_python, url):
+    """Runs `work(wait)` in so many processes, all from `wait()` on at once; gives the lines that each wrote."""
+
+    def run(work, count):
+        process = start_python(PROLOGUE + work + TOGETHER, url, count)
+        stdout, stderr = process.communicate(timeout=240)
+        assert process.returncode == 0, stderr
+        said = {}
+        for line in stdout.splitlines():
+            number, words = line.split(maxsplit=1)
+            said.setdefault(number, []).append(words)
+        return list(said.values())
+
+    return run
 
 
-def run_together(url, work, count):
-    """What each of so many processes said that do `work(wait)`, after all of them had got as far as `wait()`."""
-    code = PROLOGUE + work + TOGETHER
-    done = subprocess.run([sys.executable, "-c", code, url, str(count)], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    said = {}
-    for line in done.stdout.splitlines():
-        process, words = line.split(maxsplit=1)
-        said.setdefault(process, []).append(words)
-    return list(said.values())
-
-
-def test_a_trial_is_lost_when_its_process_was_killed_and_not_before(url, study):
-    process = start(url, "say(begin().number); time.sleep(600)")
+def test_a_trial_is_lost_when_its_process_was_killed_and_not_before(url, study, start_python):
+    process = start_python(PROLOGUE + "say(begin().number); time.sleep(600)", url)
     try:
         number = int(process.stdout.readline().split()[1])
         mine = begin(study)
@@ -371,13 +369,13 @@ def test_a_process_number_given_again_is_another_process_and_other_machines_are_
     assert fail_lost_trials(study) == [reused]
 
 
-def test_twenty_processes_may_open_a_new_database_at_once(url):
-    said = run_together(url, "def work(wait):\n    wait()\n    say(join().user_attrs['id'])\n", 20)
+def test_eight_processes_may_open_a_new_database_at_once(url, run_together):
+    said = run_together("def work(wait):\n    wait()\n    say(join().user_attrs['id'])\n", 8)
     study = open_study(url)
-    assert said == [[study.user_attrs["id"]]] * 20
+    assert said == [[study.user_attrs["id"]]] * 8
 
 
-def test_processes_that_write_at_once_each_get_trials_of_their_own(url, study):
+def test_processes_that_write_at_once_each_get_trials_of_their_own(study, run_together):
     work = """
 def work(wait):
     join(); wait()
@@ -387,6 +385,6 @@ def work(wait):
         say(trial.number)
         complete_trial(trial, 0.5)
 """
-    said = run_together(url, work, 4)
+    said = run_together(work, 4)
     assert sorted(int(number) for numbers in said for number in numbers) == list(range(40))
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}

@@ -1,8 +1,6 @@
 """The MLflow mirror, in real SQLite stores: what a reader of MLflow finds, how often one mirrors, what breaks."""
 
 import json
-import subprocess
-import sys
 from datetime import datetime, timedelta
 
 import optuna
@@ -291,10 +289,11 @@ sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 """
 
 
-def test_twenty_processes_may_open_a_new_store_at_once(url):
+def test_eight_processes_may_open_a_new_store_at_once(url, start_python):
     """They are forked from one process that has imported MLflow, so that they come at the same moment."""
-    ran = subprocess.run([sys.executable, "-c", TOGETHER, url, "20"], capture_output=True, text=True, timeout=240)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    lines = ran.stdout.splitlines()
-    assert len(lines) == 20
+    process = start_python(TOGETHER, url, 8)
+    stdout, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr[-3000:]
+    lines = stdout.splitlines()
+    assert len(lines) == 8
     assert len(set(lines)) == 1
