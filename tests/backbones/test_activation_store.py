@@ -177,7 +177,7 @@ def test_what_cannot_fit_is_said_before_the_work(tmp_path, backbone):
 
 
 def test_a_part_in_the_hands_of_a_paused_process_is_computed_after_a_while(tmp_path, backbone, monkeypatch):
-    monkeypatch.setattr("wastetune.backbones.activation_store._PATIENCE", 0.2)
+    monkeypatch.setattr("wastetune.backbones.activation_store._LOCK_TIMEOUT", 0.2)
     store, pictures = open_store(tmp_path), draw_noise(CHUNK + 1)
     locked = []
 
