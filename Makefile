@@ -21,20 +21,20 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(READY)  ## docs/commands.md from the command line's own help
+docs: $(READY)  ## docs/commands.md from the command line's own help, and the site; a broken link is an error
 	$(BIN)/python docs/write_commands.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Read it at site/index.html, or with search:  $(BIN)/python -m http.server --directory site"
 
 bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTETUNE_DATA and WASTETUNE_WEIGHTS name real photos and weights
 	$(BIN)/python -m pip install --quiet --editable '.[bench,openvino]'
-	$(BIN)/python benchmarks/trunks.py
-	$(BIN)/python benchmarks/compare.py --space head --trials 2 --epochs 2 --epochs-per-trial 25
-	$(BIN)/python benchmarks/compare.py --space benchmarks/depth.toml --trials 2 --epochs 2 --epochs-per-trial 12
-	$(BIN)/python benchmarks/compare.py --space head --backbone resnet50 --trials 2 --epochs 1 --epochs-per-trial 25
-	$(BIN)/python benchmarks/compare.py --space head --only kerastuner,wastetune --trials 100 --seconds 3600 --name hour
+	$(BIN)/python benchmarks/throughput.py trunk
+	$(BIN)/python benchmarks/comparison/compare.py --trials 2 --epochs 2 --epochs-per-trial 25
+	$(BIN)/python benchmarks/comparison/compare.py --space benchmarks/comparison/depth.toml --trials 2 --epochs 2 --epochs-per-trial 12
+	$(BIN)/python benchmarks/comparison/compare.py --backbone resnet50 --trials 2 --epochs 1 --epochs-per-trial 25
+	$(BIN)/python benchmarks/comparison/compare.py --only kerastuner,wastetune --trials 100 --seconds 3600 --name hour
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/notes.py
-	$(BIN)/python benchmarks/memory.py trials
-	$(BIN)/python benchmarks/memory.py pictures
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/bank.py
 
@@ -43,7 +43,7 @@ chaos: $(READY)  ## half an hour of killed workers and stopped databases
 	PYTHONPATH=tests $(BIN)/python -m support.chaos --minutes 15 --database postgresql
 
 clean:  ## what make made but for studies: those are in wastetune.db, mlruns and results
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

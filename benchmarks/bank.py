@@ -1,66 +1,63 @@
-"""Is a bank of a few stored views as good as new views in every epoch? Macro F1 on TrashNet, frozen trunk.
+"""Is a bank of a few stored views as good as new views in every epoch? Macro F1 on TrashNet, frozen backbone.
 
-    python benchmarks/bank.py [--report results/STUDY/report.json] [--json FILE]
-
-Takes one configuration (the winner of a report, or the space's default) and trains it on banks of 1, 2, 4 and 8 views
-and on views made anew for every epoch, on several splits and seeds, for the same number of epochs. What is compared
-are the validation pictures of those splits after the last epoch; no test set is touched.
+One configuration (a report's best, or the default of the space `head`) is trained for the same number of epochs on
+banks of 1, 2, 4 and 8 views and on views that are new in every epoch, for several splits and seeds. Scores are those of
+the validation pictures after the last epoch; no test pictures are used.
 """
 
 import argparse
 import json
-import os
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
+from common import Row, options, prepare_trashnet, print_table, temporary_folder
+from optuna.trial import FixedTrial
+from scipy.stats import t as student
 
 from wastetune.backbones.activation_store import Activations
 from wastetune.backbones.augmentation import build_views, usable_views, view_magnitude
-from wastetune.backbones.backbone import load_backbone
+from wastetune.backbones.backbone import Backbone
 from wastetune.backbones.cuts import TOP
 from wastetune.backbones.runtime import open_trunk
-from wastetune.data.index import index_folder
 from wastetune.data.pixels import open_pixels
 from wastetune.data.splits import split_index
-from wastetune.search.space import default_params, load_space
+from wastetune.search.space import default_params, load_space, sample
 from wastetune.settings import cache_folder
+from wastetune.study.prepare import Prepared
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingSet, fit_final, predict_probabilities, steps_per_epoch
-from wastetune.training.learner import built_learner
+from wastetune.training.learner import open_learner
 from wastetune.training.metrics import metric_value
 
 BANKS = (1, 2, 4, 8)
-SPLITS, SEEDS = 5, 2
-FRESH = 1000  # numbers of the views made anew: none of a bank's
+FRESH = 1000  # number of the first new view, higher than those of any bank
 
 
 def main() -> None:
-    arguments = parse()
-    folder, weights = Path(os.environ["WASTETUNE_DATA"]), Path(os.environ["WASTETUNE_WEIGHTS"])
-    config = chosen_config(arguments).model_copy(update={"patience": 10_000, "frozen_depth": 1.0})
-    if arguments.strength is not None:
-        config = config.model_copy(update={"augmentation": arguments.strength})
-    backbone = load_backbone(arguments.backbone, folder=weights)
-    trunk = open_trunk(backbone, (TOP,))
-    index = index_folder(folder / "trashnet", cache=cache_folder())
-    pixels = open_pixels(index, backbone.size, cache_folder())
+    parser = options(__doc__)
+    parser.add_argument("--report", type=Path, help="a study's report.json, for its best configuration")
+    parser.add_argument("--strength", type=float, help="another augmentation strength than the configuration's")
+    asked = parser.parse_args()
+    config = chosen_config(asked)
+    with temporary_folder():
+        print_table(compare_banks(prepare_trashnet(quick=asked.quick), config, asked.quick), asked.json)
+
+
+def chosen_config(asked: argparse.Namespace) -> TrialConfig:
+    if asked.report:
+        config = TrialConfig.model_validate(json.loads(asked.report.read_text())["best"]["config"])
+    else:
+        space = load_space("head")
+        config = sample(space, FixedTrial(default_params(space)))
+    changes = {"augmentation": asked.strength, "epochs": 3 if asked.quick else None, "frozen_depth": 1.0}
+    return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+
+
+def compare_banks(prepared: Prepared, config: TrialConfig, quick: bool) -> Iterator[Row]:
+    index, backbone = prepared.index, prepared.context.backbone
     labels = np.array([picture.label for picture in index.pictures])
-
-    def features(view: int, magnitudes: np.ndarray) -> np.ndarray:
-        def batches():
-            for start in range(0, len(labels), trunk.batch):
-                rows = range(start, min(start + trunk.batch, len(labels)))
-                yield np.concatenate(
-                    [build_views(pixels.array[r : r + 1], [pixels.keys[r]], view, magnitudes[r]) for r in rows]
-                )
-
-        made = [activations for (activations,) in trunk.run(batches())]
-        print(f"view {view}: {len(labels)} pictures", file=sys.stderr)
-        return np.concatenate(made)
-
+    features = view_features(prepared)
     plain = features(0, np.zeros(len(labels)))
     banks = {
         count: [plain]
@@ -70,74 +67,63 @@ def main() -> None:
         ]
         for count in BANKS
     }
-    # Anew: the magnitude too is drawn for each picture and epoch, from 0 to the configuration's strength.
-    draw = np.random.default_rng(0)
-    anew = [features(FRESH + e, draw.uniform(0, config.augmentation, len(labels))) for e in range(config.epochs)]
-    scores: dict[str, list[float]] = {name: [] for name in (*map(str, BANKS), "anew")}
-    for split_seed in range(SPLITS):
-        splits = split_index(index, seed=split_seed, val_fraction=0.15, test_fraction=0.2)
-        train, val = np.array(splits.train), np.array(splits.val)
-        for seed in range(SEEDS):
-            for name in scores:
-                views = banks[int(name)] if name != "anew" else None
-                scores[name].append(score(backbone, config, plain, labels, train, val, seed, views, anew))
-    report(scores, banks, config, arguments.json)
-
-
-def score(backbone, config, plain, labels, train, val, seed, views, anew) -> float:
-    """Validation macro F1 after the last epoch; `views` None trains epoch e on the fresh views of epoch e."""
-    classes = int(labels.max()) + 1
-    steps = steps_per_epoch(len(train), config)
-    with built_learner(backbone, TOP, config, classes, horizon=config.epochs * steps, seed=seed) as learner:
-        for epoch in range(config.epochs):
-            seen = [anew[epoch]] if views is None else views
-            stored = TrainingSet(tuple(Activations((v[train],)) for v in seen), labels[train])
-            fit_final(learner, stored, config=config, steps=steps, seed=seed * 1000 + epoch)
-        return metric_value("macro_f1", labels[val], predict_probabilities(learner, Activations((plain[val],))))
-
-
-def report(scores, banks, config, file) -> None:
-    anew = np.array(scores["anew"])
-    rows = []
+    # The magnitude of a new view is drawn for each picture and epoch, from 0 to the configuration's strength.
+    rng = np.random.default_rng(0)
+    new = [features(FRESH + e, rng.uniform(0, config.augmentation, len(labels))) for e in range(config.epochs)]
+    # In each epoch, a bank is trained on as a whole, which draws a view for each picture; a new view is the only one.
+    epochs = {str(count): [bank] * config.epochs for count, bank in banks.items()} | {"new": [[view] for view in new]}
+    scores: dict[str, list[float]] = {name: [] for name in epochs}
+    for split_seed in range(2 if quick else 5):
+        split = split_index(index, seed=split_seed, val_fraction=0.15, test_fraction=0.2)
+        train, val = np.array(split.train), np.array(split.val)
+        for seed in range(1 if quick else 2):
+            for name, views in epochs.items():
+                sets = [TrainingSet(tuple(Activations((v[train],)) for v in seen), labels[train]) for seen in views]
+                scores[name].append(score(backbone, config, sets, Activations((plain[val],)), labels[val], seed))
     for name, values in scores.items():
-        gap = anew - np.array(values)
-        margin = 2.26 * gap.std(ddof=1) / np.sqrt(len(gap))  # Student's t, ten runs
-        views = len(banks[int(name)]) if name != "anew" else config.epochs
-        rows.append(
-            {
-                "bank": name,
-                "views_trained_on": views,
-                "macro_f1": float(np.mean(values)),
-                "anew_is_better_by": float(gap.mean()),
-                "margin_95": float(margin),
-            }
-        )
-        print(
-            f"{name:>5} views, {views:2d} at this strength: macro F1 {np.mean(values):.4f}, "
-            f"anew is better by {gap.mean():+.4f} +- {margin:.4f}"
-        )
-    if file:
-        Path(file).write_text(json.dumps({"config": config.model_dump(), "rows": rows, "scores": scores}, indent=2))
+        gap = np.array(scores["new"]) - np.array(values)
+        yield {
+            "views of the bank": name,
+            "used": len(banks[int(name)]) if name != "new" else config.epochs,
+            "macro F1": float(np.mean(values)),
+            "new is better by": float(gap.mean()),
+            "95 % margin": float(student.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap))),
+        }
 
 
-def chosen_config(arguments) -> TrialConfig:
-    if arguments.report:
-        return TrialConfig.model_validate(json.loads(Path(arguments.report).read_text())["best"]["config"])
-    import optuna
+def view_features(prepared: Prepared) -> Callable[[int, np.ndarray], np.ndarray]:
+    """A function of a view's number and each picture's magnitude: the pooled vectors of all pictures."""
+    backbone = prepared.context.backbone
+    trunk, pixels = open_trunk(backbone, (TOP,)), open_pixels(prepared.index, backbone.size, cache_folder())
+    keys = [picture.pixels_sha256 for picture in prepared.index.pictures]
 
-    from wastetune.search.space import sample
+    def features(view: int, magnitudes: np.ndarray) -> np.ndarray:
+        def batches() -> Iterator[np.ndarray]:
+            for start in range(0, len(keys), trunk.batch):
+                rows = range(start, min(start + trunk.batch, len(keys)))
+                yield np.concatenate(
+                    [build_views(pixels.array[r : r + 1], [keys[r]], view, magnitudes[r]) for r in rows]
+                )
 
-    space = load_space("head")
-    return sample(space, optuna.trial.FixedTrial(default_params(space)))
+        return np.concatenate([activations for (activations,) in trunk.run(batches())])
+
+    return features
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--report", help="a study's report.json, for its winner's configuration")
-    parser.add_argument("--backbone", default="mobilenet_v3_small_075")
-    parser.add_argument("--strength", type=float, help="another augmentation strength than the configuration's")
-    parser.add_argument("--json", help="where to write the figures")
-    return parser.parse_args()
+def score(
+    backbone: Backbone,
+    config: TrialConfig,
+    epochs: list[TrainingSet],
+    val: Activations,
+    labels: np.ndarray,
+    seed: int,
+) -> float:
+    """Validation macro F1 after the last epoch; each epoch has a training set of its own."""
+    classes, steps = int(labels.max()) + 1, steps_per_epoch(len(epochs[0].labels), config)
+    with open_learner(backbone, TOP, config, classes, horizon=len(epochs) * steps, seed=seed) as learner:
+        for number, train in enumerate(epochs):
+            fit_final(learner, train, config=config, steps=steps, seed=seed * 1000 + number)
+        return metric_value("macro_f1", labels, predict_probabilities(learner, val))
 
 
 if __name__ == "__main__":

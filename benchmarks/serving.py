@@ -4,8 +4,8 @@
 
 1, 8 and 64 clients send one photo a request, each as soon as it has its answer, over a connection of its own; they run
 in a process beside the service, on the same cores. A tenth of the requests comes from 1 client, three tenths from 8,
-the rest from 64. Seconds are from the client's first byte to its last. Start: from the command to the first
-`GET /ready` of 200.
+the rest from 64. Times are from a request's first byte to its answer's last one. Start: from the command to the first
+`GET /ready` of 200. With --quick, the model is that of a small study on generated pictures.
 """
 
 import argparse
@@ -17,48 +17,67 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+from common import Row, options, print_table, temporary_folder, write_small_study
 
-CLIENTS = {1: 0.1, 8: 0.3, 64: 0.6}  # the share of the requests
+CLIENTS = {1: 0.1, 8: 0.3, 64: 0.6}  # clients -> share of the requests
 PHOTOS = 500  # different ones
+WASTETUNE = (sys.executable, "-m", "wastetune")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--threads")
-    parser.add_argument("--client", type=int, nargs=2, metavar=("PORT", "CLIENTS"), help=argparse.SUPPRESS)
+    parser = options(__doc__)
+    parser.add_argument("model", type=Path, nargs="?", help="an .onnx file, as `wastetune export` writes it")
+    parser.add_argument("photos", type=Path, nargs="?", help="a folder")
+    parser.add_argument("--requests", type=int, help="by default 10,000, with --quick 200")
+    parser.add_argument("--threads", help="threads per prediction, as in `wastetune serve`")
+    parser.add_argument("--client", type=int, nargs=2, help=argparse.SUPPRESS)  # port, clients
     asked = parser.parse_args()
+    asked.requests = asked.requests or (200 if asked.quick else 10_000)
     if asked.client:
-        print(json.dumps(send(*asked.client, asked.requests, bodies(asked.photos))))
-        return
-    command = [sys.executable, "-m", "wastetune", "serve", "--bundle", asked.model, "--port", "0"]
+        print(json.dumps(send(*asked.client, asked.requests, forms(asked.photos))))
+    elif asked.model and asked.photos:
+        print_table(measure(asked), asked.json)
+    elif asked.quick:
+        with temporary_folder():
+            asked.model, asked.photos = export_small_model(), Path("pictures")
+            print_table(measure(asked), asked.json)
+    else:
+        parser.error("MODEL and PHOTOS are needed, or --quick")
+
+
+def export_small_model() -> Path:
+    study = str(write_small_study("served", trials=1))
+    for words in (("run",), ("export", "--format", "onnx")):
+        subprocess.run([*WASTETUNE, *words, "--study", study], check=True, stdout=subprocess.DEVNULL)
+    return Path("results/served/export/model.onnx")
+
+
+def measure(asked: argparse.Namespace) -> Iterator[Row]:
+    command = [*WASTETUNE, "serve", "--bundle", str(asked.model), "--port", "0"]
+    command += ["--threads", asked.threads] if asked.threads else []
     began = time.perf_counter()
-    with subprocess.Popen([*map(str, command), *threads(asked)], stdout=subprocess.PIPE, text=True) as served:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
         try:
-            found = re.search(r":(\d+)/predict", served.stdout.readline())
+            found = re.search(r":(\d+)/predict", service.stdout.readline())
             if not found:
                 sys.exit("the service did not start")
             wait_until_ready(int(found[1]))
-            print(f"ready after {time.perf_counter() - began:.2f} s, {memory(served.pid)}")
-            print(
-                f"{'clients':>7} {'requests':>8} {'per s':>7} {'p50 ms':>7} {'p95 ms':>7} {'p99 ms':>7} {'not 200':>7}"
-            )
+            print(f"ready after {time.perf_counter() - began:.2f} s, {memory(service.pid)}")
+            first = None
             for clients, share in CLIENTS.items():
-                print(row(clients, measure(asked, int(found[1]), clients, round(asked.requests * share))))
-            print(f"after {asked.requests:,} requests {memory(served.pid)}")
+                row = send_in_process(asked, int(found[1]), clients, round(asked.requests * share))
+                first = first or row["per s"]
+                yield row | {"times": row["per s"] / first}
+            print(f"after {asked.requests:,} requests {memory(service.pid)}")
         finally:
-            served.terminate()
-
-
-def threads(asked: argparse.Namespace) -> list[str]:
-    return ["--threads", asked.threads] if asked.threads else []
+            service.terminate()
 
 
 def wait_until_ready(port: int) -> None:
@@ -72,26 +91,23 @@ def wait_until_ready(port: int) -> None:
 
 def memory(pid: int) -> str:
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return f"{psutil.Process(pid).memory_info().rss / 1e6:.0f} MB of memory, {int(peak[1]) * 1024 / 1e6:.0f} MB at most"
+    resident = psutil.Process(pid).memory_info().rss / 1e6
+    return f"{resident:.0f} MB of memory, {int(peak[1]) * 1024 / 1e6 if peak else resident:.0f} MB at most"
 
 
-def measure(asked: argparse.Namespace, port: int, clients: int, requests: int) -> dict:
+def send_in_process(asked: argparse.Namespace, port: int, clients: int, requests: int) -> Row:
+    """Sends the requests from another process, so that its threads do not slow down this one's clock."""
     command = [sys.executable, __file__, asked.model, asked.photos, "--requests", requests, "--client", port, clients]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    sent = json.loads(done.stdout)
+    p50, p95, p99 = np.percentile(np.array(sent["seconds"]) * 1e3, (50, 95, 99))
+    number, failed = len(sent["seconds"]), sum(status != 200 for status in sent["status"])
+    row = {"clients": clients, "requests": number, "per s": number / sent["took"]}
+    return row | {"p50 ms": p50, "p95 ms": p95, "p99 ms": p99, "not 200": failed}
 
 
-def row(clients: int, told: dict) -> str:
-    p50, p95, p99 = np.percentile(np.array(told["seconds"]) * 1e3, (50, 95, 99))
-    number = len(told["seconds"])
-    return (
-        f"{clients:7} {number:8,} {number / told['took']:7.1f} {p50:7.1f} {p95:7.1f} {p99:7.1f} "
-        f"{sum(status != 200 for status in told['status']):7}"
-    )
-
-
-def bodies(folder: Path) -> list[bytes]:
-    """A form with one photo each."""
+def forms(folder: Path) -> list[bytes]:
+    """Request bodies with one photo each."""
     photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not photos:
         sys.exit(f"there are no photos in {folder}")
@@ -100,23 +116,23 @@ def bodies(folder: Path) -> list[bytes]:
     return [head.format(path.name).encode() + path.read_bytes() + b"\r\n--photo--\r\n" for path in chosen]
 
 
-def send(port: int, clients: int, requests: int, forms: list[bytes]) -> dict:
-    """What the requests took, with their statuses; `clients` threads send them."""
-    numbers, told, start = count(), [], threading.Barrier(clients + 1)
+def send(port: int, clients: int, requests: int, bodies: list[bytes]) -> dict[str, Any]:
+    """Sends the requests by `clients` threads: the seconds and status of each, and the seconds of all together."""
+    numbers, answers, start = count(), [], threading.Barrier(clients + 1)
 
-    def ask() -> None:
+    def work() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         connection.connect()
         start.wait()
         while (number := next(numbers)) < requests:
             began = time.perf_counter()
             headers = {"Content-Type": "multipart/form-data; boundary=photo"}
-            connection.request("POST", "/predict", forms[number % len(forms)], headers)
+            connection.request("POST", "/predict", bodies[number % len(bodies)], headers)
             answer = connection.getresponse()
             answer.read()
-            told.append((time.perf_counter() - began, answer.status))
+            answers.append((time.perf_counter() - began, answer.status))
 
-    running = [threading.Thread(target=ask) for _ in range(clients)]
+    running = [threading.Thread(target=work) for _ in range(clients)]
     for thread in running:
         thread.start()
     start.wait()
@@ -124,9 +140,9 @@ def send(port: int, clients: int, requests: int, forms: list[bytes]) -> dict:
     for thread in running:
         thread.join()
     took = time.perf_counter() - began
-    if len(told) < requests:
-        sys.exit(f"{requests - len(told)} requests were not answered")
-    seconds, status = zip(*told, strict=True)
+    if len(answers) < requests:
+        sys.exit(f"{requests - len(answers)} requests were not answered")
+    seconds, status = zip(*answers, strict=True)
     return {"took": took, "seconds": seconds, "status": status}
 
 

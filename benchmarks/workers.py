@@ -1,42 +1,79 @@
-"""How many trivial trials a minute do 1 to 16 workers get through a database, and what holds them up?
+"""How much faster are several workers than one, and how soon is the trial of a killed worker run again?
 
-python benchmarks/workers.py [--databases sqlite,postgresql,grpc] [--workers 1,2,4,8,16] [--trials 120] [--json FILE]
+    trials: trials a minute that train nothing, by 1 to 16 workers, on SQLite, PostgreSQL and the gRPC proxy before it
+    extraction: seconds of two workers, a core each, that share a folder of activations, against one worker
+    retry: seconds from kill -9 to the retry's start on one machine, and to its failure by another machine's worker
 
-A trial trains nothing: it is proposed, begun, told one score, recorded and ended, as always. Workers are forked from
-one process that has imported everything, so that starting them is no part of it. `grpc` is Optuna's proxy before
-PostgreSQL.
+The workers of `trials` are forked from one process that has imported everything, so their start is not measured.
+`extraction` also measures two workers that share nothing, which shows what the second core is worth.
 """
 
 import argparse
-import json
 import os
-import socket
+import signal
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
+import numpy as np
+import optuna
 import psutil
+from common import (
+    Row,
+    open_postgres,
+    open_proxy,
+    options,
+    prepare,
+    print_table,
+    temporary_folder,
+    write_small_study,
+)
 
-from conftest import SPACE, STUDY, open_postgres
+from wastetune.backbones.activation_store import fill_activations, open_store
+from wastetune.backbones.backbone import load_backbone
+from wastetune.backbones.cuts import TOP
 from wastetune.console import open_console
-from wastetune.data.synthetic import write_sample
+from wastetune.data.pixels import PictureSet
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import find_study, open_study, read_trials
 from wastetune.study import worker
 from wastetune.study.objective import TrialResult
-from wastetune.study.prepare import prepare_study
-from wastetune.study.spec import load_study
-from wastetune.study.worker import run_worker
 from wastetune.training.fit import Epoch, FitResult
+
+
+def main() -> None:
+    parser = options(__doc__, "trials", "extraction", "retry")
+    parser.add_argument("--databases", default="sqlite,postgresql,grpc", help="of `trials`")
+    parser.add_argument("--workers", help="of `trials`; by default 1,2,4,8,16, with --quick 1,2")
+    parser.add_argument("--trials", type=int, help="of `trials`; by default 120, with --quick 12")
+    asked = parser.parse_args()
+    parts = {"trials": measure_trials, "extraction": measure_extraction, "retry": measure_retry}
+    with temporary_folder():
+        print_table((row for name in parts if asked.part in (name, "all") for row in parts[name](asked)), asked.json)
+
+
+def measure_trials(asked: argparse.Namespace) -> Iterator[Row]:
+    context = prepare(write_small_study("tiny")).context
+    trials = asked.trials or (12 if asked.quick else 120)
+    with open_postgres() as new_database, patch.object(worker, "run_trial", run_nothing):
+        for database in asked.databases.split(","):
+            first = None
+            for count in map(int, (asked.workers or ("1,2" if asked.quick else "1,2,4,8,16")).split(",")):
+                with ExitStack() as stack:
+                    url = f"sqlite:///{count}.db" if database == "sqlite" else new_database()
+                    if database == "grpc":
+                        url = stack.enter_context(open_proxy(url))
+                    row = run_workers(url, context, count, trials)
+                first = first or row["trials/min"]
+                yield {"database": database, "workers": count, **row, "times": row["trials/min"] / first}
 
 
 def run_nothing(config: Any, number: int, context: Any, bar: Any, on_epoch: Any) -> TrialResult:
@@ -46,101 +83,142 @@ def run_nothing(config: Any, number: int, context: Any, bar: Any, on_epoch: Any)
     return TrialResult(FitResult(epoch, (epoch,), None), [[1, 0], [0, 1]], 0.0, 1)  # type: ignore[arg-type]
 
 
-def measure(url: str, prepared: Any, workers: int, trials: int) -> dict[str, float]:
-    """Trials a minute from the moment that all workers are ready, and what the processor did meanwhile."""
-    name = f"study{workers}"
-    context = get_context("fork")
-    ready = context.Barrier(workers + 1)
+def run_workers(url: str, context: Any, workers: int, trials: int) -> Row:
+    """Trials a minute from the moment at which all workers are ready, and the processor time of the machine."""
+    forking = get_context("fork")
+    ready = forking.Barrier(workers + 1)
 
     def work() -> None:
-        study = open_study(open_storage(url), name, {})
+        study = open_study(open_storage(url), "tiny", {})
+        run = partial(worker.run_worker, study, context, trials=trials, timeout=None, name=str(os.getpid()))
         ready.wait()
-        run_worker(
-            study,
-            prepared.context,
-            trials=trials,
-            timeout=None,
-            bar=open_console().bar,
-            on_trial=lambda trial: None,
-            name=str(os.getpid()),
-        )
+        run(bar=open_console(quiet=True).bar, on_trial=lambda trial: None)
 
-    processes = [context.Process(target=work) for _ in range(workers)]
+    processes = [forking.Process(target=work) for _ in range(workers)]
     for process in processes:
         process.start()
     ready.wait()
-    began, busy = time.perf_counter(), psutil.cpu_times()
+    began, before = time.perf_counter(), psutil.cpu_times()
     for process in processes:
         process.join()
     seconds, after = time.perf_counter() - began, psutil.cpu_times()
-    study = find_study(open_storage(url), name)
-    everything = read_trials(study)
+    everything = read_trials(find_study(open_storage(url), "tiny"))
     assert len(only_finished(everything)) == trials
-    spent = (after.user + after.system) - (busy.user + busy.system)
+    busy = sum(getattr(after, kind) - getattr(before, kind) for kind in ("user", "nice", "system"))
     return {
-        "workers": workers,
         "trials": trials,
-        "trials_per_minute": 60 * trials / seconds,
-        "processor_ms_per_trial": 1000 * spent / trials,
-        "cores_busy": spent / seconds,
-        "begun_in_vain": sum(map(is_void, everything)),
+        "trials/min": 60 * trials / seconds,
+        "CPU ms/trial": 1000 * busy / trials,
+        "cores busy": busy / seconds,
+        "void trials": sum(map(is_void, everything)),
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--databases", default="sqlite,postgresql,grpc")
-    parser.add_argument("--workers", default="1,2,4,8,16")
-    parser.add_argument("--trials", type=int, default=120)
-    parser.add_argument("--json", type=lambda name: Path(name).resolve())
-    asked = parser.parse_args()
-    rows = []
-    worker.run_trial = run_nothing
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        write_sample(folder / "pictures", classes=("box", "leaf"), per_class=20, size=48)
-        (folder / "space.toml").write_text(SPACE)
-        (folder / "tiny.toml").write_text(STUDY.format(pictures=folder / "pictures", space=folder / "space.toml"))
-        os.environ["WASTETUNE_CACHE"] = str(folder / "cache")
-        prepared = prepare_study(load_study(str(folder / "tiny.toml")), data=None, weights=None, console=open_console())
-        postgres = stack.enter_context(open_postgres()) if asked.databases != "sqlite" else None
-        print(f"{'database':12}{'workers':>8}{'trials/min':>12}{'ms of processor':>17}{'cores busy':>12}{'in vain':>9}")
-        for kind in asked.databases.split(","):
-            for workers in map(int, asked.workers.split(",")):
-                with ExitStack() as each:
-                    url = f"sqlite:///{folder}/{workers}.db" if kind == "sqlite" else postgres.new_database()  # type: ignore[union-attr]
-                    if kind == "grpc":
-                        url = each.enter_context(proxied(url))
-                    row = {"database": kind, **measure(url, prepared, workers, asked.trials)}
-                rows.append(row)
-                print(
-                    f"{kind:12}{workers:8}{row['trials_per_minute']:12.0f}{row['processor_ms_per_trial']:17.0f}"
-                    f"{row['cores_busy']:12.2f}{row['begun_in_vain']:9}",
-                    flush=True,
-                )
-    if asked.json:
-        asked.json.write_text(json.dumps(rows, indent=1))
+def measure_extraction(asked: argparse.Namespace) -> Iterator[Row]:
+    pictures = 512 if asked.quick else 6144
+    one = seconds_to_extract(pictures, Path("one"))
+    cases = {
+        "one worker, one core": one,
+        "two workers, two cores, one folder": seconds_to_extract(pictures, Path("shared"), Path("shared")),
+        "two that share nothing, all for each": seconds_to_extract(pictures, Path("first"), Path("second")) / 2,
+    }
+    for name, seconds in cases.items():
+        yield {"extraction": name, "s per set": seconds, "times": one / seconds}
 
 
-class proxied:  # noqa: N801  (it is used as a function)
-    """`wastetune proxy` before a database; gives its address."""
+def seconds_to_extract(pictures: int, *folders: Path) -> float:
+    """Seconds until one worker for each of the folders, on a core each, is done."""
+    spawning = get_context("spawn")
+    turn = spawning.Barrier(len(folders) + 1)
+    processes = [
+        spawning.Process(target=extract, args=(pictures, folder.resolve(), core, turn))
+        for core, folder in enumerate(folders)
+    ]
+    for process in processes:
+        process.start()
+    turn.wait()
+    began = time.perf_counter()
+    turn.wait()
+    seconds = time.perf_counter() - began
+    for process in processes:
+        process.join()
+    return seconds
 
-    def __init__(self, url: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.port = server.getsockname()[1]
-        command = [sys.executable, "-m", "wastetune", "proxy", "--port", str(self.port)]
-        self.process = subprocess.Popen(
-            command, env=os.environ | {"WASTETUNE_STORAGE": url}, stdout=subprocess.PIPE, text=True
-        )
 
-    def __enter__(self) -> str:
-        assert self.process.stdout is not None
-        assert "listening" in self.process.stdout.readline()
-        return f"grpc://localhost:{self.port}"
+def extract(pictures: int, folder: Path, core: int, turn: Any) -> None:
+    """Generated pictures of 224 px through MobileNetV3Small, after a few others that compile it."""
+    os.sched_setaffinity(0, {core})
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 224, 224, 3), dtype=np.uint8)
+    keys = tuple(f"picture {number}" for number in range(pictures))
 
-    def __exit__(self, *error: object) -> None:
-        self.process.terminate()
-        self.process.wait()
+    def read(rows: range) -> np.ndarray:
+        return pixels[np.arange(rows.start, rows.stop) % len(pixels)]
+
+    backbone = load_backbone("mobilenet_v3_small", "none")
+    few, labels = keys[:64], np.zeros(pictures, np.int64)
+    fill_activations(open_store(folder / "warm"), backbone, PictureSet(read, few, labels[:64], few), [TOP], 0, 0.0)
+    turn.wait()
+    fill_activations(open_store(folder), backbone, PictureSet(read, keys, labels, keys), [TOP], 0, 0.0)
+    turn.wait()
+
+
+def measure_retry(asked: argparse.Namespace) -> Iterator[Row]:
+    study = write_small_study("slow", epochs=40_000, depth=0.9)
+    for number in range(1 if asked.quick else 5):
+        yield {"from kill -9": "to the retry's start", "s": until_retried(study, f"sqlite:///retry{number}.db")}
+    with open_postgres() as new_database:
+        for _ in range(1 if asked.quick else 2):
+            yield {"from kill -9": "to another host's FAIL, lease 60 s", "s": until_noticed(study, new_database())}
+
+
+def until_retried(study: Path, url: str) -> float:
+    """Seconds from the kill of a worker in its trial to the start of the same trial in the one that replaces it."""
+    run = start(study, url, "run", "--workers", "1", "--no-retrain", "--trials", "1")
+    (first,) = wait_for(url, 1)
+    os.kill(first.user_attrs["owner"]["pid"], signal.SIGKILL)
+    killed = time.time()
+    _, again = wait_for(url, 2)
+    run.terminate()
+    run.wait()
+    return float(again.datetime_start.timestamp() - killed)
+
+
+def until_noticed(study: Path, url: str) -> float:
+    """Seconds from the kill of a worker until one with another host name has failed its trial."""
+    workers = [start(study, url, "worker", host="one")]
+    wait_for(url, 1)
+    workers.append(start(study, url, "worker", host="two"))
+    wait_for(url, 2)
+    workers[0].kill()
+    killed = time.time()
+    while read_all(url)[0].state.name == "RUNNING":
+        time.sleep(0.1)
+    noticed = time.time()
+    workers[1].terminate()
+    for process in workers:
+        process.wait()
+    return noticed - killed
+
+
+def start(study: Path, url: str, *words: str, host: str = "") -> "subprocess.Popen[bytes]":
+    code = f"import socket; socket.gethostname = lambda: {host!r}\n" if host else ""
+    code += "import sys; from wastetune.cli.main import main; main(prog_name='wastetune')"
+    command = [sys.executable, "-c", code, *words, "--study", str(study)]
+    silence = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=os.environ | {"WASTETUNE_STORAGE": url}, **silence)
+
+
+def wait_for(url: str, count: int) -> "list[optuna.trial.FrozenTrial]":
+    while len(found := read_all(url)) < count:
+        time.sleep(0.1)
+    return found
+
+
+def read_all(url: str) -> "list[optuna.trial.FrozenTrial]":
+    try:
+        return optuna.load_study(study_name="slow", storage=open_storage(url)).trials
+    except KeyError:
+        return []
 
 
 if __name__ == "__main__":

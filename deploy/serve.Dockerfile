@@ -1,14 +1,14 @@
 # A model as a service, from its ONNX export; the folder with model.onnx is mounted at /model. No TensorFlow.
 #   docker build -f deploy/serve.Dockerfile -t wastetune-serve .
 #   docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/results/my_study/export:/model:ro" wastetune-serve
-# Behind a name that others reach, add -e WASTETUNE_API_KEY=..., and a proxy that speaks TLS.
+# If other machines can reach it, add -e WASTETUNE_API_KEY=... and a reverse proxy with TLS.
 FROM python:3.12-slim
 WORKDIR /opt/wastetune
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY src src
 COPY studies studies
 COPY search_spaces search_spaces
-# What the extra `serve` lists is all that serving takes: wastetune's other requirements are those of training.
+# The extra `serve` lists everything that serving needs; the other requirements of wastetune are for training.
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['serve'], sep='\n')" > serve.txt \
     && pip install --no-cache-dir -r serve.txt && pip install --no-cache-dir --no-deps . \
     && useradd --no-create-home --uid 10001 wastetune

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Sixteen workers on a Slurm cluster; the file system is shared, the database answers from every node.
+# Sixteen workers on a Slurm cluster with a shared file system and a database that every node can reach.
 #   export WASTETUNE_STORAGE='postgresql+psycopg://USER:PASSWORD@HOST/studies'
 #   sbatch deploy/slurm.sh mobilenet_small_trashnet
 #   wastetune run --study mobilenet_small_trashnet --workers 0   # on the login node: waits, mirrors, retrains
@@ -10,5 +10,5 @@
 #SBATCH --time=04:00:00
 #SBATCH --requeue
 #SBATCH --signal=TERM@30
-# exec: Slurm's signal before the time limit reaches the worker itself, which hands its trial back.
+# exec: Slurm's signal before the time limit reaches the worker itself, which releases its trial.
 exec srun wastetune worker --study "$1"

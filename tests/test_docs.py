@@ -13,8 +13,21 @@ from wastetune.data.datasets import KNOWN_DATASETS
 from wastetune.study.spec import StudySpec
 from wastetune.training.config import TrialConfig
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+# The log and the changelog name files as they were called at the time.
+PACKAGE = Path(wastetune.__file__).parent
+# What a reader makes, and what wastetune writes.
+MADE = {
+    "my_study.toml",
+    "studies/NAME.toml",
+    "results/my_study/bundle/",
+    "bundle/",
+    "saved_model/",
+    "wastetune.db.artifacts/",
+}
+PRESENT = [page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")]
 
 
 def test_the_command_reference_is_that_of_the_command_line():
@@ -24,7 +37,7 @@ def test_the_command_reference_is_that_of_the_command_line():
 
 def test_every_command_has_an_example():
     page = (DOCS / "commands.md").read_text(encoding="utf-8")
-    sections = page.split("\n## ")[1:]
+    sections = [section for section in page.split("\n## ") if section.startswith("wastetune")]
     assert len(sections) >= 8
     assert [section.splitlines()[0] for section in sections if "Example:" not in section] == []
 
@@ -86,6 +99,39 @@ def test_every_page_is_linked_from_another():
     }
     unlinked = [page.name for page in PAGES[1:] if page.resolve() not in linked]
     assert unlinked == []
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=lambda page: page.name)
+def test_every_file_that_is_named_exists(page):
+    named = set(re.findall(r"`([\w/*.-]+\.(?:py|toml|svg|css|yaml|sh|Dockerfile)|[\w/]+/)`", read(page)))
+    places = (ROOT, DOCS, PACKAGE, ROOT / "deploy", ROOT / "tests")
+    inside = (PACKAGE, ROOT / "tests")
+    missing = [
+        name
+        for name in sorted(named - MADE)
+        if not any(next(place.glob(name), None) for place in places)
+        and not any(next(place.rglob(name), None) for place in inside)
+    ]
+    assert missing == []
+
+
+def test_the_architecture_lists_every_module_of_every_room():
+    listed = {
+        re.match(r"\W*(\w+)", row[0])[1]: set(re.findall(r"`(\w+\.py)`", row[2]))
+        for row in table(section("architecture.md", "The rooms"))
+        if row[0] != "room"
+    }
+    there = {folder.name: modules_in(folder) for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists()}
+    assert listed == there | {"root": modules_in(PACKAGE)}
+
+
+def test_every_room_has_an_api_page_in_the_navigation():
+    pages = re.findall(r"api/(\w+)\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(pages) == sorted(["wastetune", *(folder.parent.name for folder in PACKAGE.glob("*/__init__.py"))])
+
+
+def modules_in(folder):
+    return {path.name for path in folder.glob("*.py") if not path.name.startswith("__")}
 
 
 def read(page):

@@ -61,11 +61,11 @@ def run_study(
     report = run.run_study(spec, locations, open_console(quiet=quiet), timeout=timeout, workers=workers)
     if report is None:
         raise UserError(f"study {spec.name!r} has no trial with a score yet, so there is no report; run it again")
-    return report
+    return report.to_dict()
 
 
 def load_report(study: str | Path, *, results: str | Path | None = None) -> dict[str, Any]:
-    """The report of a finished study: the content of results/<study>/report.json.
+    """The report of a finished study: the content of `results/<study>/report.json`.
 
     `test` holds the scores on the test set and their 95 % intervals, `best` the winning trial and its configuration.
     UserError where there is none.
@@ -77,7 +77,7 @@ def load_report(study: str | Path, *, results: str | Path | None = None) -> dict
     folder = Path(results or RESULTS) / name
     if (report := read_report(folder)) is None:
         raise UserError(f"there is no report of study {name!r} in {folder}; run the study, or see --results")
-    return report
+    return report.to_dict()
 
 
 def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.DataFrame":
@@ -109,7 +109,7 @@ def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> 
     at once.
 
     Columns: picture, its path; class, the most probable one; probability, that of the class; problem, why a picture
-    could not be read, or an empty text; and "probability of <class>" for each class. A picture with a problem has no
+    could not be read, or an empty text; and `probability of <class>` for each class. A picture with a problem has no
     class and no probabilities, and does not stop the others. UserError for a bundle that cannot be read, and where
     there is no picture.
     """

@@ -1,6 +1,11 @@
-"""Numbers, durations and tables as text."""
+"""Text for people: numbers, durations, tables, HTML templates."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def shortened(name: str, most: int) -> str:
@@ -45,3 +50,15 @@ def render_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@cache
+def load_templates(package: str, **filters: Callable[..., str]) -> "Environment":
+    """The Jinja environment of a package's templates. It escapes all values, and an unknown name is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        loader=PackageLoader(package, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    templates.filters.update(filters)
+    return templates

@@ -35,7 +35,6 @@ API_KEY = Setting("WASTETUNE_API_KEY", "", "the key that `wastetune serve` asks 
 SETTINGS = (STORAGE, TRACKING, DATA, WEIGHTS, CACHE, CACHE_GB, LEASE, RUNTIME, ARTIFACTS, API_KEY)
 
 RESULTS = "results"  # the folder of reports and models; it has no variable
-LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 
 
 @dataclass(frozen=True)

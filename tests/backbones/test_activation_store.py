@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from filelock import FileLock
 
 from support.pictures import SIZE, draw_noise
 from wastetune.backbones.activation_store import (
-    PART,
-    _parts,
+    CHUNK,
+    _chunks,
     activation_bytes,
     fill_activations,
     missing_pictures,
@@ -20,8 +21,8 @@ from wastetune.backbones.activation_store import (
 )
 from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.backbones.cuts import TOP
-from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
+from wastetune.files import PART_PREFIX
 
 NAME = "mobilenet_v3_small_minimalistic"
 
@@ -37,16 +38,16 @@ def cuts(backbone):
 
 
 def stored(store):
-    return {path: path.stat().st_mtime_ns for path in store.folder.rglob("*.npy")}
+    return {path: path.stat().st_mtime_ns for path in store.folder.rglob("[!.]*.npy")}
 
 
 def test_what_is_stored_is_what_the_trunk_makes(tmp_path):
     # Without training, MobileNet's activations are all but 0, the smallest that float16 has.
     backbone = load_backbone("resnet50", "none", size=SIZE)
     cuts = [nearest_cut(backbone, 0.875), TOP]
-    store, pictures = open_store(tmp_path), draw_noise(PART + 20)
+    store, pictures = open_store(tmp_path), draw_noise(CHUNK + 20)
     fill_activations(store, backbone, pictures, cuts, 0, 0.0)
-    rows = np.array([0, 5, PART - 1, PART, PART + 19])
+    rows = np.array([0, 5, CHUNK - 1, CHUNK, CHUNK + 19])
     for cut in cuts:
         trunk, _ = split(backbone, cut)
         direct = np.asarray(trunk(np.stack([pictures.read(range(row, row + 1))[0] for row in rows]).astype(np.float32)))
@@ -56,12 +57,12 @@ def test_what_is_stored_is_what_the_trunk_makes(tmp_path):
 
 
 def test_two_sets_can_be_read_as_one(tmp_path, backbone):
-    store, pictures = open_store(tmp_path), draw_noise(PART + 20)
+    store, pictures = open_store(tmp_path), draw_noise(CHUNK + 20)
     fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
     one = open_activations(store, backbone, pictures, TOP, 0, 0.0)
     both = one + one
     assert len(both) == 2 * len(one)
-    rows = np.array([3, PART + 19])
+    rows = np.array([3, CHUNK + 19])
     np.testing.assert_array_equal(both.take(rows + len(one)), one.take(rows))
 
 
@@ -93,13 +94,13 @@ def test_views_of_other_magnitude_are_other_activations(tmp_path, backbone):
 # `fill(count)` computes so many pictures slowly and says how many of them went through its own trunk.
 SLOWLY = """
 import os, sys, time
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from support.pictures import SIZE, draw_noise
 from wastetune.backbones.activation_store import fill_activations, open_store
 from wastetune.backbones.backbone import load_backbone
 from wastetune.backbones.cuts import TOP
-from wastetune.data.pixels import PictureSet
 store, name = sys.argv[1:]
 def fill(count, wait=lambda: None):
     pictures, taken = draw_noise(count), 0
@@ -108,7 +109,7 @@ def fill(count, wait=lambda: None):
         taken += len(rows)
         time.sleep(0.1)
         return pictures.read(rows)
-    slow, backbone = PictureSet(read, pictures.keys, pictures.labels), load_backbone(name, "none", size=SIZE)
+    slow, backbone = replace(pictures, read=read), load_backbone(name, "none", size=SIZE)
     wait()
     fill_activations(open_store(Path(store)), backbone, slow, [TOP], 0, 0.0)
     os.write(1, f"{taken}\\n".encode())
@@ -124,7 +125,7 @@ sys.exit(os.waitpid(child, 0)[1])
 """
 
 
-def test_a_kill_in_the_middle_leaves_whole_parts_and_the_rest_is_done_later(tmp_path, backbone, start_python):
+def test_a_kill_in_the_middle_leaves_whole_chunks_and_the_rest_is_done_later(tmp_path, backbone, start_python):
     store, pictures = open_store(tmp_path), draw_noise(1024)
     process = start_python(SLOWLY + ALONE, tmp_path, NAME)
     deadline = time.monotonic() + 120
@@ -134,12 +135,12 @@ def test_a_kill_in_the_middle_leaves_whole_parts_and_the_rest_is_done_later(tmp_
     process.communicate()
     left = stored(store)
     assert 0 < len(left) < 4, "the kill was meant to come in the middle"
-    assert all(len(np.load(path)) == PART for path in left)
+    assert all(len(np.load(path)) == CHUNK for path in left)
     fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
     assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == 1024
     after = stored(store)
     assert len(after) == 4
-    assert all(np.load(path).shape == (PART, 576) for path in after)
+    assert all(np.load(path).shape == (CHUNK, 576) for path in after)
 
 
 def test_two_processes_share_the_work(tmp_path, start_python):
@@ -151,7 +152,7 @@ def test_two_processes_share_the_work(tmp_path, start_python):
     assert sum(taken) == 1024, "each picture goes through one trunk"
     assert min(taken) > 0, "nobody waits for the other"
     assert len(stored(open_store(tmp_path))) == 4
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(f"{PART_PREFIX}*"))
 
 
 def test_the_store_keeps_to_its_limit_and_forgets_what_was_used_longest_ago(tmp_path, backbone):
@@ -176,18 +177,18 @@ def test_what_cannot_fit_is_said_before_the_work(tmp_path, backbone):
 
 
 def test_a_part_in_the_hands_of_a_paused_process_is_computed_after_a_while(tmp_path, backbone, monkeypatch):
-    monkeypatch.setattr("wastetune.backbones.activation_store._PATIENCE", 0.2)
-    store, pictures = open_store(tmp_path), draw_noise(PART + 1)
+    monkeypatch.setattr("wastetune.backbones.activation_store._LOCK_TIMEOUT", 0.2)
+    store, pictures = open_store(tmp_path), draw_noise(CHUNK + 1)
     locked = []
 
     def lock_first(rows):  # while the first part is read, somebody takes the second and falls asleep
         if not locked:
-            (_, second) = _parts(store, backbone, pictures, 0, 0.0)
+            (_, second) = _chunks(store, backbone, pictures, 0, 0.0)
             locked.append(FileLock(second.lock))
             locked[0].acquire()
         return pictures.read(rows)
 
-    held = PictureSet(lock_first, pictures.keys, pictures.labels)
+    held = replace(pictures, read=lock_first)
     fill_activations(store, backbone, held, [TOP], 0, 0.0)
-    assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == PART + 1
+    assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == CHUNK + 1
     locked[0].release()

@@ -35,7 +35,8 @@ def test_a_password_with_braces_percent_and_at_signs_opens_the_database(protecte
 
 
 def test_mlflow_takes_it_too(protected):
-    from wastetune.tracking.mlflow_store import DataSource, open_mirror
+    from wastetune.storage.study import DataSource
+    from wastetune.tracking.mlflow_store import open_mirror
 
     data = DataSource("litter", "/data", "d" * 64, ("box", "leaf"), {"train": 1, "val": 1, "test": 1})
     mirror = open_mirror(protected(), study="mine", study_id="abc", data=data, tags={})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wastetune.data.datasets import KNOWN_DATASETS, Source, fetch_dataset, fetch_source, find_dataset
+from wastetune.data.datasets import KNOWN_DATASETS, KnownDataset, fetch_dataset, find_dataset
 from wastetune.data.download import download
 from wastetune.errors import UserError
 
@@ -86,9 +86,9 @@ GOOD = {
 
 
 @pytest.fixture
-def source(host: Host) -> Source:
+def source(host: Host) -> KnownDataset:
     host.content = zipped(GOOD)
-    return Source(
+    return KnownDataset(
         name="small",
         title="A small one",
         page="https://example.org",
@@ -105,9 +105,9 @@ def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_fetched_data_set_lies_complete_beside_its_record(source: Source, tmp_path: Path) -> None:
+def test_a_fetched_data_set_lies_complete_beside_its_record(source: KnownDataset, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    folder = fetch_source(source, tmp_path / "data", progress=lambda done, total: seen.append((done, total)))
+    folder = fetch_dataset(source, tmp_path / "data", progress=lambda done, total: seen.append((done, total)))
     assert folder == tmp_path / "data" / "small"
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert files == ["a/1.jpg", "a/2.jpg", "with space/3.jpg"]
@@ -118,41 +118,41 @@ def test_a_fetched_data_set_lies_complete_beside_its_record(source: Source, tmp_
     assert seen[-1][0] == seen[-1][1] > 9000
 
 
-def test_a_data_set_that_is_there_is_not_fetched_again(source: Source, host: Host, tmp_path: Path) -> None:
-    fetch_source(source, tmp_path)
-    fetch_source(source, tmp_path)
+def test_a_data_set_that_is_there_is_not_fetched_again(source: KnownDataset, host: Host, tmp_path: Path) -> None:
+    fetch_dataset(source, tmp_path)
+    fetch_dataset(source, tmp_path)
     assert len(host.asked) == 1
 
 
-def test_a_broken_download_goes_on_where_it_stopped(source: Source, host: Host, tmp_path: Path) -> None:
+def test_a_broken_download_goes_on_where_it_stopped(source: KnownDataset, host: Host, tmp_path: Path) -> None:
     host.stops_after = 1000
     with pytest.raises(UserError, match=r"after 1,000 of .* bytes: run this again"):
-        fetch_source(source, tmp_path)
+        fetch_dataset(source, tmp_path)
     assert left_in(tmp_path) == ["small.zip.part"]
     host.stops_after = None
-    fetch_source(source, tmp_path)
+    fetch_dataset(source, tmp_path)
     assert host.asked == [None, "bytes=1000-"]
     assert left_in(tmp_path) == ["small", "small.source.txt"]
 
 
-def test_a_server_that_does_not_resume_sends_everything_again(host: Host, source: Source, tmp_path: Path) -> None:
+def test_a_server_that_does_not_resume_sends_everything_again(host: Host, source: KnownDataset, tmp_path: Path) -> None:
     host.resumes = False
     (tmp_path / "small.zip.part").write_bytes(b"old" * 100)
-    fetch_source(source, tmp_path)
+    fetch_dataset(source, tmp_path)
     assert (tmp_path / "small" / "a" / "1.jpg").read_bytes() == b"1" * 3000
 
 
-def test_a_part_that_is_too_long_is_removed(host: Host, source: Source, tmp_path: Path) -> None:
+def test_a_part_that_is_too_long_is_removed(host: Host, source: KnownDataset, tmp_path: Path) -> None:
     (tmp_path / "small.zip.part").write_bytes(b"x" * 100_000)
     with pytest.raises(UserError, match="did not fit, so it was removed"):
-        fetch_source(source, tmp_path)
-    assert fetch_source(source, tmp_path).is_dir()
+        fetch_dataset(source, tmp_path)
+    assert fetch_dataset(source, tmp_path).is_dir()
 
 
-def test_no_network_is_one_sentence(tmp_path: Path, host: Host, source: Source) -> None:
+def test_no_network_is_one_sentence(tmp_path: Path, host: Host, source: KnownDataset) -> None:
     nobody = replace(source, url="http://127.0.0.1:9/set.zip")
     with pytest.raises(UserError, match=r"Cannot download .*refused.*: check the network"):
-        fetch_source(nobody, tmp_path)
+        fetch_dataset(nobody, tmp_path)
     with pytest.raises(UserError, match="answers 404"):
         download(host.url + "x", tmp_path / "x.zip")
     assert left_in(tmp_path) == []
@@ -160,54 +160,54 @@ def test_no_network_is_one_sentence(tmp_path: Path, host: Host, source: Source) 
 
 @pytest.mark.parametrize("name", ["../outside.jpg", "top/pictures/a/../../../../outside.jpg", "/outside.jpg", "C:\\x"])
 def test_an_archive_that_would_write_elsewhere_is_not_unpacked(
-    name: str, host: Host, source: Source, tmp_path: Path
+    name: str, host: Host, source: KnownDataset, tmp_path: Path
 ) -> None:
     host.content = zipped({**GOOD, name: b"bad"})
     with pytest.raises(UserError, match=r"unsafe entry .* nothing was unpacked"):
-        fetch_source(source, tmp_path / "data")
+        fetch_dataset(source, tmp_path / "data")
     assert left_in(tmp_path / "data") == []
     assert left_in(tmp_path) == ["data"]
 
 
-def test_an_archive_with_a_link_is_not_unpacked(host: Host, source: Source, tmp_path: Path) -> None:
+def test_an_archive_with_a_link_is_not_unpacked(host: Host, source: KnownDataset, tmp_path: Path) -> None:
     host.content = zipped(GOOD, link="top/pictures/a/link.jpg")
     with pytest.raises(UserError, match=r"unsafe entry 'top/pictures/a/link\.jpg'"):
-        fetch_source(source, tmp_path)
+        fetch_dataset(source, tmp_path)
 
 
 def test_an_archive_that_is_too_large_is_not_unpacked(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: KnownDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wastetune.data.download.MAX_UNPACKED", 5000)
     with pytest.raises(UserError, match="would unpack to more than"):
-        fetch_source(source, tmp_path)
+        fetch_dataset(source, tmp_path)
     assert left_in(tmp_path) == []
 
 
-def test_a_damaged_archive_is_not_kept(host: Host, source: Source, tmp_path: Path) -> None:
+def test_a_damaged_archive_is_not_kept(host: Host, source: KnownDataset, tmp_path: Path) -> None:
     host.content = host.content.replace(b"2" * 3000, b"2" * 2999 + b"!")
     with pytest.raises(UserError, match="not a sound zip archive"):
-        fetch_source(source, tmp_path)
+        fetch_dataset(source, tmp_path)
     host.content = b"<html>sorry</html>"
     with pytest.raises(UserError, match="not a sound zip archive"):
-        fetch_source(source, tmp_path)
+        fetch_dataset(source, tmp_path)
     assert left_in(tmp_path) == []
 
 
-def test_wrong_counts_are_refused_by_class_and_in_all(source: Source, tmp_path: Path) -> None:
+def test_wrong_counts_are_refused_by_class_and_in_all(source: KnownDataset, tmp_path: Path) -> None:
     wrong = replace(source, counts={"a": 5, "b": 1}, total=6)
     expected = "a 2 instead of 5, b 0 instead of 1, with space 1 instead of 0"
     with pytest.raises(UserError, match=expected):
-        fetch_source(wrong, tmp_path)
+        fetch_dataset(wrong, tmp_path)
     with pytest.raises(UserError, match="3 instead of 4 in all"):
-        fetch_source(replace(source, counts=None, total=4), tmp_path)
+        fetch_dataset(replace(source, counts=None, total=4), tmp_path)
     assert left_in(tmp_path) == []
-    assert fetch_source(replace(source, counts=None), tmp_path).is_dir()
+    assert fetch_dataset(replace(source, counts=None), tmp_path).is_dir()
 
 
-def test_another_checksum_is_refused(source: Source, tmp_path: Path) -> None:
+def test_another_checksum_is_refused(source: KnownDataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has sha256 .*, not 00 as published"):
-        fetch_source(replace(source, sha256="00"), tmp_path)
+        fetch_dataset(replace(source, sha256="00"), tmp_path)
     assert left_in(tmp_path) == []
 
 

@@ -12,9 +12,9 @@ from wastetune.data.splits import Splits, split_digest, split_index, write_split
 from wastetune.errors import UserError
 
 
-def picture(number: int, label: int, own_split: str | None = None, look: str | None = None) -> Picture:
+def picture(number: int, label: int, own_split: str | None = None, appearance: str | None = None) -> Picture:
     sha = f"{number:064x}"
-    return Picture(f"{label}/{number}.jpg", label, sha, sha, look or f"look {number}", 10, 10, own_split)
+    return Picture(f"{label}/{number}.jpg", label, sha, sha, appearance or f"look {number}", 10, 10, own_split)
 
 
 def index_of(pictures: list[Picture], folder: str = "/data/set") -> ImageIndex:
@@ -69,7 +69,7 @@ def test_lookalikes_stay_on_one_side_also_across_classes() -> None:
         thumbnail = noise.integers(5, 250, 144, np.uint8)
         for copy in range(2):
             nearly = thumbnail + noise.integers(0, 4, 144, np.uint8)
-            pictures.append(picture(2 * number + copy, (number + copy) % 3, look=nearly.tobytes().hex()))
+            pictures.append(picture(2 * number + copy, (number + copy) % 3, appearance=nearly.tobytes().hex()))
     index = index_of(pictures)
     side_of = sides(index, split_index(index, seed=0))
     pairs = [(side_of[a.path], side_of[b.path]) for a, b in zip(pictures[::2], pictures[1::2], strict=True)]
@@ -80,7 +80,7 @@ def test_lookalikes_stay_on_one_side_also_across_classes() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_a_small_class_has_pictures_on_every_side(seed: int) -> None:
     large = [picture(number, 0) for number in range(100)]
-    shared = [replace(picture(200, 1), look="look 0"), picture(201, 1), picture(202, 1)]
+    shared = [replace(picture(200, 1), appearance="look 0"), picture(201, 1), picture(202, 1)]
     index = index_of(large + shared)
     splits = split_index(index, seed=seed)
     for side in (splits.train, splits.val, splits.test):
@@ -92,14 +92,16 @@ def test_a_small_class_has_pictures_on_every_side(seed: int) -> None:
 
 
 def test_a_class_with_too_few_different_pictures_is_refused() -> None:
-    copies = [picture(number, 1, look="the same") for number in range(10)]
+    copies = [picture(number, 1, appearance="the same") for number in range(10)]
     index = index_of([*(picture(100 + number, 0) for number in range(10)), *copies])
     with pytest.raises(UserError, match=r"'class 1' .* has 1 different pictures to split, and needs at least 3"):
         split_index(index, seed=0)
 
 
 def test_classes_that_share_all_their_pictures_can_still_be_split() -> None:
-    pictures = [picture(10 * label + number, label, look=f"look {number}") for label in (0, 1) for number in range(3)]
+    pictures = [
+        picture(10 * label + number, label, appearance=f"look {number}") for label in (0, 1) for number in range(3)
+    ]
     split = split_index(index_of(pictures), seed=0)
     assert [len(side) for side in (split.train, split.val, split.test)] == [2, 2, 2]
 
@@ -113,7 +115,7 @@ def test_fractions_that_leave_nothing_are_refused(index: ImageIndex) -> None:
 def test_its_own_test_folder_is_the_test_set_and_train_pictures_like_it_are_left_out() -> None:
     train = [picture(number, number % 2, "train") for number in range(1000)]
     test = [picture(2000 + number, number % 2, "test") for number in range(100)]
-    leak = [picture(3000, 0, "train", look="look 2001"), picture(3001, 1, "train", look="look 2003")]
+    leak = [picture(3000, 0, "train", appearance="look 2001"), picture(3001, 1, "train", appearance="look 2003")]
     index = index_of(train + test + leak)
     splits = split_index(index, seed=0)
     assert splits.test == tuple(range(1000, 1100))

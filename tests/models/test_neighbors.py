@@ -39,7 +39,7 @@ def test_only_training_pictures_are_shown(places, onlooker, tmp_path):
 
 def test_a_picture_that_the_model_has_learnt_is_known_again_whatever_its_file(places, onlooker, tmp_path):
     results, pictures = places
-    learnt = open_neighbor_index(results, pictures, onlooker, tmp_path).learnt
+    learnt = open_neighbor_index(results, pictures, onlooker, tmp_path).trained_on
     for path, side in sides(results).items():
         read_picture(pictures / path).save(tmp_path / "again.png")
         assert (pixels_hash(read_picture(tmp_path / "again.png")) in learnt) == (side in ("train", "val"))
@@ -49,8 +49,8 @@ def test_a_training_picture_is_most_like_itself_and_then_its_own_kind(places, on
     gallery = open_neighbor_index(*places, onlooker, tmp_path)
     for position in (0, len(gallery.paths) - 1):
         picture = read_picture(gallery.paths[position])
-        found = nearest_neighbors(gallery, onlooker.look(resize_picture(picture, onlooker.size)).vector, 5)
-        assert (found[0].path, found[0].name) == (gallery.paths[position], gallery.classes[position])
+        found = nearest_neighbors(gallery, onlooker.explain(resize_picture(picture, onlooker.size)).embedding, 5)
+        assert (found[0].path, found[0].class_name) == (gallery.paths[position], gallery.classes[position])
         assert found[0].similarity == pytest.approx(1)
         likeness = [each.similarity for each in found]
         assert likeness == sorted(likeness, reverse=True)
@@ -63,7 +63,7 @@ def test_they_are_looked_at_once_for_each_model(places, onlooker, tmp_path):
     first = open_neighbor_index(results, pictures, onlooker, tmp_path, lambda done, total: told.append((done, total)))
     assert told[0] == (0, len(first.paths))
     again = open_neighbor_index(results, pictures, onlooker, tmp_path, lambda done, total: pytest.fail("looked again"))
-    np.testing.assert_array_equal(again.vectors, first.vectors)
+    np.testing.assert_array_equal(again.embeddings, first.embeddings)
     other = tmp_path / "other"
     shutil.copytree(results, other)
     (other / "bundle" / "model.keras").write_bytes(b"another model")

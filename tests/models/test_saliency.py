@@ -9,7 +9,7 @@ from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.data.synthetic import write_sample
 from wastetune.errors import UserError
-from wastetune.models.bundle import load_model, save_description, save_model
+from wastetune.models.bundle import BundleDescription, load_model, save_description, save_model
 from wastetune.models.saliency import open_saliency_model, split_at_pooling
 from wastetune.training.learner import assemble_model
 
@@ -68,37 +68,37 @@ RED, GREEN = (220, 40, 40), (40, 150, 40)
 
 
 def test_the_heat_lies_where_the_answer_comes_from_and_nowhere_else(colours):
-    look = colours.look(on_grey((8, 32, RED)))
+    look = colours.explain(on_grey((8, 32, RED)))
     assert colours.classes[look.probabilities.argmax()] == "leaf"
     wanted = np.zeros((8, 8))
     wanted[1:3, 4:6] = 1  # a place is 8 pixels
-    np.testing.assert_allclose(look.heat, wanted, atol=1e-3)
+    np.testing.assert_allclose(look.heatmap, wanted, atol=1e-3)
 
 
 def test_what_speaks_for_another_class_stays_cold(colours):
-    look = colours.look(on_grey((0, 0, RED), (0, 48, RED), (48, 0, GREEN)))
+    look = colours.explain(on_grey((0, 0, RED), (0, 48, RED), (48, 0, GREEN)))
     assert colours.classes[look.probabilities.argmax()] == "leaf"
-    assert look.heat[:2, :2].min() > 0.9
-    assert look.heat[:2, 6:].min() > 0.9
-    assert look.heat[6:, :2].max() < 1e-3
+    assert look.heatmap[:2, :2].min() > 0.9
+    assert look.heatmap[:2, 6:].min() > 0.9
+    assert look.heatmap[6:, :2].max() < 1e-3
 
 
 def test_a_model_that_is_sure_still_tells_where_it_looked(colours):
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:, 32:] = (255, 0, 0)
-    look = colours.look(pixels)
+    look = colours.explain(pixels)
     assert look.probabilities.max() == 1.0  # a gradient of this is nothing
-    assert look.heat[:, 4:].min() > 0.9
-    assert look.heat[:, :4].max() < 1e-3
+    assert look.heatmap[:, 4:].min() > 0.9
+    assert look.heatmap[:, :4].max() < 1e-3
 
 
 def test_it_answers_as_the_model_does_and_its_vectors_are_those_of_one_at_a_time(colours, finished):
     pixels = RNG.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     model = load_model(finished / "results" / "colours" / "bundle")
     wanted = np.asarray(model.predict_on_batch(pixels.astype(np.float32)))
-    looks = [colours.look(each) for each in pixels]
+    looks = [colours.explain(each) for each in pixels]
     np.testing.assert_allclose([look.probabilities for look in looks], wanted, atol=1e-6)
-    np.testing.assert_allclose(colours.vectors(pixels), [look.vector for look in looks], atol=1e-6)
+    np.testing.assert_allclose(colours.embed(pixels), [look.embedding for look in looks], atol=1e-6)
 
 
 def test_on_two_things_it_looks_at_the_one_it_names(real_weights, tmp_path):
@@ -110,9 +110,9 @@ def test_on_two_things_it_looks_at_the_one_it_names(real_weights, tmp_path):
     head = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     bundle = tmp_path / "bundle"
     save_model(bundle, assemble_model(backbone, nearest_cut(backbone, 1.0), head))
-    save_description(bundle, {"classes": ["bottle", "leaf"], "input_size": 224})
+    save_description(bundle, BundleDescription(classes=("bottle", "leaf"), input_size=224))
     pixels = np.stack([resize_picture(each, 224) for kind in things for each in kind[:20]])
-    vectors = open_saliency_model(bundle).vectors(pixels)
+    vectors = open_saliency_model(bundle).embed(pixels)
     middle, wanted = vectors.mean(axis=0), np.repeat([[5, -5], [-5, 5]], 20, axis=0)
     weights = np.linalg.solve((vectors - middle).T @ (vectors - middle) + np.eye(432), (vectors - middle).T @ wanted)
     head.layers[-1].set_weights([weights, -middle @ weights])
@@ -123,8 +123,8 @@ def test_on_two_things_it_looks_at_the_one_it_names(real_weights, tmp_path):
             both = Image.new("RGB", (256, 128))
             both.paste(left, (0, 0))
             both.paste(right, (128, 0))
-            look = onlooker.look(resize_picture(both, 224))
-            on_left = look.heat[:, :3].sum() / (look.heat[:, :3].sum() + look.heat[:, 4:].sum())
+            look = onlooker.explain(resize_picture(both, 224))
+            on_left = look.heatmap[:, :3].sum() / (look.heatmap[:, :3].sum() + look.heatmap[:, 4:].sum())
             assert (on_left > 0.5) == (look.probabilities.argmax() == named)
 
 
@@ -134,11 +134,11 @@ def test_parts_of_the_same_name_at_different_depths_are_told_apart(tmp_path):
     head = keras.Model(shown, keras.layers.Dense(4, name="same")(body(shown)))
     made = keras.Model(whole, keras.layers.Softmax()(keras.layers.Dense(2, name="same")(head(whole))))
     save_model(tmp_path, made)
-    save_description(tmp_path, {"classes": ["a", "b"], "input_size": 16})
+    save_description(tmp_path, BundleDescription(classes=("a", "b"), input_size=16))
     shown = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    look = open_saliency_model(tmp_path).look(shown)
+    look = open_saliency_model(tmp_path).explain(shown)
     np.testing.assert_allclose(look.probabilities, made.predict_on_batch(shown[None].astype(np.float32))[0], atol=1e-6)
-    assert look.heat.shape == (4, 4)
+    assert look.heatmap.shape == (4, 4)
 
 
 def test_no_bundle_is_told(tmp_path):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from support.reports import a_report, scores
+from support.reports import CLASSES, a_report, scores, write
 from wastetune.data.datasets import KNOWN_DATASETS
 from wastetune.errors import UserError
 from wastetune.report.comparison import (
@@ -18,26 +18,22 @@ from wastetune.report.comparison import (
     write_table,
 )
 from wastetune.report.published import PUBLISHED
-from wastetune.report.text import write_report
 
 TRASHNET = next(list(source.classes) for source in KNOWN_DATASETS if source.name == "trashnet")
 
 
 def a_study(name, skill, **changes):
-    report = a_report(study=name, test=scores(skill, changes.get("classes", a_report()["classes"])), **changes)
-    return report | {"test_opened_for": [17]}
+    return a_report(study=name, test=scores(skill, changes.get("classes", CLASSES)), **changes)
 
 
 @pytest.fixture
 def results(tmp_path):
     folder = tmp_path / "results"
     model = {"parameters": 23_851_784, "trained": 100, "bytes": 96_100_000}
-    write_report(a_study("resnet50_wid", 0.75), folder / "resnet50_wid")
-    write_report(
-        a_study("inception_trashnet", 0.6, dataset="trashnet", classes=TRASHNET), folder / "inception_trashnet"
-    )
+    write(a_study("resnet50_wid", 0.75), folder / "resnet50_wid")
+    write(a_study("inception_trashnet", 0.6, dataset="trashnet", classes=TRASHNET), folder / "inception_trashnet")
     better = a_study("resnet50_trashnet", 0.9, dataset="trashnet", classes=TRASHNET, model=model)
-    write_report(better, folder / "resnet50_trashnet")
+    write(better, folder / "resnet50_trashnet")
     (folder / "unfinished").mkdir()
     (folder / "broken").mkdir()
     (folder / "broken" / "report.json").write_text("{")
@@ -110,7 +106,7 @@ def test_markdown_and_html_have_a_line_per_row(results):
 
 def test_a_hostile_name_is_text(results):
     report = a_study("x", 0.5, backbone="<script>alert(1)</script>", dataset="a|b")
-    write_report(report, results / "x")
+    write(report, results / "x")
     rows = compare_studies(results, ["x"])
     assert "<script" not in render_html(rows)
     assert "a\\|b" in render_markdown(rows)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.reports import a_report, scores
+from support.reports import a_report, report_values, scores
 from wastetune.report.html import MISTAKES, SECTIONS, render_page, write_page
 from wastetune.report.predictions import Mistake
+from wastetune.report.results import Report
 from wastetune.search.history import History, Searched
 from wastetune.storage.records import TrialRecord
 
@@ -60,19 +61,19 @@ def of_classes(names, **changes):
 
 
 def won_by(number, **changes):
-    return a_report(best=a_report()["best"] | {"number": number}, **changes)
+    return a_report(best=report_values()["best"] | {"number": number}, **changes)
 
 
 MIXED = a_history([a_trial(n, "failed" if n % 7 == 5 else "pruned" if n % 5 == 4 else "complete") for n in range(21)])
 PRUNED_EARLY = replace(a_trial(4, "pruned"), score=None)
-OLD = {key: value for key, value in a_report().items() if key not in ("edges", "problems", "duplicates")}
+OLD = {key: value for key, value in report_values().items() if key not in ("edges", "problems", "duplicates")}
 CASES = {
     "mixed": (a_report(), MIXED),
     "two classes": (of_classes(["box", "leaf"]), MIXED),
     "thirty classes": (of_classes([f"a class with a long name, number {i}" for i in range(30)]), MIXED),
     "one trial": (won_by(0, trials={"complete": 1, "pruned": 0, "failed": 0}), a_history([a_trial(0)])),
     "no intervals": (a_report(test=scores(0.75) | {"intervals": {}}), MIXED),
-    "nothing known but the report": (OLD, History((), {}, {})),
+    "nothing known but the report": (Report.from_dict(OLD), History((), {}, {})),
     "pruned before a score": (won_by(0), a_history([a_trial(0), PRUNED_EARLY])),
     "all scores alike": (won_by(0), a_history([replace(a_trial(n), score=0.5, seconds=0.0) for n in range(5)])),
     "trials without attributes": (
@@ -89,10 +90,14 @@ CASES = {
     ),
     "five hundred trials": (won_by(17), a_history([a_trial(n) for n in range(500)])),
     "hostile": (
-        of_classes([HOSTILE, "leaf"])
-        | {"study": HOSTILE, "question": HOSTILE, "backbone": HOSTILE, "dataset": HOSTILE, "command": HOSTILE}
-        | {"versions": {HOSTILE: HOSTILE}, "problems": [{"path": HOSTILE, "what": HOSTILE}]}
-        | {"class_counts": {HOSTILE: {"train": 1, "val": 1, "test": 1}}, "begun_with": {HOSTILE: HOSTILE}},
+        of_classes(
+            [HOSTILE, "leaf"],
+            **dict.fromkeys(("study", "question", "backbone", "dataset", "command"), HOSTILE),
+            versions={HOSTILE: HOSTILE},
+            problems=[{"path": HOSTILE, "what": HOSTILE}],
+            class_counts={HOSTILE: {"train": 1, "val": 1, "test": 1}},
+            begun_with={HOSTILE: HOSTILE},
+        ),
         a_history([a_trial(17), a_trial(18, "failed", failure=HOSTILE)]),
     ),
 }
@@ -133,8 +138,8 @@ def test_every_kind_of_study_has_a_page_with_all_sections_in_order(name):
 def test_the_answer_comes_first_and_has_all_that_was_asked():
     answer = Reader(a_page("known data")).sections["answer"]
     report = CASES["known data"][0]
-    assert f"{report['test']['f1_macro']:.3f}" in answer
-    low, high = report["test"]["intervals"]["f1_macro"]
+    assert f"{report.test.f1_macro:.3f}" in answer
+    low, high = report.test.intervals["f1_macro"]
     assert f"95 % interval {low:.3f} to {high:.3f}" in answer
     assert "trial 17, validation macro F1 0.951" in answer
     assert "95 % interval of the difference in macro F1 -0.010 to +0.050, so chance may explain it" in answer
@@ -209,7 +214,7 @@ def test_the_largest_page_stays_under_two_megabytes(tmp_path):
     for i in range(MISTAKES):
         Image.fromarray(noise.integers(0, 255, (300, 400, 3), np.uint8)).save(tmp_path / f"{i}.png")
     found = [Mistake(f"{i}.png", "Glass", "Metal", 0.9) for i in range(MISTAKES)]
-    report = of_classes([f"class {i}" for i in range(30)], best=a_report()["best"])
+    report = of_classes([f"class {i}" for i in range(30)], best=report_values()["best"])
     write_page(report, CASES["five hundred trials"][1], found, tmp_path, tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 2e6
 

@@ -30,7 +30,7 @@ def test_it_reads_back_what_was_written_to_the_last_bit(tmp_path, predictions):
     write_predictions(predictions, tmp_path)
     again = read_predictions(tmp_path, CLASSES, matrix(predictions))
     assert again.paths == predictions.paths
-    for key in ("labels", "probabilities", "by_default"):
+    for key in ("labels", "probabilities", "default_predicted"):
         np.testing.assert_array_equal(getattr(again, key), getattr(predictions, key))
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
 

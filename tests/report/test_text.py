@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.reports import a_report, scores
-from wastetune.report.confusion_matrix import draw_confusion_matrix
-from wastetune.report.text import render_markdown, render_report, write_report
+from support.reports import a_report, report_values, scores, write
+from wastetune.report.figures import draw_confusion_matrix
+from wastetune.report.results import Report, read_report
+from wastetune.report.text import render_markdown, render_report
 from wastetune.study.summary import edge_findings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,11 +39,11 @@ def test_a_default_within_the_interval_is_not_sold_as_a_gain():
 
 
 def test_the_interval_of_the_difference_decides_where_it_is_known():
-    near = a_report(default_test=scores(0.745))  # inside the interval, and yet surely worse
-    surely = render_report(near | {"gain": {"f1_macro": [0.002, 0.03], "accuracy": [0, 0]}})
+    near = scores(0.745)  # inside the interval, and yet surely worse
+    surely = render_report(a_report(default_test=near, gain={"f1_macro": [0.002, 0.03], "accuracy": [0, 0]}))
     assert "interval of the difference in macro F1 +0.002 to +0.030." in " ".join(surely.split())
     assert "chance" not in surely
-    perhaps = render_report(near | {"gain": {"f1_macro": [-0.01, 0.03], "accuracy": [0, 0]}})
+    perhaps = render_report(a_report(default_test=near, gain={"f1_macro": [-0.01, 0.03], "accuracy": [0, 0]}))
     assert "+0.030, so chance may explain it." in " ".join(perhaps.split())
 
 
@@ -53,24 +54,50 @@ def test_each_metric_is_named_once_in_the_headline():
 
 
 def test_a_winning_default_is_said_to_win():
-    best = a_report()["best"] | {"number": 0}
+    best = report_values()["best"] | {"number": 0}
     assert "no trial was better than the default" in render_report(a_report(best=best))
 
 
-def test_write_report_leaves_three_whole_files(tmp_path):
-    write_report(a_report(), tmp_path / "results")
-    write_report(a_report(study="again"), tmp_path / "results")
+def test_a_results_folder_holds_whole_files_and_is_replaced_by_another_report(tmp_path):
+    write(a_report(), tmp_path / "results")
+    write(a_report(study="again"), tmp_path / "results")
     names = {path.name for path in (tmp_path / "results").iterdir()}
-    assert names == {"report.json", "report.md", "confusion_matrix.png"}
-    assert json.loads((tmp_path / "results/report.json").read_text()) == a_report(study="again")
+    assert names == {"report.json", "report.md", "report.html", "confusion_matrix.png"}
+    assert json.loads((tmp_path / "results/report.json").read_text()) == report_values(study="again")
 
 
-def test_a_failed_write_keeps_the_old_report(tmp_path):
-    write_report(a_report(), tmp_path)
-    with pytest.raises(TypeError):
-        write_report(a_report(versions={"keras": object()}), tmp_path)
-    assert json.loads((tmp_path / "report.json").read_text()) == a_report()
-    assert len(list(tmp_path.iterdir())) == 3
+def test_the_same_report_leaves_the_folder_alone_but_for_a_lost_page(tmp_path):
+    write(a_report(), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    write(read_report(tmp_path), tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
+    (tmp_path / "report.html").unlink()
+    write(read_report(tmp_path), tmp_path)
+    assert (tmp_path / "report.html").read_text() == page
+    assert {path for path in tmp_path.iterdir() if path.stat().st_mtime_ns != times[path]} == {tmp_path / "report.html"}
+
+
+def test_a_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
+    write(a_report(), tmp_path)
+
+    def broken(*arguments):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("wastetune.report.results_folder.draw_confusion_matrix", broken)
+    with pytest.raises(OSError, match="the disk is full"):
+        write(a_report(study="again"), tmp_path)
+    assert read_report(tmp_path) == a_report()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_report_keeps_its_keys_in_order_and_those_it_does_not_know(tmp_path):
+    values = report_values(of_a_later_version={"a": [1, None]})
+    assert Report.from_dict(values).to_dict() == values
+    written = list(Report.from_dict(dict(reversed(values.items()))).to_dict())
+    assert written == [key for key in Report.model_fields if key in values] + ["of_a_later_version"]
+    (tmp_path / "report.json").write_text(json.dumps({key: values[key] for key in values if key != "test"}))
+    assert read_report(tmp_path) is None
 
 
 def test_the_matrix_is_shaded_by_the_share_of_the_true_class(tmp_path):
@@ -102,7 +129,7 @@ def test_edges_are_measured_on_the_scale_of_the_search(config, found):
         "head_units": (64, 1024, True),
     }
     findings = edge_findings(config, {key: searched[key] for key in config})
-    assert [(one["parameter"], one["bound"], one["widen"]) for one in findings] == found
+    assert [(one.parameter, one.bound, one.widen) for one in findings] == found
 
 
 def test_a_test_set_that_was_opened_again_is_said_to_be():

@@ -20,6 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from wastetune.models.bundle import BundleDescription
 from wastetune.models.loading import Model, open_model
 from wastetune.serving.api import Limits, build_app
 from wastetune.serving.server import open_listener
@@ -376,7 +377,8 @@ class Talk:
         return self.sent[0]["status"]
 
 
-HALF = Model(("a", "b"), 8, {"classes": ["a", "b"], "input_size": 8}, lambda pixels: np.full((len(pixels), 2), 0.5))
+ABOUT = BundleDescription(classes=("a", "b"), input_size=8)
+HALF = Model(("a", "b"), 8, ABOUT, lambda pixels: np.full((len(pixels), 2), 0.5))
 
 
 def test_a_request_that_takes_too_long_to_arrive_is_refused():
@@ -437,7 +439,7 @@ def test_past_its_places_it_says_503_and_is_well_afterwards():
         assert free.wait(60)
         return np.full((len(pixels), 2), 0.5, np.float32)
 
-    app = build_app(Model(("a", "b"), 8, {"classes": ["a", "b"], "input_size": 8}, wait), Limits(places=3))
+    app = build_app(Model(("a", "b"), 8, ABOUT, wait), Limits(places=3))
 
     async def talk():
         transport = httpx.ASGITransport(app)
@@ -475,7 +477,7 @@ def test_a_model_that_fails_costs_that_request_alone(failure):
             return np.zeros((0, 2), np.float32)
         return np.full((len(pixels), 2), 0.5, np.float32)
 
-    app = build_app(Model(("a", "b"), 8, {"classes": ["a", "b"], "input_size": 8}, run))
+    app = build_app(Model(("a", "b"), 8, ABOUT, run))
 
     async def talk():
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

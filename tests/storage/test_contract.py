@@ -79,10 +79,10 @@ def test_a_trial_enters_whole_and_is_finished_once(url, study):
     assert running.user_attrs["config"] == CONFIG.model_dump()
     assert running.user_attrs["owner"]["pid"] == os.getpid()
     report_score(trial, 1, 0.25)
-    set_trial_attrs(trial, {"cut": "top"})
+    set_trial_attrs(trial, TrialAttrs(cut="top"))
     assert complete_trial(trial, 0.75).value == 0.75
     report_score(trial, 2, 0.5)
-    set_trial_attrs(trial, {"cut": "another"})
+    set_trial_attrs(trial, TrialAttrs(cut="another"))
     assert fail_trial(trial, "too late").state is TrialState.COMPLETE
     (told,) = open_study(url).trials
     assert (told.value, told.intermediate_values, told.user_attrs["cut"]) == (0.75, {1: 0.25}, "top")
@@ -328,7 +328,7 @@ sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 
 @pytest.fixture
 def run_together(start_python, url):
-    """Runs `work(wait)` in so many processes at once, once all of them have called `wait()`: what each said, in lines."""
+    """Runs `work(wait)` in so many processes, all from `wait()` on at once; gives the lines that each wrote."""
 
     def run(work, count):
         process = start_python(PROLOGUE + work + TOGETHER, url, count)

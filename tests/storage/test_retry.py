@@ -101,7 +101,7 @@ def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres
                     read_trials(study)
                     trial = begin_trial(study, {}, {}, TrialAttrs())
                 report_score(trial, 1, 0.25)
-                set_trial_attrs(trial, {"cut": "top"})
+                set_trial_attrs(trial, TrialAttrs(cut="top"))
                 complete_trial(trial, 0.5)
             except Exception as error:
                 broken.append(error)

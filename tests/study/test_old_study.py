@@ -93,7 +93,7 @@ def test_a_finished_study_is_not_run_again_and_one_more_trial_resumes_it(old):
         run(old)
         assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
 
-    report = run(old, trials=4)
+    report = run(old, trials=4).to_dict()
     assert report["trials"] == {"complete": 4, "pruned": 0, "failed": 0}
     assert report["begun_with"].keys() == told["begun_with"].keys()
     assert report["begun_with"]["data and split"] == told["begun_with"]["data and split"]

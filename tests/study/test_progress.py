@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from wastetune.storage.database import open_storage
-from wastetune.storage.study import open_study, set_study_attr
+from wastetune.storage.study import DataSource, StudyInfo, open_study, set_study_attr, write_study_info
 from wastetune.study.progress import describe_status, render_status
 
 
@@ -16,7 +16,8 @@ def study(url):
     """Ten trials a minute until now: 5 complete, 1 pruned, 2 failed, 1 that never ran, 2 running."""
     study = open_study(open_storage(url), "mine", {})
     set_study_attr(study, "trials", 20)
-    set_study_attr(study, "about", {"question": "Which is it?"})
+    data = DataSource("litter", "/data/litter", "d1", ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
+    write_study_info(study, StudyInfo(question="Which is it?", metric="macro_f1", data=data, tags={}))
     now = datetime.now()
     for number in range(6):
         trial = create_trial(state=TrialState.PRUNED if number == 3 else TrialState.COMPLETE, value=number / 10)

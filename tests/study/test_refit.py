@@ -5,6 +5,7 @@ import pytest
 
 import wastetune.study.refit
 from wastetune.console import open_console
+from wastetune.storage.records import TrialAttrs
 from wastetune.study.objective import run_trial
 from wastetune.study.refit import refit
 from wastetune.training.config import TrialConfig
@@ -15,7 +16,7 @@ BAR = open_console().bar
 
 def attrs(**changes):
     given = {"head_layers": 1, "head_units": 8, "dropout": 0.1, "learning_rate": 0.01, "batch_size": 8, "epochs": 3}
-    return {"config": TrialConfig(**{**given, **changes}).model_dump(), "best_epoch": 2}
+    return TrialAttrs(config=TrialConfig(**{**given, **changes}).model_dump(), best_epoch=2)
 
 
 @pytest.mark.parametrize("frozen_depth", [1.0, 11 / 12])
@@ -66,7 +67,7 @@ def test_the_same_trial_retrained_twice_is_the_same_model(prepared):
 
 def test_a_trial_leaves_the_backbone_as_it_was(prepared):
     before = prepared.context.backbone.body.get_weights()
-    config = TrialConfig.model_validate(attrs(frozen_depth=11 / 12)["config"])
+    config = TrialConfig.model_validate(attrs(frozen_depth=11 / 12).config)
     run_trial(config, 0, prepared.context, BAR, lambda epoch: None)
     after = prepared.context.backbone.body.get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))

@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
     from wastetune.data.image import read_picture, resize_picture
     from wastetune.data.index import index_folder
     from wastetune.data.splits import split_index, write_split_table
-    from wastetune.models.bundle import save_description, save_model
+    from wastetune.models.bundle import BundleDescription, save_description, save_model
     from wastetune.report.html import write_page
     from wastetune.report.predictions import Predictions, write_predictions
     from wastetune.search.history import History
@@ -83,6 +83,7 @@ def finished(tmp_path_factory):
     write_predictions(Predictions(index.classes, paths, labels, said, said.argmax(axis=1)), results)
     scores = scores_dict(score_predictions(labels, said, index.classes))
     about = {"study": "colours", "backbone": "mean_colour", "dataset": "drawn", "input_size": 64}
-    save_description(results / "bundle", about | {"classes": list(index.classes), "test": scores})
+    about |= {"classes": index.classes, "test": scores}
+    save_description(results / "bundle", BundleDescription.from_dict(about))
     write_page(a_report(), History((), {}, {}), None, pictures, results)
     return folder

@@ -10,6 +10,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard import get_note, save_note, wsgi
 from werkzeug.test import Client
 
+from support.reports import a_report, scores
 from wastetune.console import open_console
 from wastetune.storage.budget import LOST
 from wastetune.storage.database import open_storage
@@ -36,16 +37,24 @@ ATTRS = {
 ABOUT = {
     "question": "Which is which?",
     "metric": "macro_f1",
-    "data": {"name": "litter", "folder": "/data", "classes": CLASSES, "counts": {"train": 28, "val": 7, "test": 1000}},
+    "data": {
+        "name": "litter",
+        "folder": "/data",
+        "digest": "d1",
+        "classes": CLASSES,
+        "counts": {"train": 28, "val": 7, "test": 1000},
+    },
     "tags": {"backbone": "tiny_net"},
 }
-SCORES = {"accuracy": 0.75, "f1_macro": 0.5}
-REPORT = {
-    "best": {"number": 0, "score": 0.6},
-    "default_number": 1,
-    "test": SCORES,
-    "default_test": SCORES | {"f1_macro": 0.25},
-}
+SCORES = scores(0.75) | {"accuracy": 0.75, "f1_macro": 0.5}
+
+
+def report_of(default_number=1):
+    best = {"number": 0, "score": 0.6, "config": {}}
+    return a_report(best=best, default_number=default_number, test=SCORES, default_test=SCORES | {"f1_macro": 0.25})
+
+
+REPORT = report_of()
 
 
 def open_study(url):
@@ -62,8 +71,8 @@ def study(tmp_path):
 def run_one(study, notes, *, pruned=False):
     """A trial as a worker runs it, without the training; gives it as it is afterwards."""
     trial = begin_trial(study, {}, {}, TrialAttrs(config=CONFIG))
-    set_trial_attrs(trial, ATTRS)
-    notes.write(trial, CONFIG, ATTRS, pruned=pruned)
+    set_trial_attrs(trial, TrialAttrs(**ATTRS))
+    notes.write(trial, CONFIG, TrialAttrs(**ATTRS), pruned=pruned)
     return prune_trial(trial) if pruned else complete_trial(trial, 0.6)
 
 
@@ -157,7 +166,7 @@ def test_a_trial_that_was_taken_away_meanwhile_is_no_news(study, caplog):
     trial = begin_trial(study, {}, {}, TrialAttrs(config=CONFIG))
     fail_trial(trial, LOST)
     with caplog.at_level(logging.WARNING, "wastetune"):
-        Notes(study, "macro_f1", CLASSES).write(trial, CONFIG, ATTRS, pruned=False)
+        Notes(study, "macro_f1", CLASSES).write(trial, CONFIG, TrialAttrs(**ATTRS), pruned=False)
     assert not caplog.records
 
 
@@ -200,7 +209,7 @@ def test_the_study_has_its_question_then_its_answer_and_a_link_to_the_report(stu
         "macro F1 **0.500** and accuracy **0.750** on the sealed test set; the default configuration has 0.250" in note
     )
     assert f"[Trial 0](/dashboard/studies/{study._study_id}/trials?numbers=0)" in note
-    note_study(study, REPORT | {"default_number": 0}, folder)
+    note_study(study, report_of(default_number=0), folder)
     assert "sealed test set; it is the default configuration." in get_note(study)
     assert [meta.filename for meta in get_all_artifact_meta(study)] == ["report.html"]
     kept = pictures_in(study, note, Pictures(artifact_folder(study._storage)))

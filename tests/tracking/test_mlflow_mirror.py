@@ -12,19 +12,20 @@ import pytest
 import rich.console
 from optuna.trial import TrialState, create_trial
 
+from support.reports import a_report
 from wastetune.console import Console
 from wastetune.errors import UserError
 from wastetune.settings import Locations
 from wastetune.storage.database import open_storage
+from wastetune.storage.study import DataSource
 from wastetune.study.run import run_study
 from wastetune.study.spec import load_study
 from wastetune.tracking import mlflow_mirror
 from wastetune.tracking.mlflow_mirror import FinalReport, mirrored
-from wastetune.tracking.mlflow_store import DataSource, open_mirror
+from wastetune.tracking.mlflow_store import open_mirror
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
-SCORES = {"accuracy": 0.75, "f1_macro": 0.5}
-REPORT = {"study": "mine", "best": {"score": 0.6, "config": {}}, "test": SCORES, "default_test": SCORES}
+REPORT = a_report(study="mine")
 ATTRS = {"config": {"dropout": 0.1}, "history": [{"number": 1, "loss": 0.9, "score": 0.4, "accuracy": 0.5}]}
 
 
@@ -45,7 +46,7 @@ class Screen(Console):
 
     @property
     def text(self):
-        return self.console.file.getvalue()
+        return self.rich.file.getvalue()
 
 
 @pytest.fixture
@@ -67,8 +68,8 @@ def trials():
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(mlflow_mirror, "_BETWEEN", 0.02)
-    monkeypatch.setattr(mlflow_mirror, "_SILENCE", 60.0)  # not so quick that a busy machine would be told of
+    monkeypatch.setattr(mlflow_mirror, "_INTERVAL", 0.02)
+    monkeypatch.setattr(mlflow_mirror, "_NOTICE_AFTER", 60.0)  # not so quick that a busy machine would be told of
 
 
 def runs_of(mirror):
@@ -162,7 +163,7 @@ def test_a_copy_that_broke_half_way_is_made_again(open_store, trials, screen, qu
 
 
 def test_what_takes_long_at_the_end_is_said(open_store, trials, monkeypatch):
-    monkeypatch.setattr(mlflow_mirror, "_SILENCE", 0.0)
+    monkeypatch.setattr(mlflow_mirror, "_NOTICE_AFTER", 0.0)
     going_on = threading.Event()
     screen = Screen.listening({"copying to MLflow": going_on.set})
 

@@ -7,9 +7,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from support.reports import a_report, scores
 from wastetune.errors import UserError
+from wastetune.storage.study import DataSource
 from wastetune.tracking.mlflow_runs import Changes, mirror_final, mirror_trials, sync_trials
-from wastetune.tracking.mlflow_store import DataSource, check_uri, open_mirror, render_reason
+from wastetune.tracking.mlflow_store import open_mirror
+from wastetune.tracking.mlflow_uri import check_uri, render_reason
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
 CONFIG = {"dropout": 0.25, "head_layers": 0, "head_units": None}
@@ -17,13 +20,15 @@ HISTORY = [
     {"number": 1, "loss": 0.9, "score": 0.4, "accuracy": 0.5, "seconds": 0.1},
     {"number": 2, "loss": 0.7, "score": 0.6, "accuracy": 0.6, "seconds": 0.1},
 ]
-SCORES = {"accuracy": 0.75, "f1_macro": 0.5, "per_class": {}, "confusion_matrix": [[3, 1], [1, 3]]}
-REPORT = {
-    "study": "mine",
-    "best": {"number": 0, "score": 0.6, "config": CONFIG},
-    "test": SCORES,
-    "default_test": SCORES | {"accuracy": 0.25},
-}
+SCORES = scores(0.75, ["box", "leaf"]) | {"accuracy": 0.75, "f1_macro": 0.5}
+
+
+def report_of(**changes):
+    best = {"number": 0, "score": 0.6, "config": CONFIG}
+    return a_report(study="mine", best=best, test=SCORES | changes, default_test=SCORES | {"accuracy": 0.25})
+
+
+REPORT = report_of()
 
 
 def open_again(uri, study_id="abc"):
@@ -158,12 +163,11 @@ def test_the_report_is_a_run_with_scores_and_files_and_is_copied_once(mirror, st
     assert final.info.status == "FINISHED"
     assert final.data.params["dropout"] == "0.25"
     assert final.data.tags["mlflow.parentRunId"] == mirror.parent
-    assert final.data.metrics == {
-        "test_accuracy": 0.75,
-        "test_f1_macro": 0.5,
-        "default_test_accuracy": 0.25,
-        "default_test_f1_macro": 0.5,
-    }
+    for prefix, accuracy in (("test", 0.75), ("default_test", 0.25)):
+        expected = {key: value for key, value in SCORES.items() if isinstance(value, float)} | {"accuracy": accuracy}
+        assert len(expected) == 8
+        found = {key: final.data.metrics[f"{prefix}_{key}"] for key in expected}
+        assert found == expected
     files = [entry.path for entry in mirror.client.list_artifacts(final.info.run_id)]
     assert sorted(files) == ["bundle", "report.md"]
     assert [entry.path for entry in mirror.client.list_artifacts(final.info.run_id, "bundle")] == ["bundle/model.keras"]
@@ -174,7 +178,7 @@ def test_the_report_is_a_run_with_scores_and_files_and_is_copied_once(mirror, st
     )
     mirror_final(mirror, REPORT, folder)
     assert runs_of(mirror)["mine final"].info.run_id == final.info.run_id
-    mirror_final(mirror, REPORT | {"test": SCORES | {"accuracy": 1.0}}, folder)
+    mirror_final(mirror, report_of(accuracy=1.0), folder)
     newer = runs_of(mirror)["mine final"]
     assert newer.info.run_id != final.info.run_id
     assert newer.data.metrics["test_accuracy"] == 1.0
@@ -269,7 +273,8 @@ TOGETHER = """
 import os, sys
 from multiprocessing import get_context
 from mlflow import MlflowClient
-from wastetune.tracking.mlflow_store import DataSource, open_mirror
+from wastetune.storage.study import DataSource
+from wastetune.tracking.mlflow_store import open_mirror
 uri, count = sys.argv[1], int(sys.argv[2])
 data = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
 wait, children = get_context("fork").Barrier(count).wait, []

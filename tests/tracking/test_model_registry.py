@@ -3,26 +3,32 @@
 import numpy as np
 import pytest
 
+from support.reports import a_report, scores
+from wastetune.storage.study import DataSource
 from wastetune.tracking.mlflow_runs import mirror_final
-from wastetune.tracking.mlflow_store import DataSource, open_mirror
+from wastetune.tracking.mlflow_store import open_mirror
 from wastetune.tracking.model_registry import model_name, register_model
 from wastetune.tracking.model_registry import test_digest as digest_of
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
-SCORES = {"accuracy": 0.75, "f1_macro": 0.5}
+SCORES = scores(0.75, ["box", "leaf"]) | {"accuracy": 0.75}
 VERSIONS = {"keras": "3.15.1", "tensorflow": "2.21.0"}
-REPORT = {
-    "study": "mine",
-    "question": "Which is which?",
-    "backbone": "tiny_net",
-    "dataset": "litter",
-    "classes": ["box", "leaf"],
-    "metric": "macro_f1",
-    "best": {"number": 0, "score": 0.6, "config": {"dropout": 0.25}},
-    "test": SCORES,
-    "default_test": SCORES,
-    "versions": VERSIONS,
-}
+
+
+def scored(f1, **changes):
+    values = {
+        "study": "mine",
+        "question": "Which is which?",
+        "backbone": "tiny_net",
+        "dataset": "litter",
+        "classes": ["box", "leaf"],
+        "test": SCORES | {"f1_macro": f1},
+        "versions": VERSIONS,
+    }
+    return a_report(**values | changes)
+
+
+REPORT = scored(0.5)
 NAME = "wastetune-litter"
 
 
@@ -50,10 +56,6 @@ def results(tmp_path):
         return folder
 
     return write
-
-
-def scored(f1, **changes):
-    return REPORT | {"test": SCORES | {"f1_macro": f1}} | changes
 
 
 def versions_of(mirror):
@@ -88,7 +90,7 @@ def test_a_model_is_registered_once_also_when_the_report_around_it_changes(mirro
     mirror_final(mirror, REPORT, folder)
     register_model(mirror, REPORT, folder)
     assert register_model(mirror, REPORT, folder) is None
-    more = REPORT | {"question": "Which is which, then?"}
+    more = scored(0.5, question="Which is which, then?")
     mirror_final(mirror, more, folder)
     assert register_model(mirror, more, folder) is None
     assert versions_of(mirror) == [(1, 0.5)]

@@ -17,7 +17,7 @@ from wastetune.training.fit import (
     predict_probabilities,
     steps_per_epoch,
 )
-from wastetune.training.learner import as_keras, built_learner, count_parameters
+from wastetune.training.learner import as_keras, count_parameters, open_learner
 
 CLASSES = 3
 
@@ -49,7 +49,7 @@ def sets(backbone):
 
 def fitted(backbone, sets, config, seed=0, cut=TOP, **options):
     horizon = config.epochs * steps_per_epoch(len(sets[0].labels), config)
-    with built_learner(backbone, cut, config, CLASSES, horizon=horizon, seed=seed) as learner:
+    with open_learner(backbone, cut, config, CLASSES, horizon=horizon, seed=seed) as learner:
         return fit(learner, *sets, config=config, metric="accuracy", seed=seed, **options)
 
 
@@ -75,7 +75,7 @@ def test_it_stops_early(backbone, sets):
 
 
 def test_a_loss_that_is_not_finite_is_a_failure_not_a_score(backbone, sets):
-    broken = TrainingSet((Activations((np.full_like(sets[0].views[0].parts[0], np.nan),)),), sets[0].labels)
+    broken = TrainingSet((Activations((np.full_like(sets[0].views[0].chunks[0], np.nan),)),), sets[0].labels)
     with pytest.raises(TrainingFailed, match="loss became nan"):
         fitted(backbone, (broken, sets[1]), config())
 
@@ -83,7 +83,7 @@ def test_a_loss_that_is_not_finite_is_a_failure_not_a_score(backbone, sets):
 def test_balanced_weights_help_the_rare_class(backbone, sets):
     train, val = sets
     rows = np.concatenate([np.flatnonzero(train.labels != 0), np.flatnonzero(train.labels == 0)[:4]])
-    rare = TrainingSet((Activations((train.views[0].parts[0][rows],)),), train.labels[rows])
+    rare = TrainingSet((Activations((train.views[0].chunks[0][rows],)),), train.labels[rows])
     recall = {}
     for weighting in ("none", "balanced"):
         result = fitted(backbone, (rare, val), config(class_weighting=weighting, epochs=3, learning_rate=0.003))
@@ -94,7 +94,7 @@ def test_balanced_weights_help_the_rare_class(backbone, sets):
 def test_every_view_is_trained_on(backbone, sets):
     """Two views of which one is noise: a fit that saw only the first would not be disturbed by it."""
     train, val = sets
-    noise = Activations((np.random.default_rng(3).normal(0, 50, train.views[0].parts[0].shape).astype(np.float32),))
+    noise = Activations((np.random.default_rng(3).normal(0, 50, train.views[0].chunks[0].shape).astype(np.float32),))
     result = fitted(backbone, (TrainingSet((train.views[0], noise), train.labels), val), config())
     assert result.history[-1].loss > 2 * fitted(backbone, sets, config()).history[-1].loss
 
@@ -106,7 +106,7 @@ def test_a_tail_learns_keeps_its_statistics_and_is_put_back(backbone):
     labels = draw.integers(0, CLASSES, 32)
     train = TrainingSet((Activations((inputs,)),), labels)
     before = backbone.body.get_weights()
-    with built_learner(backbone, cut, config(), CLASSES, horizon=6, seed=0) as model:
+    with open_learner(backbone, cut, config(), CLASSES, horizon=6, seed=0) as model:
         moving = [w for w in model.weights if "moving" in w.path and "head" not in w.path]
         kernels = [w for w in model.trainable_weights if "conv" in w.path]
         statistics, start = [w.numpy() for w in moving], [w.numpy() for w in kernels]
@@ -124,7 +124,7 @@ def test_training_and_prediction_see_the_same_network(backbone):
     draw = np.random.default_rng(1)
     labels = np.repeat(np.arange(CLASSES), 16)
     inputs = (draw.normal(0, 1, (48, 1, 1, 96)) + 2 * np.eye(96)[labels][:, None, None]).astype(np.float32)
-    with built_learner(backbone, cut, config(learning_rate=0.003), CLASSES, horizon=90, seed=0) as model:
+    with open_learner(backbone, cut, config(learning_rate=0.003), CLASSES, horizon=90, seed=0) as model:
         stored = Activations((inputs,))
         fit_final(model, TrainingSet((stored,), labels), config=config(learning_rate=0.003), steps=90, seed=0)
         assert (predict_probabilities(model, stored).argmax(axis=1) == labels).mean() > 0.9
@@ -137,7 +137,7 @@ def test_what_was_trained_becomes_a_keras_model_that_says_the_same(backbone, dep
     shape = activation_shape(backbone, cut)
     inputs = np.random.default_rng(2).normal(0, 1, (48, *shape)).astype(np.float32)
     stored, labels = Activations((inputs,)), np.arange(48) % CLASSES
-    with built_learner(backbone, cut, chosen, CLASSES, horizon=6, seed=0) as learner:
+    with open_learner(backbone, cut, chosen, CLASSES, horizon=6, seed=0) as learner:
         fit_final(learner, TrainingSet((stored,), labels), config=chosen, steps=6, seed=0)
         with as_keras(learner, backbone, cut, chosen, CLASSES) as model:
             assert count_parameters(learner) == count_parameters(model)

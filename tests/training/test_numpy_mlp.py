@@ -8,7 +8,7 @@ from wastetune.training.config import TrialConfig
 from wastetune.training.head import build_head
 from wastetune.training.learner import compile_model
 from wastetune.training.lr_schedule import rate_at
-from wastetune.training.numpy_mlp import Perceptron
+from wastetune.training.numpy_mlp import NumpyMLP
 
 FEATURES, CLASSES, BATCH, STEPS = 24, 5, 16, 30
 
@@ -31,7 +31,7 @@ def both(config):
     inputs = keras.Input((FEATURES,))
     model = keras.Model(inputs, build_head(inputs, config, CLASSES))
     compile_model(model, config, horizon=STEPS, xla=False)
-    perceptron = Perceptron(FEATURES, config, CLASSES, horizon=STEPS, seed=0)
+    perceptron = NumpyMLP(FEATURES, config, CLASSES, horizon=STEPS, seed=0)
     perceptron.set_weights(model.get_weights())
     return model, perceptron
 
@@ -69,7 +69,7 @@ def test_training_takes_the_steps_that_keras_takes(changes):
 def test_it_begins_where_keras_begins():
     wide = config(head_layers=2, head_units=400)
     model, _ = both(wide)
-    fresh = Perceptron(FEATURES, wide, CLASSES, horizon=STEPS, seed=1)
+    fresh = NumpyMLP(FEATURES, wide, CLASSES, horizon=STEPS, seed=1)
     assert fresh.parameters == sum(w.numpy().size for w in model.trainable_weights)
     for mine, theirs in zip(fresh.weights(), model.get_weights(), strict=True):
         assert (mine.shape, mine.mean()) == (theirs.shape, pytest.approx(theirs.mean(), abs=0.02))
@@ -78,7 +78,7 @@ def test_it_begins_where_keras_begins():
 
 
 def test_dropout_keeps_the_mean_and_is_off_in_prediction():
-    draws = [Perceptron(FEATURES, config(dropout=0.5), CLASSES, horizon=STEPS, seed=seed) for seed in (0, 0, 1)]
+    draws = [NumpyMLP(FEATURES, config(dropout=0.5), CLASSES, horizon=STEPS, seed=seed) for seed in (0, 0, 1)]
     ones = np.ones((2000, FEATURES), np.float32)
     dropped, mask = draws[0]._drop(ones)
     assert set(np.unique(dropped)) == {0.0, 2.0}
@@ -94,7 +94,7 @@ def test_dropout_keeps_the_mean_and_is_off_in_prediction():
 
 def test_one_seed_gives_one_head():
     def trained(seed):
-        perceptron = Perceptron(FEATURES, config(dropout=0.3), CLASSES, horizon=STEPS, seed=seed)
+        perceptron = NumpyMLP(FEATURES, config(dropout=0.3), CLASSES, horizon=STEPS, seed=seed)
         return [perceptron.train_on_batch(*batch) for batch in batches()]
 
     assert trained(7) == trained(7) != trained(8)

@@ -1,1 +1,1 @@
-"""A pretrained trunk and the activations it stores."""
+"""Pretrained backbones, and the stored activations of their frozen trunks."""

@@ -1,23 +1,22 @@
-"""The activation store: what the frozen trunk makes of each view of each picture, computed once and kept on disk.
+"""The activation store: the frozen trunk's output for each view of each picture, computed once and kept on disk.
 
-A *part* is the activations of up to 256 pictures at one cut in one view, a `.npy` file named by the hash of
-everything that went into it: the pictures' pixels, the size, the weights and the view's recipe. So a part is
-shared by every trial, worker and study to which it is the same, and never has to be invalidated.
+A *chunk* is the activations of up to 256 pictures at one cut in one view: a `.npy` file named by the hash of all that
+they depend on, which is the pictures' pixels, their size, the weights and the view's recipe. So all trials, workers
+and studies that need the same activations share them, and they never have to be invalidated.
 
-A part is written to a temporary file and renamed: it is complete or absent, also after a kill. One process
-computes a part, under a file lock that dies with it, while others compute other parts. Where a lock is held for too
-long, or does not hold on a network's file system, a part is computed twice and is the same.
+A chunk is complete or absent, also after a kill. A process that computes one holds a file lock, released when the
+process ends, while others compute other chunks. If the lock is held for too long, or the network's file system does
+not support locks, a chunk is computed twice, with the same result.
 """
 
 import contextlib
 import hashlib
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +30,21 @@ from wastetune.backbones.cuts import TOP, Cut
 from wastetune.backbones.runtime import TrunkRunner, open_trunk
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
+from wastetune.files import PART_PREFIX, write_whole
 
-# Part of every key: change it whenever the same pixels and weights give other activations. What ran the trunk
-# is no part of it: runtimes agree within 1e-5 of the largest activation (test_runtime.py), float16 keeps 5e-4.
+# In every key: change it whenever the same pixels and weights give other activations. The runtime of the trunk
+# is not in it: runtimes agree within 1e-5 of the largest activation (test_runtime.py), float16 keeps 5e-4.
 RECIPE = "1"
-PART = 256
-_PATIENCE = 120.0  # seconds that a part in another process's hands is waited for
-_ABANDONED = 24 * 3600.0  # seconds; no part takes so long
+CHUNK = 256
+_LOCK_TIMEOUT = 120.0  # seconds to wait for a chunk that another process is computing
+_MAX_WRITE_SECONDS = 24 * 3600.0  # older temporary files belong to processes that were killed
 
 Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where activations lie and how many bytes they may take."""
+    """A folder of activations and the most bytes that it may hold."""
 
     folder: Path
     limit: int
@@ -52,38 +52,38 @@ class Store:
 
 @dataclass(frozen=True)
 class Activations:
-    """The activations of a picture set at one cut in one view, memory-mapped. Rows are in the set's order."""
+    """The activations of a picture set at one cut in one view, memory-mapped, in the order of the set."""
 
-    parts: tuple[npt.NDArray[Any], ...]
+    chunks: tuple[npt.NDArray[Any], ...]
 
     @cached_property
     def ends(self) -> npt.NDArray[np.int64]:
-        """Where each part ends, in rows."""
-        return np.cumsum([len(part) for part in self.parts])
+        """The row after the last of each chunk."""
+        return np.cumsum([len(chunk) for chunk in self.chunks])
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one picture's activations."""
-        return tuple(self.parts[0].shape[1:])
+        return tuple(self.chunks[0].shape[1:])
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def __add__(self, other: "Activations") -> "Activations":
-        return Activations(self.parts + other.parts)
+        return Activations(self.chunks + other.chunks)
 
     def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The activations of these rows, (len(rows), ...) float32."""
         out = np.empty((len(rows), *self.shape), np.float32)
-        part_of = np.searchsorted(self.ends, rows, side="right")
-        for part in np.unique(part_of):
-            chosen = part_of == part
-            out[chosen] = self.parts[part][rows[chosen] - (self.ends[part] - len(self.parts[part]))]
+        chunk_of = np.searchsorted(self.ends, rows, side="right")
+        for number in np.unique(chunk_of):
+            chosen, chunk = chunk_of == number, self.chunks[number]
+            out[chosen] = chunk[rows[chosen] - (self.ends[number] - len(chunk))]
         return out
 
 
 def open_store(cache: Path, limit: int | None = None) -> Store:
-    """The store in a cache folder; it keeps to `limit` bytes, by default to half of what the disk still has."""
+    """The store in a cache folder, of at most `limit` bytes; by default of half the free space of the disk."""
     folder = cache / "activations"
     folder.mkdir(parents=True, exist_ok=True)
     if limit is None:
@@ -92,18 +92,18 @@ def open_store(cache: Path, limit: int | None = None) -> Store:
 
 
 def activation_bytes(backbone: Backbone, cut: Cut, pictures: int) -> int:
-    """What the activations of so many pictures at a cut take on disk, for one view."""
+    """The bytes on disk of the activations of so many pictures at a cut in one view."""
     return int(np.prod(activation_shape(backbone, cut))) * _storage_type(cut).itemsize * pictures
 
 
 def missing_pictures(
     store: Store, backbone: Backbone, pictures: PictureSet, cuts: Sequence[Cut], view: int, magnitude: float
 ) -> int:
-    """How many of the pictures `fill_activations` would have to push through the trunk."""
+    """How many of the pictures `fill_activations` would run through the trunk."""
     return sum(
-        len(part.rows)
-        for part in _parts(store, backbone, pictures, view, magnitude)
-        if not all(part.at(cut).exists() for cut in cuts)
+        len(chunk.rows)
+        for chunk in _chunks(store, backbone, pictures, view, magnitude)
+        if not all(chunk.at(cut).exists() for cut in cuts)
     )
 
 
@@ -116,52 +116,52 @@ def fill_activations(
     magnitude: float,
     progress: Progress = lambda pictures: None,
 ) -> None:
-    """Every missing part at these cuts in this view, all cuts of a part in one pass through the trunk.
+    """Computes and stores the missing chunks at these cuts in this view, all cuts of a chunk in one pass.
 
-    Parts that another process is computing are left to it at first and waited for at the end.
-    `progress` is told the pictures done. UserError where they would not fit into the store.
+    Chunks that another process is computing are left to it and awaited at the end.
+    `progress` is called with the number of pictures in each chunk. Raises UserError if they do not fit into the store.
     """
     from filelock import FileLock, Timeout
 
-    def is_missing(part: _Part) -> bool:
-        return not all(part.at(cut).exists() for cut in cuts)
+    def is_missing(chunk: _Chunk) -> bool:
+        return not all(chunk.at(cut).exists() for cut in cuts)
 
-    parts = list(_parts(store, backbone, pictures, view, magnitude))
-    missing = [part for part in parts if is_missing(part)]
+    chunks = list(_chunks(store, backbone, pictures, view, magnitude))
+    missing = [chunk for chunk in chunks if is_missing(chunk)]
     if not missing:
         return
-    count = sum(len(part.rows) for part in missing)
+    count = sum(len(chunk.rows) for chunk in missing)
     needed = sum(activation_bytes(backbone, cut, count) for cut in cuts)
-    _make_room(store, needed, spare={part.at(cut) for part in parts for cut in cuts})
+    _make_room(store, needed, keep={chunk.at(cut) for chunk in chunks for cut in cuts})
     trunk = open_trunk(backbone, tuple(cuts))
-    for patience in (0.0, _PATIENCE):  # first what nobody else has in hand, then wait for the rest
-        for part in filter(is_missing, missing):
+    for timeout in (0.0, _LOCK_TIMEOUT):  # first the chunks that no other process is computing, then the rest
+        for chunk in filter(is_missing, missing):
             with contextlib.ExitStack() as stack:
                 try:
-                    stack.enter_context(FileLock(part.lock, timeout=patience))
+                    stack.enter_context(FileLock(chunk.lock, timeout=timeout))
                 except Timeout:
-                    if not patience:
+                    if not timeout:
                         continue
-                if is_missing(part):  # also where it was waited for in vain: whoever has it in hand may be paused
-                    _compute_part(trunk, pictures, part, view, magnitude, cuts)
-            part.lock.unlink(missing_ok=True)
-            progress(len(part.rows))
+                if is_missing(chunk):  # also after a timeout: the process that holds the lock may be suspended
+                    _compute_chunk(trunk, pictures, chunk, view, magnitude, cuts)
+            chunk.lock.unlink(missing_ok=True)
+            progress(len(chunk.rows))
 
 
 def open_activations(
     store: Store, backbone: Backbone, pictures: PictureSet, cut: Cut, view: int, magnitude: float
 ) -> Activations:
-    """Stored activations, memory-mapped for reading. FileNotFoundError where a part has not been computed."""
+    """Stored activations, memory-mapped for reading. Raises FileNotFoundError for a chunk that is not stored."""
     arrays = []
-    for part in _parts(store, backbone, pictures, view, magnitude):
-        arrays.append(np.load(part.at(cut), mmap_mode="r"))
-        os.utime(part.at(cut))  # the store forgets by time of last use
+    for chunk in _chunks(store, backbone, pictures, view, magnitude):
+        arrays.append(np.load(chunk.at(cut), mmap_mode="r"))
+        os.utime(chunk.at(cut))  # the least recently used chunks are deleted first
     return Activations(tuple(arrays))
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Some pictures in one view, and where their activations lie."""
+class _Chunk:
+    """Some pictures in one view, and the files of their activations."""
 
     rows: range
     folder: Path
@@ -175,71 +175,68 @@ class _Part:
         return self.folder / f"{self.key}.lock"
 
 
-def _parts(store: Store, backbone: Backbone, pictures: PictureSet, view: int, magnitude: float) -> Iterator[_Part]:
+def _chunks(store: Store, backbone: Backbone, pictures: PictureSet, view: int, magnitude: float) -> Iterator[_Chunk]:
     folder = store.folder / f"{backbone.name}-{backbone.digest[:8]}"
     recipe = "plain" if magnitude == 0.0 else f"{augmentation.RECIPE} {view} {magnitude:.9f}"
-    for start in range(0, len(pictures), PART):
-        rows = range(start, min(start + PART, len(pictures)))
+    for start in range(0, len(pictures), CHUNK):
+        rows = range(start, min(start + CHUNK, len(pictures)))
         keys = "".join(pictures.keys[rows.start : rows.stop])
         content = f"{RECIPE} {backbone.digest} {backbone.size} {recipe}{keys}"
-        yield _Part(rows, folder, hashlib.sha256(content.encode()).hexdigest()[:40])
+        yield _Chunk(rows, folder, hashlib.sha256(content.encode()).hexdigest()[:40])
 
 
-def _compute_part(
-    trunk: TrunkRunner, pictures: PictureSet, part: _Part, view: int, magnitude: float, cuts: Sequence[Cut]
+def _compute_chunk(
+    trunk: TrunkRunner, pictures: PictureSet, chunk: _Chunk, view: int, magnitude: float, cuts: Sequence[Cut]
 ) -> None:
     outputs: list[list[npt.NDArray[Any]]] = [[] for _ in cuts]
-    for activations in trunk.run(_read(pictures, part.rows, view, magnitude, trunk.batch)):
+    for activations in trunk.run(_read(pictures, chunk.rows, view, magnitude, trunk.batch)):
         for cut, kept, made in zip(cuts, outputs, activations, strict=True):
             limit = np.finfo(_storage_type(cut))
             kept.append(made.clip(limit.min, limit.max).astype(limit.dtype))
     for cut, batches in zip(cuts, outputs, strict=True):
-        path = part.at(cut)
+        path = chunk.at(cut)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")  # process numbers are a machine's own
-        with temporary.open("wb") as file:
-            np.save(file, np.concatenate(batches))
-        temporary.replace(path)
+        write_whole(path, partial(np.save, arr=np.concatenate(batches)))
 
 
 def _read(pictures: PictureSet, rows: range, view: int, magnitude: float, size: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """The pixels of this view, a batch at a time: read and augmented when they are asked for."""
+    """The pixels of this view, a batch at a time, read and augmented lazily."""
     for start in range(rows.start, rows.stop, size):
         batch = range(start, min(start + size, rows.stop))
         yield build_views(pictures.read(batch), [pictures.keys[row] for row in batch], view, magnitude)
 
 
 def _storage_type(cut: Cut) -> np.dtype[Any]:
-    # Feature maps are large and keep their sense in half precision; pooled vectors are small.
+    # Feature maps are large, and half precision is enough for them; pooled vectors are small.
     return np.dtype(np.float32 if cut == TOP else np.float16)
 
 
-def _make_room(store: Store, needed: int, spare: set[Path]) -> None:
-    """Deletes the parts that were used longest ago until so many more bytes fit, and what kills left unfinished."""
-    for temporary in store.folder.glob("*/*/*.tmp"):
-        if temporary.stat().st_mtime < time.time() - _ABANDONED:
-            temporary.unlink(missing_ok=True)
+def _make_room(store: Store, needed: int, keep: set[Path]) -> None:
+    """Deletes what killed processes left half written, and the least recently used chunks until `needed` bytes fit."""
+    for changed, _, path in _stored(store.folder, f"{PART_PREFIX}*"):
+        if changed < time.time() - _MAX_WRITE_SECONDS:
+            path.unlink(missing_ok=True)
     if needed > store.limit:
         raise UserError(
             f"the activations need {needed / 1e9:.1f} GB and the store in {store.folder} may hold "
             f"{store.limit / 1e9:.1f} GB; free some disk space, raise "
             "WASTETUNE_CACHE_GB, or search a narrower range of frozen_depth"
         )
-    parts = sorted(_stored(store.folder))
-    excess = sum(size for _, size, _ in parts) + needed - store.limit
-    for _, size, path in parts:
+    chunks = sorted(_stored(store.folder))
+    excess = sum(size for _, size, _ in chunks) + needed - store.limit
+    for _, size, path in chunks:
         if excess <= 0:
             return
-        if path not in spare:
+        if path not in keep:
             path.unlink(missing_ok=True)
             excess -= size
 
 
-def _stored(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """When each part was last used, its bytes, its path."""
-    for path in folder.glob("*/*/*.npy"):
+def _stored(folder: Path, names: str = "[!.]*.npy") -> Iterator[tuple[float, int, Path]]:
+    """The time of last use, the bytes and the path of each chunk."""
+    for path in folder.glob(f"*/*/{names}"):
         try:
             status = path.stat()
-        except FileNotFoundError:  # another process made room
+        except FileNotFoundError:  # another process has deleted or renamed it
             continue
         yield status.st_mtime, status.st_size, path

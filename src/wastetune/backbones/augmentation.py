@@ -1,8 +1,8 @@
-"""Views of a picture: the plain one, and augmented ones of growing magnitude.
+"""Views of a picture: the original and augmented ones of increasing magnitude.
 
-Made with OpenCV before the trunk: one affine map (flip, shift, zoom, rotation), one colour matrix
-(brightness, contrast, saturation) and an erased rectangle. `docs/log.md` has the images/s of the
-alternatives; Keras's layers cost more than a small trunk.
+OpenCV computes them before the trunk: one affine map (flip, shift, zoom, rotation), one colour matrix
+(brightness, contrast, saturation) and an erased rectangle. Keras's layers take longer than a small trunk;
+`docs/log.md` has the images/s of the alternatives.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from wastetune.seeding import seed_for
 
-# Part of the key of every stored activation: change it whenever a view's pixels change.
+# In the key of every stored activation: change it whenever a view's pixels change.
 RECIPE = "1"
 
-# What magnitude 1 means; a view of magnitude m draws from m times these.
+# The ranges at magnitude 1; a view of magnitude m draws from m times these.
 _ROTATION_DEGREES = 25.0
 _ZOOM = 0.3
 _SHIFT = 0.15
@@ -31,24 +31,24 @@ PixelArray = npt.NDArray[np.uint8]
 
 
 def view_magnitude(view: int, views: int) -> float:
-    """The magnitude of view number `view` in a bank of `views`: 0 for the plain picture, rising evenly to 1."""
+    """The magnitude of view number `view` of `views`: 0 for the original picture, then in equal steps up to 1."""
     return 0.0 if view == 0 else view / (views - 1)
 
 
 def usable_views(strength: float, views: int) -> int:
-    """How many of a bank's views a trial with this augmentation strength trains on: up to the nearest magnitude."""
+    """How many of the views a trial with this augmentation strength trains on: all up to the nearest magnitude."""
     return 1 + int(strength * (views - 1) + 0.5)
 
 
 def snap_strength(strength: float, views: int) -> float:
-    """The strength as it acts: the magnitude of the strongest view that it trains on."""
+    """The strength rounded to the magnitude of the strongest view that a trial trains on."""
     return view_magnitude(usable_views(strength, views) - 1, views)
 
 
 def build_views(pixels: PixelArray, keys: Sequence[str], view: int, magnitude: float) -> PixelArray:
-    """One view of each picture, (n, size, size, 3) uint8 as given.
+    """One view of each picture, (n, size, size, 3) uint8 like `pixels`.
 
-    A picture's view depends on its key, the view's number and the magnitude alone, not on its neighbours.
+    It depends only on the picture, its key, the view's number and the magnitude, not on the rest of the batch.
     """
     if magnitude == 0.0:
         return pixels
@@ -58,45 +58,45 @@ def build_views(pixels: PixelArray, keys: Sequence[str], view: int, magnitude: f
 
 
 def _augment(picture: PixelArray, magnitude: float, seed: int) -> PixelArray:
-    draw = np.random.default_rng(seed)
-    moved = _move(picture, magnitude, draw)
-    coloured = _recolour(moved, magnitude, draw)
-    return _erase(coloured, magnitude, draw)
+    rng = np.random.default_rng(seed)
+    transformed = _transform(picture, magnitude, rng)
+    coloured = _recolour(transformed, magnitude, rng)
+    return _erase(coloured, magnitude, rng)
 
 
-def _move(picture: PixelArray, magnitude: float, draw: np.random.Generator) -> PixelArray:
+def _transform(picture: PixelArray, magnitude: float, rng: np.random.Generator) -> PixelArray:
     import cv2
 
     size = picture.shape[0]
     centre = ((size - 1) / 2, (size - 1) / 2)
-    angle = magnitude * draw.uniform(-_ROTATION_DEGREES, _ROTATION_DEGREES)
-    zoom = 1 + magnitude * draw.uniform(-_ZOOM, _ZOOM)
+    angle = magnitude * rng.uniform(-_ROTATION_DEGREES, _ROTATION_DEGREES)
+    zoom = 1 + magnitude * rng.uniform(-_ZOOM, _ZOOM)
     affine = cv2.getRotationMatrix2D(centre, angle, zoom)
-    if draw.random() < 0.5:  # mirror left and right: x -> size - 1 - x before the map
+    if rng.random() < 0.5:  # mirror left and right: x -> size - 1 - x before the map
         affine[:, 2] += affine[:, 0] * (size - 1)
         affine[:, 0] *= -1
-    affine[:, 2] += magnitude * draw.uniform(-_SHIFT, _SHIFT, 2) * size
-    moved: Any = cv2.warpAffine(
+    affine[:, 2] += magnitude * rng.uniform(-_SHIFT, _SHIFT, 2) * size
+    transformed: Any = cv2.warpAffine(
         picture, affine, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
-    return np.asarray(moved, np.uint8)
+    return np.asarray(transformed, np.uint8)
 
 
-def _recolour(picture: PixelArray, magnitude: float, draw: np.random.Generator) -> PixelArray:
+def _recolour(picture: PixelArray, magnitude: float, rng: np.random.Generator) -> PixelArray:
     import cv2
 
-    brightness = magnitude * draw.uniform(-_BRIGHTNESS, _BRIGHTNESS)
-    contrast = 1 + magnitude * draw.uniform(-_CONTRAST, _CONTRAST)
-    saturation = 1 + magnitude * draw.uniform(-_SATURATION, _SATURATION)
+    brightness = magnitude * rng.uniform(-_BRIGHTNESS, _BRIGHTNESS)
+    contrast = 1 + magnitude * rng.uniform(-_CONTRAST, _CONTRAST)
+    saturation = 1 + magnitude * rng.uniform(-_SATURATION, _SATURATION)
     colours = contrast * (saturation * np.eye(3) + (1 - saturation) * np.tile(_GREY, (3, 1)))
     offset = np.full((3, 1), brightness + (1 - contrast) * 127.5)
     recoloured: Any = cv2.transform(picture, np.hstack([colours, offset]))
     return np.asarray(recoloured, np.uint8)
 
 
-def _erase(picture: PixelArray, magnitude: float, draw: np.random.Generator) -> PixelArray:
+def _erase(picture: PixelArray, magnitude: float, rng: np.random.Generator) -> PixelArray:
     size = picture.shape[0]
-    height, width = (magnitude * draw.uniform(0, _ERASED_SIDE, 2) * size).astype(int)
-    top, left = draw.integers(0, size - height + 1), draw.integers(0, size - width + 1)
-    picture[top : top + height, left : left + width] = draw.integers(0, 256, 3)
+    height, width = (magnitude * rng.uniform(0, _ERASED_SIDE, 2) * size).astype(int)
+    top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
+    picture[top : top + height, left : left + width] = rng.integers(0, 256, 3)
     return picture

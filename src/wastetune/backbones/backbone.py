@@ -1,4 +1,4 @@
-"""A backbone with its weights and preprocessing, cut into trunk and tail."""
+"""A backbone with its weights and preprocessing, cut into a frozen trunk and a trainable tail."""
 
 import warnings
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from wastetune.seeding import seed_for
 class Backbone:
     """A backbone in memory, with its weights.
 
-    `body` maps preprocessed pictures to pooled vectors, `preprocess` maps pixels in 0..255 to what `body`
-    wants; both are Keras models for pictures of (size, size, 3). `digest` names the weights by content.
+    `preprocess` maps pixels in 0..255 to the input of `body`, and `body` maps that to pooled vectors; both are Keras
+    models for pictures of (size, size, 3). `digest` is the SHA-256 of the weights.
     """
 
     name: str
@@ -35,8 +35,8 @@ def load_backbone(
     """A backbone with its weights loaded, without a classification top.
 
     Random weights ("none") are the same on every call. All BatchNormalization layers are frozen: in a tail
-    they would otherwise learn the statistics of small batches (and Keras forgets `training=False` in `fit`).
-    UserError for an unknown name and for weights that cannot be found, fetched or fitted.
+    they would otherwise learn the statistics of small batches (and Keras ignores `training=False` in `fit`).
+    Raises UserError for an unknown name, and for weights that cannot be found, downloaded or loaded.
     """
     with suppressed_stderr():
         import keras
@@ -48,7 +48,7 @@ def load_backbone(
     keras.utils.set_random_seed(seed_for("weights", name))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a file that does not fit is said to below, once
+            warnings.simplefilter("ignore")  # weights that do not fit are reported once, below
             body = build(
                 include_top=False,
                 pooling="avg",
@@ -82,12 +82,12 @@ def load_backbone(
 
 
 def nearest_cut(backbone: Backbone, frozen_depth: float) -> Cut:
-    """The cut nearest to a frozen depth; of two equally near, the one that trains more."""
+    """The cut nearest to a frozen depth; of two equally near, the one that freezes less."""
     return min(backbone.cuts, key=lambda cut: (abs(cut.frozen_depth - frozen_depth), cut.frozen_depth))
 
 
 def reachable_cuts(backbone: Backbone, low: float, high: float) -> tuple[Cut, ...]:
-    """The cuts that frozen depths between low and high snap to, from the lowest to the top."""
+    """The cuts nearest to frozen depths between low and high, from the lowest to the top."""
     first, last = nearest_cut(backbone, low), nearest_cut(backbone, high)
     return tuple(cut for cut in backbone.cuts if first.frozen_depth <= cut.frozen_depth <= last.frozen_depth)
 
@@ -95,7 +95,7 @@ def reachable_cuts(backbone: Backbone, low: float, high: float) -> tuple[Cut, ..
 def build_trunk(backbone: Backbone, cuts: tuple[Cut, ...]) -> Any:
     """The model from pixels (n, size, size, 3) in 0..255 to the activations at each of the cuts.
 
-    Several cuts give a list, a single one the bare tensor.
+    Its output is a list for several cuts, a tensor for one.
     """
     import keras
 
@@ -108,7 +108,7 @@ def build_trunk(backbone: Backbone, cuts: tuple[Cut, ...]) -> Any:
 def split(backbone: Backbone, cut: Cut) -> tuple[Any, Any]:
     """Trunk (pixels -> activations at the cut) and tail (activations -> pooled vectors).
 
-    Both share the backbone's layers, so whoever trains the tail puts its weights back afterwards.
+    Both share the backbone's layers, so code that trains the tail must restore its weights afterwards.
     At the top the tail is the identity.
     """
     import keras
@@ -122,7 +122,7 @@ def split(backbone: Backbone, cut: Cut) -> tuple[Any, Any]:
 
 
 def gains_from_xla(backbone: Backbone, cut: Cut) -> bool:
-    """Whether XLA is worth compiling what lies above the cut for, on a CPU (figures in docs/log.md)."""
+    """Whether XLA makes training the layers above the cut faster on a CPU (figures in docs/log.md)."""
     return BACKBONES[backbone.name].xla and cut != TOP
 
 

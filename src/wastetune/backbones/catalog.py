@@ -1,4 +1,4 @@
-"""The known backbones: what builds them, what they want to see, where their blocks end."""
+"""The known backbones: their builders in Keras, their input and the ends of their blocks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ Preprocessing = Literal["inside", "signed", "caffe"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row of the table: how `keras.applications` builds it and where its blocks end.
+    """One row of the catalog: its builder in `keras.applications` and the ends of its blocks.
 
-    `block` finds the layers that end a block; its first group names the block, and the last layer of that
-    name counts. `top_block` says that layers with weights follow the last block (the 1x1 convolution of the
-    MobileNets), so that cutting behind the last block is not yet cutting at the top.
+    `block` matches the layers that end a block; its first group is the block's name, and the last layer with that
+    name is the end. `top_block` is true if layers with weights follow the last block (the 1x1 convolution of the
+    MobileNets), so that a cut after the last block is not the top.
     """
 
     builder: str
@@ -25,7 +25,7 @@ class Architecture:
     block: str
     top_block: bool = False
     block_ends_after: bool = False  # the block's end is the operation that follows the named layer
-    xla: bool = False  # whether XLA trains its tails faster on a CPU: plain convolutions, not depthwise ones
+    xla: bool = False  # whether XLA trains its tails faster on a CPU: true for full, not for depthwise convolutions
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -59,7 +59,7 @@ BACKBONES: Mapping[str, Architecture] = MappingProxyType(
 
 
 def find_architecture(name: str) -> Architecture:
-    """The table's row for a name. UserError for a name that is not in the table."""
+    """The backbone of that name. Raises UserError for an unknown name."""
     try:
         return BACKBONES[name]
     except KeyError:
@@ -67,5 +67,5 @@ def find_architecture(name: str) -> Architecture:
 
 
 def weights_file_name(name: str) -> str:
-    """What a weights file of this backbone is called in a folder of weights."""
+    """The name of this backbone's file in a folder of weights."""
     return f"{name}_notop.weights.h5"

@@ -1,4 +1,4 @@
-"""Where a backbone can be cut into a frozen trunk and a tail."""
+"""The places where a backbone can be cut into a frozen trunk and a tail."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from wastetune.backbones.catalog import Architecture
 
 @dataclass(frozen=True)
 class Cut:
-    """A place to cut: everything below stays frozen. `frozen_depth` is the share of blocks below, 1.0 the top."""
+    """A place to cut; all layers below are frozen. `frozen_depth` is the share of blocks below it, 1.0 at the top."""
 
     name: str
     frozen_depth: float

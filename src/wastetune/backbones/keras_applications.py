@@ -9,10 +9,10 @@ from wastetune.errors import UserError
 
 
 def find_weights(name: str, wanted: str, folder: Path | None) -> Path | Literal["imagenet"] | None:
-    """Where the weights come from: a file, Keras's own download, or nowhere (random ones).
+    """The source of the weights: a file, "imagenet" for Keras's own download, or None for random ones.
 
-    `wanted` is "imagenet", "none", a file or a folder; `folder` is searched before Keras's download.
-    UserError for a path that is not there.
+    `wanted` is "imagenet", "none", a file or a folder; `folder` is searched before Keras downloads.
+    Raises UserError for a path that does not exist.
     """
     if wanted == "none":
         return None
@@ -30,13 +30,13 @@ def find_weights(name: str, wanted: str, folder: Path | None) -> Path | Literal[
 
 
 def build_preprocessing(kind: Preprocessing, size: int) -> Any:
-    """A Keras model from pixels in 0..255 to what the backbone was trained on."""
+    """A Keras model from pixels in 0..255 to the range and channel order that the backbone was trained on."""
     import keras
 
     pixels = keras.Input((size, size, 3))
     if kind == "signed":  # [-1, 1]
         return keras.Model(pixels, keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels), name="preprocess")
-    if kind == "caffe":  # BGR with ImageNet's mean colour taken off
+    if kind == "caffe":  # BGR minus ImageNet's mean colour
         mean, one = [103.939, 116.779, 123.68], [1.0, 1.0, 1.0]
         bgr = keras.ops.flip(pixels, axis=-1)
         return keras.Model(pixels, keras.layers.Normalization(mean=mean, variance=one)(bgr), name="preprocess")

@@ -1,12 +1,11 @@
-"""A trunk that runs: with OpenVINO where it is installed, 1.3 to 4 times as fast on a CPU, else with Keras.
+"""Runs a trunk with OpenVINO, if it is installed (1.3 to 4 times as fast on a CPU), or with Keras.
 
-WASTETUNE_RUNTIME says which: `auto` (the default), `keras` or `openvino`. `auto` takes Keras also where
+WASTETUNE_RUNTIME chooses: `auto` (the default), `keras` or `openvino`. `auto` also chooses Keras when
 TensorFlow has a GPU. Both give the same activations within float32 rounding, far below the half precision
-that most are stored in.
+in which most are stored.
 """
 
 import itertools
-import os
 import sys
 import warnings
 from collections import deque
@@ -22,11 +21,11 @@ import numpy.typing as npt
 from wastetune.backbones.backbone import Backbone, build_trunk
 from wastetune.backbones.cuts import Cut
 from wastetune.errors import UserError
+from wastetune.settings import RUNTIME
 
 RUNTIMES = ("auto", "keras", "openvino")
-VARIABLE = "WASTETUNE_RUNTIME"
 
-# Pictures at a time, the fastest that were measured (docs/log.md): OpenVINO runs several such batches at once.
+# Pictures per batch, the fastest of those measured (docs/log.md). OpenVINO runs several batches at once.
 _KERAS_BATCH = 32
 _OPENVINO_BATCH = 4
 
@@ -38,8 +37,8 @@ ActivationArrays = list[npt.NDArray[np.float32]]
 class TrunkRunner:
     """A trunk, ready to run.
 
-    `run` takes batches of up to `batch` pictures, (n, size, size, 3) uint8, and gives the activations of each, in
-    order: one array (n, ...) per cut. It asks for the next batches before it has given this one's activations.
+    `run` takes batches of up to `batch` pictures, (n, size, size, 3) uint8, and yields the activations of each, in
+    order: one array (n, ...) per cut. It reads the next batches before it yields the activations of a batch.
     """
 
     runtime: str
@@ -48,12 +47,13 @@ class TrunkRunner:
 
 
 def choose_runtime() -> str:
-    """What trunks run with: "keras" or "openvino". UserError where WASTETUNE_RUNTIME asks for what cannot be had."""
-    wanted = _wanted()
+    """The runtime of trunks, "keras" or "openvino". Raises UserError if WASTETUNE_RUNTIME names one not available."""
+    wanted = _setting()
     installed = find_spec("openvino") is not None
     if wanted == "openvino" and not installed:
         raise UserError(
-            f"{VARIABLE} is openvino, which is not installed: pip install 'wastetune[openvino]', or set it to auto"
+            f"{RUNTIME.variable} is openvino, which is not installed: pip install 'wastetune[openvino]', "
+            "or set it to auto"
         )
     if wanted == "auto":
         return "openvino" if installed and _is_tensorflow_on_cpu() else "keras"
@@ -63,11 +63,11 @@ def choose_runtime() -> str:
 def open_trunk(backbone: Backbone, cuts: tuple[Cut, ...]) -> TrunkRunner:
     """A backbone's trunk, ready to run up to each of the cuts.
 
-    The last one is kept: a study asks for the same trunk once per view, and to convert it takes seconds.
-    Where OpenVINO was chosen by `auto` and fails, Keras runs the trunk, and a warning says so.
-    UserError where it was asked for and fails, and as `choose_runtime`.
+    The most recent one is cached: a study opens the same trunk once per view, and conversion takes seconds.
+    If OpenVINO was chosen by `auto` and fails, Keras runs the trunk, with a warning.
+    Raises UserError if it was chosen explicitly and fails, and as `choose_runtime`.
     """
-    return _open(backbone, cuts, choose_runtime(), _wanted() == "auto")
+    return _open(backbone, cuts, choose_runtime(), _setting() == "auto")
 
 
 @lru_cache(maxsize=1)
@@ -76,19 +76,19 @@ def _open(backbone: Backbone, cuts: tuple[Cut, ...], runtime: str, may_fall_back
     if runtime == "openvino":
         try:
             return _open_openvino(trunk, backbone.size)
-        except Exception as error:  # a conversion may fail in any way: an operation, a version, a processor
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            reason = f"OpenVINO cannot run the trunk of {backbone.name} ({said})"
+        except Exception as error:  # conversion raises any exception: for an operation, a version, a processor
+            message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            reason = f"OpenVINO cannot run the trunk of {backbone.name} ({message})"
             if not may_fall_back:
-                raise UserError(f"{reason}; set {VARIABLE} to keras") from error
+                raise UserError(f"{reason}; set {RUNTIME.variable} to keras") from error
             warnings.warn(f"{reason}; Keras runs it, slower", RuntimeWarning, stacklevel=3)
     return TrunkRunner("keras", _KERAS_BATCH, lambda batches: _run_keras(trunk, batches))
 
 
-def _wanted() -> str:
-    wanted = os.environ.get(VARIABLE) or "auto"
+def _setting() -> str:
+    wanted = RUNTIME.resolve()
     if wanted not in RUNTIMES:
-        raise UserError(f"{VARIABLE} is {wanted!r}, but must be auto, keras or openvino")
+        raise UserError(f"{RUNTIME.variable} is {wanted!r}, but must be auto, keras or openvino")
     return wanted
 
 
@@ -105,7 +105,7 @@ def _run_keras(trunk: Any, batches: Iterable[PixelArray]) -> Iterator[Activation
 
 
 def _open_openvino(trunk: Any, size: int) -> TrunkRunner:
-    # OpenVINO reports its use to Google Analytics unless this package is missing; nobody here has agreed to that.
+    # OpenVINO reports its use to Google Analytics unless this package is missing; users have not agreed to that.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
     import tensorflow
@@ -116,39 +116,39 @@ def _open_openvino(trunk: Any, size: int) -> TrunkRunner:
     names = [tensor.name for tensor in function.outputs]  # OpenVINO orders the outputs by their names
     hints = {
         "PERFORMANCE_HINT": "THROUGHPUT",  # small batches side by side, instead of all cores on one
-        "ENABLE_CPU_PINNING": False,  # the cores are shared with who augments, and with other workers
-        "INFERENCE_PRECISION_HINT": "f32",  # some processors would take bfloat16, and give other activations
+        "ENABLE_CPU_PINNING": False,  # augmentation and other workers use the same cores
+        "INFERENCE_PRECISION_HINT": "f32",  # on some processors the default is bfloat16, with other activations
     }
     compiled = openvino.Core().compile_model(openvino.convert_model(function), "CPU", hints)
     return TrunkRunner("openvino", _OPENVINO_BATCH, lambda batches: _run_openvino(compiled, names, batches))
 
 
 def _run_openvino(compiled: Any, names: list[str], batches: Iterable[PixelArray]) -> Iterator[ActivationArrays]:
-    # One request more than run at once, so that the next one starts while the last one's activations are taken.
+    # One more request than run at once, so that the next one starts while the activations of the last are copied.
     count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
     requests = [compiled.create_infer_request() for _ in range(count)]
     busy: deque[tuple[Any, int]] = deque()
     try:
         for pixels, request in zip(batches, itertools.cycle(requests), strict=False):
-            done = _take(*busy.popleft(), names) if len(busy) == count else None
+            done = _finish(*busy.popleft(), names) if len(busy) == count else None
             request.start_async([_padded(pixels, _OPENVINO_BATCH)])
             busy.append((request, len(pixels)))
             if done:
                 yield done
         while busy:
-            yield _take(*busy.popleft(), names)
-    finally:  # on Ctrl-C or an error in the batches, none may be left running
+            yield _finish(*busy.popleft(), names)
+    finally:  # after Ctrl-C or an error in the batches, no request may still run
         for request, _ in busy:
             request.wait()
 
 
-def _take(request: Any, pictures: int, names: list[str]) -> ActivationArrays:
+def _finish(request: Any, pictures: int, names: list[str]) -> ActivationArrays:
     request.wait()
     return [request.get_tensor(name).data[:pictures].copy() for name in names]
 
 
 def _padded(pixels: PixelArray, size: int) -> PixelArray:
-    """A whole batch, because trunks are compiled for one shape only."""
+    """The pixels filled up to a whole batch, because trunks are compiled for one shape."""
     if len(pixels) == size:
         return pixels
     batch = np.zeros((size, *pixels.shape[1:]), np.uint8)

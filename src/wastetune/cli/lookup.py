@@ -1,14 +1,14 @@
 """A study, a bundle or an exported file by the name given on the command line."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wastetune.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import optuna
+
+    from wastetune.models.bundle import BundleDescription
 
 
 def onnx_file(study: str | None, bundle: Path | None, results: Path) -> Path:
@@ -27,7 +27,7 @@ def onnx_file(study: str | None, bundle: Path | None, results: Path) -> Path:
     return file
 
 
-def check_export(file: Path, about: "Mapping[str, Any]", bundle: Path, study: str) -> None:
+def check_export(file: Path, about: "BundleDescription", bundle: Path, study: str) -> None:
     """Raises UserError where the file was exported from an earlier winner than the study's bundle."""
     from wastetune.models.bundle import load_description
 

@@ -102,7 +102,7 @@ def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str
     click.echo(f"Written to {place / 'export'}: {', '.join(check.file for check in checks[1:])}, export.json")
 
     from wastetune.tracking.mlflow_mirror import log_exports
-    from wastetune.tracking.mlflow_store import render_reason
+    from wastetune.tracking.mlflow_uri import render_reason
 
     try:
         log_exports(lookup_study(study, storage), tracking_uri, place)

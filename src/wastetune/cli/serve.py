@@ -14,7 +14,8 @@ from wastetune.cli.options import (
     tracking_option,
 )
 from wastetune.errors import UserError, optional_import
-from wastetune.settings import API_KEY, LOOPBACK_HOSTS
+from wastetune.network import LOOPBACK_HOSTS
+from wastetune.settings import API_KEY
 
 
 @click.command()
@@ -51,7 +52,7 @@ def ui(
 
     try:
         with raise_on_signals():
-            from wastetune.tracking.mlflow_store import check_store
+            from wastetune.tracking.mlflow_uri import check_store
             from wastetune.tracking.ui import served_study
 
             found = lookup_study(study, storage)

@@ -89,7 +89,7 @@ def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
       wastetune sync --study inception_wid
     """
     from wastetune.tracking.mlflow_mirror import sync_study
-    from wastetune.tracking.mlflow_store import check_uri, render_reason
+    from wastetune.tracking.mlflow_uri import check_uri, render_reason
 
     check_uri(tracking_uri)
     found = lookup_study(study, storage)

@@ -1,8 +1,6 @@
-"""The known data sets: where they come from, what they hold, how to get them."""
+"""The known data sets: their addresses, their classes and how to download them."""
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +8,12 @@ from types import MappingProxyType
 
 from wastetune.data.download import download, unpack
 from wastetune.errors import UserError
+from wastetune.files import write_whole
 
 
 @dataclass(frozen=True)
-class Source:
-    """One published data set. ``url`` is None where the download needs an account."""
+class KnownDataset:
+    """A published data set. ``url`` is None when the download needs an account."""
 
     name: str
     title: str
@@ -22,11 +21,11 @@ class Source:
     licence: str
     classes: tuple[str, ...]
     total: int  # pictures
-    counts: Mapping[str, int] | None = None  # pictures per class, where that is known
+    counts: Mapping[str, int] | None = None  # pictures per class, if known
     url: str | None = None  # of a zip archive, pinned to one version
     inside: str = ""  # the folder in the archive that holds the classes
-    sha256: str | None = None  # of the archive; None where the host does not promise the same bytes for ever
-    by_hand: str = ""  # what a person does where there is no url
+    sha256: str | None = None  # of the archive; None if its host may compress it anew
+    by_hand: str = ""  # what to do without a url
 
 
 _TRASHNET_COMMIT = "6fa2b878c6c1b4304b91109070ce0edf9279bb31"
@@ -35,8 +34,8 @@ _TRASHNET_COUNTS = MappingProxyType(
 )
 _WID_COMMIT = "8ae37569b5444f7d92f4580fc72a7bf17db4f251"
 
-KNOWN_DATASETS: tuple[Source, ...] = (
-    Source(
+KNOWN_DATASETS: tuple[KnownDataset, ...] = (
+    KnownDataset(
         name="trashnet",
         title="TrashNet (Thung & Yang 2016): photos of single pieces of waste on a white board",
         page="https://github.com/garythung/trashnet",
@@ -47,7 +46,7 @@ KNOWN_DATASETS: tuple[Source, ...] = (
         url=f"https://github.com/garythung/trashnet/raw/{_TRASHNET_COMMIT}/data/dataset-resized.zip",
         inside="dataset-resized",
     ),
-    Source(
+    KnownDataset(
         name="wid",
         title="Waste Images Dataset (cardstdani): photos from several collections and the web",
         page="https://github.com/cardstdani/WasteClassificationNeuralNetwork",
@@ -67,7 +66,7 @@ KNOWN_DATASETS: tuple[Source, ...] = (
         url=f"https://github.com/cardstdani/WasteClassificationNeuralNetwork/archive/{_WID_COMMIT}.zip",
         inside=f"WasteClassificationNeuralNetwork-{_WID_COMMIT}/WasteImagesDataset",
     ),
-    Source(
+    KnownDataset(
         name="wcd",
         title="Waste Classification Data (Sekar 2019): organic or recyclable, with its own test folder",
         page="https://www.kaggle.com/datasets/techsash/waste-classification-data",
@@ -81,27 +80,19 @@ KNOWN_DATASETS: tuple[Source, ...] = (
 )
 
 
-def find_source(name: str) -> Source:
-    """The known data set of that name. Raises UserError that lists the known ones."""
-    for source in KNOWN_DATASETS:
-        if source.name == name:
-            return source
-    raise UserError(f"There is no known data set {name!r}: known are {_known_names()}.")
-
-
 def find_dataset(name_or_path: str, data_folder: Path | None = None) -> Path:
-    """The folder of a data set: ``<data_folder>/<name>``, or what is no known name may be a path.
+    """The folder of a data set: ``<data_folder>/<name>``, or a path.
 
     ``data_folder`` None means ``data`` in the working directory. Raises UserError that says what to do.
     """
     folder = (data_folder or Path("data")) / name_or_path
     if folder.is_dir():
         return folder
-    for source in KNOWN_DATASETS:
-        if source.name == name_or_path:
-            how = source.by_hand.format(page=source.page, folder=folder) or f"run `wastetune data fetch {source.name}`"
+    for known in KNOWN_DATASETS:
+        if known.name == name_or_path:
+            how = known.by_hand.format(page=known.page, folder=folder) or f"run `wastetune data fetch {known.name}`"
             raise UserError(
-                f"The data set {source.name} is not in {folder}: {how}, "
+                f"The data set {known.name} is not in {folder}: {how}, "
                 "or name the folder that holds it with --data or WASTETUNE_DATA."
             )
     if Path(name_or_path).is_dir():
@@ -112,63 +103,61 @@ def find_dataset(name_or_path: str, data_folder: Path | None = None) -> Path:
     )
 
 
-def fetch_dataset(name: str, data_folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder ``<data_folder>/<name>``, downloaded where it is not there: complete or absent.
+def fetch_dataset(
+    dataset: str | KnownDataset, data_folder: Path, *, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """The folder ``<data_folder>/<name>`` of a known data set, downloaded unless it exists: complete or absent.
 
-    Beside it, ``<name>.source.txt`` keeps where it came from and the archive's sha256.
+    Beside it, ``<name>.source.txt`` records the address and the sha256 of the archive.
     ``progress(done, total)`` counts bytes; total is 0 when unknown.
-    Raises UserError when it cannot be fetched, or does not hold the pictures it should.
+    Raises UserError when it cannot be downloaded, or does not have the expected pictures.
     """
-    return fetch_source(find_source(name), data_folder, progress=progress)
-
-
-def fetch_source(source: Source, data_folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Path:
-    """The same for any source."""
-    folder = data_folder / source.name
+    known = _find_known(dataset) if isinstance(dataset, str) else dataset
+    folder = data_folder / known.name
     if folder.exists():
         return folder
-    if source.url is None:
-        how = source.by_hand.format(page=source.page, folder=folder)
-        raise UserError(f"The data set {source.name} cannot be fetched without an account: {how}.")
+    if known.url is None:
+        how = known.by_hand.format(page=known.page, folder=folder)
+        raise UserError(f"The data set {known.name} cannot be fetched without an account: {how}.")
     data_folder.mkdir(parents=True, exist_ok=True)
-    archive = data_folder / f"{source.name}.zip"
+    archive = data_folder / f"{known.name}.zip"
     if not archive.exists():
-        download(source.url, archive, progress=progress)
+        download(known.url, archive, progress=progress)
     digest = _sha256(archive)
-    fresh = data_folder / f".{source.name}.{os.getpid()}"
+
+    def write(part: Path) -> None:
+        if known.sha256 not in (None, digest):
+            raise UserError(f"{known.url} has sha256 {digest}, not {known.sha256} as published: not unpacked.")
+        unpack(archive, part, known.inside)
+        _check_counts(known, part)
+        origin = f"from: {known.url}\nsha256: {digest}\n"
+        record = f"{known.title}\n{known.page}\nlicence: {known.licence}\n{origin}"
+        (data_folder / f"{known.name}.source.txt").write_text(record)
+
     try:
-        if source.sha256 not in (None, digest):
-            raise UserError(f"{source.url} has sha256 {digest}, not {source.sha256} as published: not unpacked.")
-        unpack(archive, fresh, source.inside)
-        _check_counts(source, fresh)
-        origin = f"from: {source.url}\nsha256: {digest}\n"
-        record = f"{source.title}\n{source.page}\nlicence: {source.licence}\n{origin}"
-        (data_folder / f"{source.name}.source.txt").write_text(record)
-        fresh.replace(folder)
+        write_whole(folder, write)
     finally:
-        # A sound archive is not needed any more, and a wrong one must not be met again.
-        archive.unlink(missing_ok=True)
-        shutil.rmtree(fresh, ignore_errors=True)
+        archive.unlink(missing_ok=True)  # unpacked, or to be downloaded again because something was wrong with it
     return folder
 
 
-def _check_counts(source: Source, folder: Path) -> None:
+def _check_counts(known: KnownDataset, folder: Path) -> None:
     found = {
         child.name: sum(1 for file in child.rglob("*") if file.is_file() and not file.name.startswith("."))
         for child in sorted(folder.iterdir())
         if child.is_dir() and not child.name.startswith(".")
     }
-    expected = source.counts or dict.fromkeys(source.classes)
+    expected = known.counts or dict.fromkeys(known.classes)
     wrong = [
         f"{name} {found.get(name, 0)} instead of {expected.get(name, 0)}"
         for name in sorted({*found, *expected})
         if name not in found or expected.get(name, 0) not in (None, found[name])
     ]
-    if not wrong and sum(found.values()) != source.total:
-        wrong = [f"{sum(found.values())} instead of {source.total} in all"]
+    if not wrong and sum(found.values()) != known.total:
+        wrong = [f"{sum(found.values())} instead of {known.total} in all"]
     if wrong:
         raise UserError(
-            f"The archive from {source.url} has not the pictures it should ({', '.join(wrong)}): "
+            f"The archive from {known.url} has not the pictures it should ({', '.join(wrong)}): "
             "it was not kept, see whether a newer wastetune knows another."
         )
 
@@ -178,5 +167,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _find_known(name: str) -> KnownDataset:
+    for known in KNOWN_DATASETS:
+        if known.name == name:
+            return known
+    raise UserError(f"There is no known data set {name!r}: known are {_known_names()}.")
+
+
 def _known_names() -> str:
-    return ", ".join(source.name for source in KNOWN_DATASETS)
+    return ", ".join(known.name for known in KNOWN_DATASETS)

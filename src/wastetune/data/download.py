@@ -1,4 +1,4 @@
-"""An archive from the network: downloaded with resume, unpacked with suspicion."""
+"""Archives from the network: downloads that resume, and safe unpacking."""
 
 import http.client
 import shutil
@@ -17,10 +17,10 @@ CHUNK = 2**18
 
 
 def download(url: str, path: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
-    """The file at an http(s) address, in ``path``: complete or absent.
+    """Downloads the file at an http(s) address to ``path``, which is complete or absent.
 
-    What has arrived stays in ``<path>.part`` when the connection breaks; the next call goes on from there.
-    ``progress(done, total)`` counts bytes; total is 0 when the server does not say. Raises UserError.
+    When the connection breaks, ``<path>.part`` keeps the bytes so far and the next call resumes from there (which
+    `pooch`, for one, does not). ``progress(done, total)`` counts bytes; total is 0 when unknown. Raises UserError.
     """
     part = path.with_name(path.name + ".part")
     have = part.stat().st_size if part.exists() else 0
@@ -28,7 +28,7 @@ def download(url: str, path: Path, *, progress: Callable[[int, int], None] | Non
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             if answer.status != 206:
-                have = 0  # this server does not resume
+                have = 0  # this server sends the whole file again
             elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 part.unlink()
                 raise UserError(f"{url} sent another part of the file than asked for: run this again.")
@@ -41,7 +41,7 @@ def download(url: str, path: Path, *, progress: Callable[[int, int], None] | Non
                     if progress:
                         progress(have, total)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # the part is no beginning of this file
+        if error.code == 416 and have:  # the part is not a beginning of this file
             part.unlink()
             raise UserError(f"The partial download of {url} did not fit, so it was removed: run this again.") from error
         raise UserError(f"{url} answers {error.code} {error.reason}: it may have moved.") from error
@@ -58,15 +58,15 @@ def download(url: str, path: Path, *, progress: Callable[[int, int], None] | Non
 
 
 def unpack(archive: Path, folder: Path, inside: str) -> None:
-    """The files below ``inside`` in a zip archive, in ``folder``, which must be new.
+    """Unpacks the files below ``inside`` in a zip archive to ``folder``, which must not exist.
 
-    Raises UserError when it is no zip archive, has nothing there, is too large, or has an entry that is a
-    link or would land outside the folder: then nothing is unpacked.
+    Unpacks nothing and raises UserError when the archive is damaged or too large, has no such files, or has an entry
+    that is a link or would be written outside the folder.
     """
     try:
         with zipfile.ZipFile(archive) as content:
             entries = [entry for entry in content.infolist() if not entry.is_dir()]
-            _check(archive, entries)
+            _check_safe(archive, entries)
             chosen = [(entry, name) for entry in entries if (name := _below(entry.filename, inside))]
             if not chosen:
                 raise UserError(f"{archive} has nothing in {inside}: it is not the archive that was expected.")
@@ -79,8 +79,8 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
         raise UserError(f"{archive} is not a sound zip archive ({error}): remove it and fetch again.") from error
 
 
-def _check(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
-    # Sizes as declared bound what is written: zipfile stops reading an entry there.
+def _check_safe(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
+    # The declared sizes are upper bounds: zipfile stops reading an entry there.
     if sum(entry.file_size for entry in entries) > MAX_UNPACKED:
         raise UserError(f"{archive} would unpack to more than {MAX_UNPACKED // 2**30} GiB, so it was not unpacked.")
     for entry in entries:

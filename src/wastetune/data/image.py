@@ -1,4 +1,4 @@
-"""One picture file as upright RGB pixels, whatever was in it."""
+"""One picture file as upright RGB pixels, and pictures as small JPEGs for a page."""
 
 import base64
 import hashlib
@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from wastetune.errors import UserError
+from wastetune.errors import UserError, first_line
 
 MAX_PIXELS = 80_000_000  # below the size at which Pillow itself warns
 MAX_BYTES = 256 * 2**20
 
-# Named, because Pillow would hand some of the others (EPS) to a program outside.
+# An explicit list, because Pillow opens some other formats (EPS) with an external program.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 ORIENTATION_TAG = 0x0112
@@ -36,9 +36,9 @@ WHITE = {"I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "F":
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The upright 8-bit RGB picture in a file, transparency laid on white; of an animation, the first frame.
+    """The upright 8-bit RGB picture in a file, on white where it is transparent; an animation's first frame.
 
-    Raises UserError when the file is missing, broken, too large or no picture.
+    Raises UserError when the file is missing, broken, too large or not a picture.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -54,14 +54,14 @@ TOO_MANY_BYTES = f"larger than {MAX_BYTES // 2**20} MiB"
 
 
 def decode_picture(content: bytes) -> Image.Image:
-    """The same for the bytes of a file. Raises ValueError with the reason, a phrase, when that cannot be."""
+    """The same for the bytes of a file. Raises ValueError with the reason, a phrase, when they are not a picture."""
     return load_pixels(open_picture(content))
 
 
 def open_picture(content: bytes, most_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture in the bytes of a file, of which only the header is read yet; `load_pixels` reads the rest.
+    """The picture in the bytes of a file, with only its header read; `load_pixels` reads the rest.
 
-    Raises ValueError with the reason, a phrase, when it is none, or would have more than `most_pixels` in memory.
+    Raises ValueError with the reason, a phrase, when it is not a picture or has more than `most_pixels` in memory.
     """
     if not content:
         raise ValueError("empty file")
@@ -73,29 +73,32 @@ def open_picture(content: bytes, most_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ValueError("not a picture Pillow can read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(too_many) from None
-    except Exception as error:  # readers of broken headers raise anything
-        raise ValueError(f"broken: {_reason(error)}") from error
+    except Exception as error:  # Pillow raises any exception for a broken header
+        raise ValueError(f"broken: {first_line(error)}") from error
     if pixels > most_pixels:
         raise ValueError(too_many)
     return picture
 
 
 def load_pixels(picture: Image.Image) -> Image.Image:
-    """An opened picture, read whole: upright, 8-bit RGB. Raises ValueError with the reason when it is broken."""
+    """The upright 8-bit RGB pixels of an opened picture. Raises ValueError with the reason when it is broken."""
     try:
         picture.load()
         return _rgb(_upright(picture))
     except Exception as error:  # as above
-        raise ValueError(f"broken: {_reason(error)}") from error
+        raise ValueError(f"broken: {first_line(error)}") from error
 
 
 def resize_picture(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An RGB picture squashed to (size, size, 3) uint8, antialiased: so is every picture a model sees."""
+    """An RGB picture resized to (size, size, 3) uint8, antialiased, without keeping its aspect ratio.
+
+    Training, serving and prediction all resize with this function.
+    """
     return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def pixels_hash(picture: Image.Image) -> str:
-    """The sha256 (hex) of an RGB picture's size and pixels: equal for files that show exactly the same."""
+    """The sha256 (hex) of an RGB picture's size and pixels, equal for files with the same pixels."""
     return hashlib.sha256(f"{picture.width}x{picture.height}:".encode() + picture.tobytes()).hexdigest()
 
 
@@ -106,7 +109,7 @@ def _formats() -> list[str]:
 
 
 def _tile_pixels(picture: Image.Image) -> int:
-    """The pixels of a tile of a TIFF, which is unpacked whole, however small the picture is that it belongs to."""
+    """The pixels of a TIFF's tile: Pillow decodes whole tiles, which may be larger than the picture."""
     tags: Any = getattr(picture, "tag_v2", {})
     return int(tags.get(TILE_WIDTH_TAG, 0)) * int(tags.get(TILE_HEIGHT_TAG, 0))
 
@@ -114,7 +117,7 @@ def _tile_pixels(picture: Image.Image) -> int:
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         turn = UPRIGHT.get(picture.getexif().get(ORIENTATION_TAG, 1))
-    except Exception:  # a broken EXIF block must not cost the picture
+    except Exception:  # a picture with a broken EXIF block is still usable
         turn = None
     return picture if turn is None else picture.transpose(turn)
 
@@ -124,7 +127,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
         return picture
     if picture.mode not in WHITE and not picture.has_transparency_data:
         return picture.convert("RGB")
-    # In bands: what lies between takes many times the memory of the picture.
+    # In bands, because the conversion needs several times the memory of its input.
     whole = Image.new("RGB", picture.size)
     rows = max(1, BAND_PIXELS // picture.width)
     for top in range(0, picture.height, rows):
@@ -143,17 +146,12 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).strip().rstrip(".")
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 THUMBNAIL_SIDE = 168  # pixels of the longer side
 _THUMBNAIL_QUALITY = 72
 
 
 def draw_thumbnail(path: Path) -> str | None:
-    """A data URI of a small JPEG; None where there is no such picture any more."""
+    """The data URI of a small JPEG of a picture file; None if the file can no longer be read."""
     try:
         picture = read_picture(path)
     except UserError:
@@ -163,7 +161,7 @@ def draw_thumbnail(path: Path) -> str | None:
 
 
 def encode_jpeg(picture: Image.Image, quality: int) -> str:
-    """A picture as the address of an image that holds it."""
+    """The data URI of a picture as JPEG."""
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

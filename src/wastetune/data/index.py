@@ -1,4 +1,4 @@
-"""A folder of pictures as an ImageIndex: what is in it, what stands there twice, and what cannot be used."""
+"""A folder of pictures as an ImageIndex: its usable pictures, its duplicates, and the files that cannot be used."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,45 @@ from wastetune.data.image import MAX_BYTES, TOO_MANY_BYTES, decode_picture, pixe
 from wastetune.data.layout import PictureFile, Problem, find_files
 from wastetune.data.near_duplicates import appearance_of, group_near_duplicates
 from wastetune.errors import UserError
+from wastetune.files import write_whole
 
-# What a cached line was computed with: pixels depend on the decoder, looks on the recipe.
+# What cached contents were computed with: pixels depend on the decoder, appearances on near_duplicates.py.
 RECIPE = f"2, Pillow {PIL.__version__}"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One usable picture. Pixels are meant upright and RGB, so width and height are too."""
+    """One usable picture. Its pixels, width and height are those of the upright RGB picture."""
 
     path: str  # posix, relative to ImageIndex.folder
     label: int  # position in ImageIndex.classes
     bytes_sha256: str
     pixels_sha256: str
-    look: str  # compared by near_duplicate_keys
+    appearance: str  # compared by near_duplicate_keys
     width: int
     height: int
     own_split: str | None  # "train" or "test" where the data set comes split, else None
 
 
 @dataclass(frozen=True)
+class _Content:
+    """What a Picture takes from the file itself."""
+
+    bytes_sha256: str
+    pixels_sha256: str
+    appearance: str
+    width: int
+    height: int
+
+
+_Found = _Content | str  # or why the file cannot be used
+_Stamp = tuple[int, int]  # size and time of change: a file that kept both is not read again
+_Cached = dict[str, tuple[_Stamp, _Found]]  # by path
+
+
+@dataclass(frozen=True)
 class ImageIndex:
-    """The pictures of a folder, sorted by path, and the files that are none."""
+    """The pictures of a folder, sorted by path, and the files that cannot be used."""
 
     folder: Path
     classes: tuple[str, ...]
@@ -51,15 +68,15 @@ def index_folder(
     """The index of a folder with one subfolder per class.
 
     A data set that comes split has ``TRAIN/<class>`` and ``TEST/<class>``, perhaps in a folder ``DATASET``.
-    With ``cache``, a folder, files that have kept size and time since they were read are not read again.
+    With ``cache``, a folder, files whose size and time have not changed since they were read are not read again.
     ``progress(done, total)`` counts files.
-    Raises UserError when there are not at least two classes with pictures.
+    Raises UserError unless there are at least two classes with pictures.
     """
     files, problems = find_files(folder)
-    memory = None if cache is None else cache / f"index-{_short_hash(str(folder.resolve()))}.json"
-    findings = _read_all(folder, files, memory, progress)
+    cache_file = None if cache is None else cache / f"index-{_short_hash(str(folder.resolve()))}.json"
+    contents = _read_all(folder, files, cache_file, progress)
 
-    names = sorted({file.class_name for file, found in zip(files, findings, strict=True) if "what" not in found})
+    names = sorted({file.class_name for file, found in zip(files, contents, strict=True) if not isinstance(found, str)})
     for name in sorted({file.class_name for file in files} - set(names)):
         problems.append(Problem(name, "a class folder without a usable picture: not a class"))
     if len(names) < 2:
@@ -69,11 +86,12 @@ def index_folder(
             "for at least two classes."
         )
     pictures = []
-    for file, found in zip(files, findings, strict=True):
-        if "what" in found:
-            problems.append(Problem(file.path, found["what"]))
+    for file, found in zip(files, contents, strict=True):
+        if isinstance(found, str):
+            problems.append(Problem(file.path, found))
         else:
-            pictures.append(Picture(file.path, names.index(file.class_name), **found, own_split=file.own_split))
+            label = names.index(file.class_name)
+            pictures.append(Picture(file.path, label, **asdict(found), own_split=file.own_split))
     problems.sort(key=lambda problem: problem.path)
     return ImageIndex(folder, tuple(names), tuple(pictures), tuple(problems))
 
@@ -84,17 +102,17 @@ def duplicate_groups(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
 
 
 def near_duplicate_groups(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
-    """The groups of two or more pictures that look the same, pixel for pixel or nearly."""
+    """The groups of two or more pictures that are near-duplicates, or exact ones."""
     return _groups(index, near_duplicate_keys(index))
 
 
 def near_duplicate_keys(index: ImageIndex) -> tuple[str, ...]:
-    """For each picture the key of its group of lookalikes, which it may be alone in."""
-    return group_near_duplicates([picture.look for picture in index.pictures])
+    """For each picture the key of its group of near-duplicates, of which it may be the only one."""
+    return group_near_duplicates([picture.appearance for picture in index.pictures])
 
 
 def contradictions(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
-    """The duplicate groups that stand in more than one class."""
+    """The groups of exact duplicates with pictures in more than one class."""
     return tuple(group for group in duplicate_groups(index) if len({picture.label for picture in group}) > 1)
 
 
@@ -106,68 +124,79 @@ def _groups(index: ImageIndex, keys: Sequence[str]) -> tuple[tuple[Picture, ...]
 
 
 def _read_all(
-    folder: Path, files: list[PictureFile], memory: Path | None, progress: Callable[[int, int], None] | None
-) -> list[dict[str, Any]]:
-    known = _remembered(memory)
-    now: dict[str, Any] = {}
+    folder: Path, files: list[PictureFile], cache_file: Path | None, progress: Callable[[int, int], None] | None
+) -> list[_Found]:
+    cached = _load_cache(cache_file)
+    current: _Cached = {}
 
-    def look_up(file: PictureFile) -> tuple[list[int] | None, dict[str, Any]]:
+    def read(file: PictureFile) -> tuple[_Stamp | None, _Found]:
         try:
             status = (folder / file.path).stat()
-            stamp = [status.st_size, status.st_mtime_ns]
-            if file.path in known and known[file.path][0] == stamp:
-                return stamp, known[file.path][1]
+            stamp = (status.st_size, status.st_mtime_ns)
+            if file.path in cached and cached[file.path][0] == stamp:
+                return cached[file.path]
             return stamp, _read_one(folder / file.path, status)
-        except OSError as error:  # not remembered: a permission changes without a change of time
-            return None, {"what": f"cannot be read: {error.strerror}"}
+        except OSError as error:  # not cached: a permission changes without a change of time
+            return None, f"cannot be read: {error.strerror}"
 
-    findings = []
-    # Decoding and hashing let go of the interpreter lock, so threads use all cores.
+    contents = []
+    # Decoding and hashing release the interpreter lock, so threads use all cores.
     with ThreadPoolExecutor() as pool:
-        for done, (file, (stamp, found)) in enumerate(zip(files, pool.map(look_up, files), strict=True), 1):
-            findings.append(found)
+        for done, (file, (stamp, found)) in enumerate(zip(files, pool.map(read, files), strict=True), 1):
+            contents.append(found)
             if stamp is not None:
-                now[file.path] = [stamp, found]
+                current[file.path] = (stamp, found)
             if progress:
                 progress(done, len(files))
-    if memory is not None and now != known:
-        _remember(memory, now)
-    return findings
+    if cache_file is not None and current != cached:
+        _save_cache(cache_file, current)
+    return contents
 
 
-def _read_one(path: Path, status: os.stat_result) -> dict[str, Any]:
+def _read_one(path: Path, status: os.stat_result) -> _Found:
     if not stat.S_ISREG(status.st_mode):
-        return {"what": "not a file"}
+        return "not a file"
     if status.st_size > MAX_BYTES:
-        return {"what": TOO_MANY_BYTES}
+        return TOO_MANY_BYTES
     try:
         content = path.read_bytes()
         picture = decode_picture(content)
     except ValueError as error:
-        return {"what": str(error)}
+        return str(error)
     pixels = pixels_hash(picture)
-    return {
-        "bytes_sha256": hashlib.sha256(content).hexdigest(),
-        "pixels_sha256": pixels,
-        "look": appearance_of(picture, unlike_any=pixels),
-        "width": picture.width,
-        "height": picture.height,
-    }
+    return _Content(
+        bytes_sha256=hashlib.sha256(content).hexdigest(),
+        pixels_sha256=pixels,
+        appearance=appearance_of(picture, if_flat=pixels),
+        width=picture.width,
+        height=picture.height,
+    )
 
 
-def _remembered(memory: Path | None) -> dict[str, Any]:
+def _load_cache(file: Path | None) -> _Cached:
     try:
-        content = json.loads(memory.read_text()) if memory else {}
-        return dict(content["files"]) if content.get("recipe") == RECIPE else {}
+        content = json.loads(file.read_text()) if file else {}
+        files = content["files"] if content.get("recipe") == RECIPE else {}
+        return {path: ((stamp[0], stamp[1]), _from_json(found)) for path, (stamp, found) in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # absent or damaged: the pictures are simply read again
+        return {}  # absent or damaged: all pictures are read
 
 
-def _remember(memory: Path, files: dict[str, Any]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    part = memory.with_name(f"{memory.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"recipe": RECIPE, "files": files}))
-    part.replace(memory)
+def _save_cache(file: Path, files: _Cached) -> None:
+    content = {"recipe": RECIPE, "files": {path: [stamp, _to_json(found)] for path, (stamp, found) in files.items()}}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, lambda part: part.write_text(json.dumps(content)))
+
+
+def _from_json(found: dict[str, Any]) -> _Found:
+    return str(found["what"]) if "what" in found else _Content(appearance=found.pop("look"), **found)
+
+
+def _to_json(found: _Found) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"what": found}
+    fields = asdict(found)
+    return {"look" if name == "appearance" else name: value for name, value in fields.items()}
 
 
 def _short_hash(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the files of a data set lie: <class>/**/<file>, or TRAIN/<class>/... beside TEST/<class>/..."""
+"""The files of a data set's folder: `<class>/**/<file>`, or `TRAIN/<class>/**/<file>` and `TEST/<class>/**/<file>`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from wastetune.errors import UserError
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file inside a class folder, perhaps a picture."""
+    """A file in a class folder. It has not been read yet, so it need not be a picture."""
 
     path: str  # posix, relative to the data set's folder
     class_name: str
@@ -25,10 +25,10 @@ class Problem:
 
 
 def find_files(folder: Path) -> tuple[list[PictureFile], list[Problem]]:
-    """The files of all classes, sorted by path, and what lies there that belongs to none.
+    """The files of all classes, sorted by path, and the files and folders that belong to no class.
 
-    Hidden files and what macOS adds to archives are passed over.
-    Raises UserError when there is no folder.
+    Hidden files and the __MACOSX folders of archives are ignored.
+    Raises UserError when the folder does not exist.
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
@@ -64,7 +64,7 @@ def find_files(folder: Path) -> tuple[list[PictureFile], list[Problem]]:
 
 
 def _own_sides(folder: Path) -> dict[str, Path]:
-    """The folders of a data set that comes split, by side; empty when it does not."""
+    """Side -> folder of a data set that comes split; empty for one that does not."""
     children = {child.name.lower(): child for child in _visible(folder) if child.is_dir()}
     if {"train", "test"} <= children.keys():
         return {"train": children["train"], "test": children["test"]}
@@ -90,5 +90,5 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _readable(name: str) -> str:
-    """The name itself, or with escapes where it is no text, which no table could hold."""
+    """The name, with escapes for the bytes that are not UTF-8, which a CSV file could not hold."""
     return name.encode("utf-8", "backslashreplace").decode()

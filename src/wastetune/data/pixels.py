@@ -1,14 +1,13 @@
-"""The pictures of an index, decoded and resized once: one uint8 array on disk."""
+"""The pictures of an index, decoded and resized once, as a uint8 array on disk."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,8 +15,9 @@ from PIL import Image
 from wastetune.data.image import decode_picture, resize_picture
 from wastetune.data.index import ImageIndex, Picture
 from wastetune.errors import UserError
+from wastetune.files import write_whole
 
-RECIPE = 1  # raised when resize_picture gives other pixels
+RECIPE = 1  # part of the file's name; changes whenever resize_picture gives other pixels
 BATCH = 64  # pictures in memory at once
 
 
@@ -30,14 +30,42 @@ class Pixels:
     size: int
 
 
+@dataclass(frozen=True)
+class PictureSet:
+    """n pictures of a data set, for example its training pictures. The others cannot be reached from it."""
+
+    read: Callable[[range], NDArray[np.uint8]]  # positions -> pixels (len(positions), size, size, 3)
+    keys: tuple[str, ...]  # pixels_sha256
+    labels: NDArray[np.int64]  # (n,)
+    paths: tuple[str, ...]  # posix, relative to the data set's folder
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def select_pictures(index: ImageIndex, pixels: Pixels, rows: Sequence[int]) -> PictureSet:
+    """The pictures at these positions of the index, for example those of one side of a split."""
+    pictures = [index.pictures[row] for row in rows]
+
+    def read(positions: range) -> NDArray[np.uint8]:
+        return np.stack([pixels.array[rows[position]] for position in positions])
+
+    return PictureSet(
+        read,
+        keys=tuple(picture.pixels_sha256 for picture in pictures),
+        labels=np.array([picture.label for picture in pictures], np.int64),
+        paths=tuple(picture.path for picture in pictures),
+    )
+
+
 def open_pixels(
     index: ImageIndex, size: int, cache: Path, *, progress: Callable[[int, int], None] | None = None
 ) -> Pixels:
     """The pictures of an index at size x size pixels, from a file in the folder ``cache``, written once.
 
-    The file is complete or absent; of several processes one writes it while the others wait.
+    The file is complete or absent. One process writes it while the others wait.
     ``progress(done, total)`` counts pictures and is called only while writing.
-    Raises UserError when a picture is no longer what the index says.
+    Raises UserError when a picture has changed since it was indexed.
     """
     keys = tuple(picture.pixels_sha256 for picture in index.pictures)
     name = hashlib.sha256("\n".join([f"recipe {RECIPE}, size {size}", *keys]).encode()).hexdigest()[:32]
@@ -54,9 +82,8 @@ def _write(index: ImageIndex, size: int, path: Path, progress: Callable[[int, in
     def row(picture: Picture) -> bytes:
         return resize_picture(_read_unchanged(index.folder, picture), size).tobytes()
 
-    total = len(index.pictures)
-    part = path.with_suffix(".part")  # one writer, the holder of the lock; a killed one's rest is overwritten
-    try:
+    def write(part: Path) -> None:
+        total = len(index.pictures)
         # Plain writes, not a writable memory map: on a full disk they raise, a map would kill the process.
         with part.open("wb") as file, ThreadPoolExecutor() as pool:
             _write_header(file, (total, size, size, 3))
@@ -65,10 +92,9 @@ def _write(index: ImageIndex, size: int, path: Path, progress: Callable[[int, in
                     file.write(content)
                 if progress:
                     progress(min(start + BATCH, total), total)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+
+    # The holder of the lock is the only writer, so it may overwrite the gigabytes that a killed one left.
+    write_whole(path, write, part=path.with_suffix(".part"))
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -85,18 +111,3 @@ def _read_unchanged(folder: Path, picture: Picture) -> Image.Image:
     if hashlib.sha256(content).hexdigest() != picture.bytes_sha256:
         raise UserError(f"{path} has changed since the folder was indexed: start again.")
     return decode_picture(content)
-
-
-@dataclass(frozen=True)
-class PictureSet:
-    """Some of a data set's pictures, and no way to the others: n keys (hashes of their pixels) and labels.
-
-    `read` gives the pixels of a range of positions, (len(range), size, size, 3) uint8.
-    """
-
-    read: Callable[[range], npt.NDArray[np.uint8]]
-    keys: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.keys)

@@ -1,15 +1,29 @@
-"""An ImageIndex as Splits: which pictures train, which validate, which test."""
+"""Training, validation and test pictures of an ImageIndex, and split.csv, which records them."""
 
 import csv
 import hashlib
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from wastetune.data.index import ImageIndex, near_duplicate_keys
 from wastetune.errors import UserError
+from wastetune.files import write_whole
 from wastetune.seeding import seed_for
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One line of split.csv."""
+
+    path: str  # posix, relative to the data set's folder
+    class_name: str
+    bytes_sha256: str
+    pixels_sha256: str
+    split: str  # "train", "val", "test" or "left_out"
+
+
+_COLUMNS = ("path", "class", "bytes_sha256", "pixels_sha256", "split")
 
 
 @dataclass(frozen=True)
@@ -19,20 +33,20 @@ class Splits:
     train: tuple[int, ...]
     val: tuple[int, ...]
     test: tuple[int, ...]
-    left_out: tuple[int, ...] = ()  # training pictures that look like one of the data set's own test pictures
+    left_out: tuple[int, ...] = ()  # training pictures that are near-duplicates of the data set's own test pictures
 
 
 def split_index(index: ImageIndex, *, seed: int, val_fraction: float = 0.15, test_fraction: float = 0.2) -> Splits:
-    """The split of an index: pictures that look alike stay on one side, also across classes.
+    """The split of an index. Near-duplicates are on one side, also across classes.
 
-    The side of a group is drawn from the seed and its look alone, so it stays when other files come or go;
-    shares per class hold up to chance. Only where that leaves a class without pictures on some side is the
-    group nearest to that side moved over.
+    The side of a group of near-duplicates is drawn from the seed and its key alone, so it does not change when other
+    files are added or removed; shares per class vary by chance. If a class has no picture on some side, the group
+    nearest to that side is moved there.
 
     A data set with its own TEST keeps it. Validation then takes ``val_fraction / (1 - test_fraction)`` of
-    TRAIN, and TRAIN pictures that look like a TEST picture are left out.
+    TRAIN, and TRAIN pictures that are near-duplicates of a TEST picture are left out.
 
-    Raises UserError when the fractions leave nothing for a side or a class has too few different pictures.
+    Raises UserError when the fractions leave nothing for a side, or a class has too few different pictures.
     """
     if not (val_fraction > 0 and test_fraction > 0 and val_fraction + test_fraction < 1):
         raise UserError(
@@ -51,14 +65,14 @@ def split_index(index: ImageIndex, *, seed: int, val_fraction: float = 0.15, tes
             groups.setdefault(key, []).append(position)
 
     if own_test:
-        _need_test_pictures(index, test)
+        _check_test_classes(index, test)
         shares = {"val": val_fraction / (1 - test_fraction)}
     else:
         shares = {"test": test_fraction, "val": val_fraction}
     sides = _draw_sides(index, groups, seed, shares)
     members: dict[str, list[int]] = {"train": [], "val": [], "test": test}
-    for look, positions in groups.items():
-        members[sides[look]] += positions
+    for key, positions in groups.items():
+        members[sides[key]] += positions
     return Splits(
         train=tuple(sorted(members["train"])),
         val=tuple(sorted(members["val"])),
@@ -68,75 +82,73 @@ def split_index(index: ImageIndex, *, seed: int, val_fraction: float = 0.15, tes
 
 
 def write_split_table(index: ImageIndex, splits: Splits, path: Path) -> None:
-    """Write a CSV file, complete or not at all, with a line per picture.
+    """Writes a CSV file, complete or not at all, with a line per picture.
 
     Columns: path, class, bytes_sha256, pixels_sha256, split.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(_table(index, splits).encode())
-    part.replace(path)
+    write_whole(path, lambda part: part.write_bytes(_table(index, splits).encode()))
 
 
-def read_split_table(path: Path) -> list[dict[str, str]]:
-    """The lines of that file, by column. UserError where it cannot be read."""
+def read_split_table(path: Path) -> tuple[SplitRow, ...]:
+    """The lines of that file. Raises UserError when it cannot be read."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            return tuple(SplitRow(*(line[column] for column in _COLUMNS)) for line in csv.DictReader(file))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); run the study again, which writes it") from None
 
 
 def split_digest(index: ImageIndex, splits: Splits) -> str:
-    """The sha256 (hex) of that table: the same wherever the folder lies."""
+    """The sha256 (hex) of that table. It does not depend on where the folder is."""
     return hashlib.sha256(_table(index, splits).encode()).hexdigest()
 
 
 def _draw_sides(index: ImageIndex, groups: dict[str, list[int]], seed: int, shares: dict[str, float]) -> dict[str, str]:
-    """look -> side. The sides lie one after another on [0, 1), train last; a look is a fixed point there."""
+    """Key -> side. Each side is an interval of [0, 1), train the last; each key is a point in [0, 1)."""
     spans, start = {}, 0.0
     for side, share in shares.items():
         spans[side] = (start, start + share)
         start += share
     spans["train"] = (start, 1.0)
 
-    points = {look: seed_for("split", seed, look) / 2**32 for look in groups}
+    points = {key: seed_for("split", seed, key) / 2**32 for key in groups}
     sides = {
-        look: next((side for side, (_, end) in spans.items() if point < end), "train") for look, point in points.items()
+        key: next((side for side, (_, end) in spans.items() if point < end), "train") for key, point in points.items()
     }
-    labels = {look: {index.pictures[i].label for i in positions} for look, positions in groups.items()}
+    labels = {key: {index.pictures[i].label for i in positions} for key, positions in groups.items()}
     for label, name in enumerate(index.classes):
-        looks = [look for look in groups if label in labels[look]]
-        if len(looks) < len(spans):
+        different = sum(1 for key in groups if label in labels[key])
+        if different < len(spans):
             raise UserError(
-                f"Class {name!r} in {index.folder} has {len(looks)} different pictures to split, "
+                f"Class {name!r} in {index.folder} has {different} different pictures to split, "
                 f"and needs at least {len(spans)} (those that look alike count once): add pictures or remove the class."
             )
 
     def count(label: int, side: str) -> int:
-        return sum(1 for look in groups if label in labels[look] and sides[look] == side)
+        return sum(1 for key in groups if label in labels[key] and sides[key] == side)
 
     for label, name in enumerate(index.classes):
         for side, (low, high) in spans.items():
             if count(label, side):
                 continue
-            # Only groups whose every class keeps another one where they come from.
+            # Only groups that leave another group of each of their classes on their side.
             movable = [
-                look
-                for look in groups
-                if label in labels[look] and all(count(other, sides[look]) > 1 for other in labels[look])
+                key
+                for key in groups
+                if label in labels[key] and all(count(other, sides[key]) > 1 for other in labels[key])
             ]
             if not movable:
                 raise UserError(
                     f"Class {name!r} in {index.folder} shares too many pictures with other classes "
                     "to be split: see `wastetune data check` and remove the contradictions."
                 )
-            nearest = min(movable, key=lambda look: (max(low - points[look], points[look] - high), look))
+            nearest = min(movable, key=lambda key: (max(low - points[key], points[key] - high), key))
             sides[nearest] = side
     return sides
 
 
-def _need_test_pictures(index: ImageIndex, test: list[int]) -> None:
+def _check_test_classes(index: ImageIndex, test: list[int]) -> None:
     for label in sorted(set(range(len(index.classes))) - {index.pictures[i].label for i in test}):
         raise UserError(
             f"Class {index.classes[label]!r} in {index.folder} has no pictures in TEST: add some or remove the class."
@@ -147,7 +159,7 @@ def _table(index: ImageIndex, splits: Splits) -> str:
     side_of = {i: side for side in ("train", "val", "test", "left_out") for i in getattr(splits, side)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "class", "bytes_sha256", "pixels_sha256", "split"])
+    writer.writerow(_COLUMNS)
     for i, picture in enumerate(index.pictures):
         name = index.classes[picture.label]
         writer.writerow([picture.path, name, picture.bytes_sha256, picture.pixels_sha256, side_of[i]])

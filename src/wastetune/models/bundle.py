@@ -1,23 +1,39 @@
 """A trained model as a folder that Keras alone can load: pixels in, probabilities out."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError
+from wastetune.files import write_whole
+from wastetune.record import Record
+from wastetune.training.evaluation import Scores
 
 MODEL_FILE = "model.keras"
 DESCRIPTION_FILE = "bundle.json"
 
 
+class BundleDescription(Record):
+    """What a model is: bundle.json, and the same inside every exported file."""
+
+    study: str | None = None
+    backbone: str | None = None
+    dataset: str | None = None
+    classes: tuple[str, ...]  # in the order of the outputs
+    fingerprint: str | None = None  # of the study
+    versions: dict[str, str] = Field(default_factory=dict)  # package -> version
+    test: Scores | None = None
+    input_size: int  # pixels a side
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
 def save_model(folder: Path, model: Any) -> None:
     """Writes the whole model into a bundle's folder; ``keras.saving.load_model(folder / "model.keras")`` reads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"new-{MODEL_FILE}"
-    model.save(temporary)
-    temporary.replace(folder / MODEL_FILE)
+    write_whole(folder / MODEL_FILE, model.save)
 
 
 def load_model(folder: Path) -> Any:
@@ -33,24 +49,22 @@ def read_keras(file: Path) -> Any:
     return keras.saving.load_model(file, compile=False)
 
 
-def save_description(folder: Path, description: Mapping[str, Any]) -> None:
-    """Writes what the model is: classes in the order of its outputs, input size, configuration, scores."""
-    temporary = folder / f"new-{DESCRIPTION_FILE}"
-    temporary.write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(folder / DESCRIPTION_FILE)
+def save_description(folder: Path, description: BundleDescription) -> None:
+    """Writes bundle.json, unless it says the same already."""
+    file = folder / DESCRIPTION_FILE
+    text = json.dumps(description.to_dict(), indent=2, ensure_ascii=False)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def load_description(folder: Path) -> dict[str, Any]:
+def load_description(folder: Path) -> BundleDescription:
     """What the model of a bundle is. UserError where the folder is no bundle."""
     file = folder / DESCRIPTION_FILE
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
+        return BundleDescription.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise UserError(
             f"{folder} is no bundle ({error.strerror}: {file}); name the folder `bundle` in a study's results"
         ) from None
     except ValueError:
-        description = None
-    if not isinstance(description, dict) or not description.keys() >= {"classes", "input_size"}:
-        raise UserError(f"{file} is damaged; delete {folder} and run the study again, which writes it anew")
-    return description
+        raise UserError(f"{file} is damaged; delete {folder} and run the study again, which writes it anew") from None

@@ -1,16 +1,15 @@
-"""A study's model in another format: one file or folder, from uint8 pixels to probabilities, that says what it is.
+"""Exports a study's model to another format: a file or folder from uint8 pixels to probabilities.
 
-All formats take `pixels` (n, size, size, 3) uint8 and give `probabilities` (n, classes) float32, for any n. What
-bundle.json says of the model is inside: in ONNX's metadata, in a SavedModel's `assets.extra`, in the zip archive that a
-.keras file is, and, as TensorFlow Lite's metadata library does it, in a zip archive at the end of a .tflite file.
+All formats take `pixels` (n, size, size, 3) uint8 and return `probabilities` (n, classes) float32, for any n. They
+contain the description of the model (bundle.json): in the metadata of ONNX, in `assets.extra` of a SavedModel, in the
+zip archive that a .keras file is, and in a zip archive at the end of a .tflite file, as TensorFlow Lite's metadata
+library does it.
 """
 
 import json
-import os
-import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import numpy as np
 
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError
-from wastetune.models.bundle import load_description, load_model
+from wastetune.files import remove, write_whole
+from wastetune.models.bundle import BundleDescription, load_description, load_model
 from wastetune.models.loading import INPUT, INSIDE, KEY, OUTPUT, SIGNATURE
 
 OPSET = 18
@@ -28,57 +28,49 @@ LABELS = "labels.txt"
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is written and what its file is called."""
+    """A format: the name of its file or folder, and the function that writes it."""
 
     file: str
     title: str
     write: "Callable[[Source, Path], None]"
-    exact: bool = True  # as far as float32 goes
+    exact: bool = True  # within float32 rounding; False for quantized weights
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an export is made of."""
+    """The model to export and its description."""
 
     model: Any  # Keras: (n, size, size, 3) in 0..255 -> (n, classes)
-    about: Mapping[str, Any]
+    about: BundleDescription
 
 
 def write_export(bundle: Path, format: str, folder: Path) -> Path:
-    """The model of a bundle's folder, written to `folder` in one of FORMATS, whole or not at all; its path.
+    """Writes the model of a bundle to `folder` in one of FORMATS, complete or not at all. Returns its path.
 
-    UserError where a library is missing.
+    Raises UserError if a library is missing.
     """
     kind, about = FORMATS[format], load_description(bundle)
     target = folder / kind.file
-    part = folder / f".{os.getpid()}-{kind.file}"
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+
+    def write(part: Path) -> None:
         kind.write(Source(load_model(bundle), about), part)
-        remove(target)
-        part.replace(target)
+        remove(target)  # a SavedModel is a folder, and a folder replaces an empty one only
+
+    try:
+        write_whole(target, write)
     except ImportError as error:
         raise UserError(
             f"export to {kind.title} needs more packages ({error}); install them: "
             f"pip install 'wastetune[{format.partition('-')[0]}]'"
         ) from error
-    finally:
-        remove(part)
     return target
-
-
-def remove(path: Path) -> None:
-    """Deletes an export, be it a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _write_keras(source: Source, file: Path) -> None:
     import keras
 
-    size = source.about["input_size"]
+    size = source.about.input_size
     pixels = keras.Input((size, size, 3), dtype="uint8", name=INPUT)
     whole = keras.Model(pixels, source.model(keras.ops.cast(pixels, "float32")), name="wastetune")
     whole.save(file)
@@ -88,7 +80,7 @@ def _write_keras(source: Source, file: Path) -> None:
 def _write_saved_model(source: Source, folder: Path) -> None:
     import tensorflow as tf
 
-    # The variables, not the model: LiteRT's converter takes those of a whole model for changeable, and leaves them out.
+    # The variables, not the model: LiteRT's converter leaves out the variables of a whole model as not constant.
     module = tf.Module()
     module.weights = [weight.value for weight in source.model.variables]
     with suppressed_stderr():
@@ -109,10 +101,10 @@ def _write_onnx(source: Source, file: Path) -> None:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     function = _function(source)
     with suppressed_stderr():
-        made, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
-    onnx.helper.set_model_props(made, {KEY: _described(source.about)})
-    onnx.checker.check_model(made)
-    onnx.save(made, str(file))
+        converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+    onnx.helper.set_model_props(converted, {KEY: _described(source.about)})
+    onnx.checker.check_model(converted)
+    onnx.save(converted, str(file))
 
 
 def _write_litert(source: Source, file: Path) -> None:
@@ -122,32 +114,32 @@ def _write_litert(source: Source, file: Path) -> None:
 def _write_litert_int8(source: Source, file: Path) -> None:
     import tensorflow as tf
 
-    # Weights in 8 bits, sums in floats. Whole numbers throughout leave nothing of a MobileNetV3: see docs/log.md.
-    def ask(converter: Any) -> None:
+    # Weights in 8 bits, activations in floats. Integer activations destroy the accuracy of a MobileNetV3: docs/log.md.
+    def quantize(converter: Any) -> None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
 
-    _convert(source, file, ask)
+    _convert(source, file, quantize)
 
 
-def _convert(source: Source, file: Path, ask: Callable[[Any], None]) -> None:
-    """Writes a .tflite file, by way of a SavedModel, whose names it keeps; `ask` gets the converter before."""
+def _convert(source: Source, file: Path, configure: Callable[[Any], None]) -> None:
+    """Writes a .tflite file, converted from a SavedModel to keep its tensor names; `configure` gets the converter."""
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "saved_model"
         _write_saved_model(source, saved)
         converter = tf.lite.TFLiteConverter.from_saved_model(str(saved), signature_keys=[SIGNATURE])
-        ask(converter)
+        configure(converter)
         with suppressed_stderr():
             file.write_bytes(converter.convert())
     _put_inside(file, source.about)
 
 
 def _function(source: Source) -> Any:
-    """The model as TensorFlow's converters want it."""
+    """The model as a TensorFlow function for the converters."""
     import tensorflow as tf
 
-    size = source.about["input_size"]
+    size = source.about.input_size
 
     def run(pixels: Any) -> dict[str, Any]:
         return {OUTPUT: source.model(tf.cast(pixels, tf.float32), training=False)}
@@ -156,7 +148,7 @@ def _function(source: Source) -> Any:
 
 
 def _make_constant(model: Any) -> None:
-    """Turns the tensors that some layers hold beside their weights into arrays: tf2onnx takes such for inputs."""
+    """Turns tensors that some layers keep beside their weights into arrays; tf2onnx would make them inputs."""
     import keras
 
     for layer in getattr(model, "layers", ()):
@@ -165,18 +157,18 @@ def _make_constant(model: Any) -> None:
         _make_constant(layer)
 
 
-def _put_inside(file: Path, about: Mapping[str, Any]) -> None:
+def _put_inside(file: Path, about: BundleDescription) -> None:
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(INSIDE, _described(about))
         archive.writestr(LABELS, _labels(about))
 
 
-def _described(about: Mapping[str, Any]) -> str:
-    return json.dumps(about, ensure_ascii=False)
+def _described(about: BundleDescription) -> str:
+    return json.dumps(about.to_dict(), ensure_ascii=False)
 
 
-def _labels(about: Mapping[str, Any]) -> str:
-    return "".join(f"{name}\n" for name in about["classes"])
+def _labels(about: BundleDescription) -> str:
+    return "".join(f"{name}\n" for name in about.classes)
 
 
 FORMATS = {

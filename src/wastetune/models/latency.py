@@ -1,7 +1,7 @@
-"""How long a model takes over one picture: `python -m wastetune.models.latency MODEL THREADS` prints it as JSON.
+"""The latency of a model for one picture: `python -m wastetune.models.latency MODEL THREADS` prints it as JSON.
 
-In a process of its own: TensorFlow takes a number of threads only before it runs, and no runtime shall find the threads
-and the memory of another.
+It is measured in a process of its own, because TensorFlow's number of threads can only be set before it runs, and so
+that no runtime shares memory and threads with another.
 """
 
 import json
@@ -17,9 +17,9 @@ from wastetune.errors import UserError
 from wastetune.models.loading import open_model
 
 _WARM_UP = 10
-_RUNS = 300
-_SECONDS = 5.0  # enough for a backbone that needs a tenth of a second
-_FEWEST = 20
+_MAX_RUNS = 300
+_MAX_SECONDS = 5.0  # 300 runs of a slow backbone would take half a minute
+_MIN_RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Latency:
 
 
 def measure_latency(model: Path, threads: int) -> Latency:
-    """The latency of the model in a file or folder, measured in a new process. UserError where that fails."""
+    """The latency of the model in a file or folder, measured in a new process. Raises UserError if that fails."""
     command = [sys.executable, "-m", "wastetune.models.latency", str(model), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -47,8 +47,8 @@ def _measure(path: Path, threads: int) -> Latency:
     for _ in range(_WARM_UP):
         model.run(picture)
     times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < _RUNS and (len(times) < _FEWEST or time.perf_counter() - began < _SECONDS):
+    started = time.perf_counter()
+    while len(times) < _MAX_RUNS and (len(times) < _MIN_RUNS or time.perf_counter() - started < _MAX_SECONDS):
         before = time.perf_counter()
         model.run(picture)
         times.append(1000 * (time.perf_counter() - before))

@@ -1,12 +1,12 @@
-"""A trained model of any format, ready to run: pixels in, probabilities out.
+"""Opens a trained model of any format as a function from pixels to probabilities.
 
-Each format has its own runtime, and only that one is loaded: an .onnx file needs no TensorFlow.
+Only the runtime of the format is imported: an .onnx file does not need TensorFlow.
 """
 
 import json
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wastetune.console import suppressed_stderr
-from wastetune.errors import UserError
-from wastetune.models.bundle import DESCRIPTION_FILE, MODEL_FILE, load_description, read_keras
+from wastetune.errors import UserError, first_line
+from wastetune.models.bundle import DESCRIPTION_FILE, MODEL_FILE, BundleDescription, load_description, read_keras
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
-# Where a format keeps the description of the model: an entry of this name, or the key of this name in ONNX's metadata.
+# The description of the model in an exported file: the name of its entry in an archive, its key in ONNX's metadata.
 INSIDE = "wastetune.json"
 KEY = "wastetune"
 SIGNATURE = "serving_default"
@@ -30,19 +30,19 @@ INPUT, OUTPUT = "pixels", "probabilities"
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model that is ready to run."""
+    """A trained model, ready to run."""
 
     classes: tuple[str, ...]
     size: int  # pixels a side
-    about: Mapping[str, Any]  # what bundle.json says of it
+    about: BundleDescription
     run: Run  # (n, size, size, 3) in 0..255 -> (n, classes); any n from 1 on
 
 
 def open_model(path: Path, *, threads: int | None = None) -> Model:
     """The model in a bundle's folder, or in an exported .keras, .onnx or .tflite file or SavedModel folder.
 
-    `threads` bounds those of one run; TensorFlow heeds it only where nothing has run in this process before.
-    UserError where there is no model, it cannot be read, or its runtime is not installed.
+    `threads` limits the threads of one run; TensorFlow ignores it once it has run in this process.
+    Raises UserError if there is no model, it cannot be read, or its runtime is not installed.
     """
     if (path / DESCRIPTION_FILE).exists():
         opened, kind = _open_bundle, "bundle"
@@ -58,7 +58,7 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
         )
     try:
         about, run = opened(path, threads)
-        return Model(tuple(about["classes"]), int(about["input_size"]), about, run)
+        return Model(about.classes, about.input_size, about, run)
     except UserError:
         raise
     except ImportError as error:
@@ -66,35 +66,34 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
         how = f"pip install 'wastetune[{extra}]'" if extra else "pip install wastetune"
         raise UserError(f"{path} needs {library} ({error}); install it: {how}") from error
     except Exception as error:  # runtimes raise anything over a broken file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         again = "delete it and run the study" if kind == "bundle" else "export it"
-        raise UserError(f"the model in {path} cannot be read: {reason}; {again} again") from error
+        raise UserError(f"the model in {path} cannot be read: {first_line(error)}; {again} again") from error
 
 
-def _open_bundle(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+def _open_bundle(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     return load_description(path), _keras_run(path / MODEL_FILE, threads)
 
 
-def _open_keras(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+def _open_keras(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     return _inside(path), _keras_run(path, threads)
 
 
-def _open_saved_model(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     import tensorflow as tf
 
     _limit_tensorflow(threads)
-    about = json.loads((path / "assets.extra" / INSIDE).read_text(encoding="utf-8"))
+    about = _parse((path / "assets.extra" / INSIDE).read_bytes())
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures[SIGNATURE]
 
-    # The signature alone would lose the loaded object, and with it its variables.
+    # The signature does not keep the loaded object, and so its variables, alive.
     def run(pixels: NDArray[np.uint8], _kept: Any = loaded) -> NDArray[np.float32]:
         return np.asarray(signature(**{INPUT: tf.constant(pixels)})[OUTPUT])
 
     return about, run
 
 
-def _open_onnx(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -109,27 +108,27 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
 
-    return json.loads(metadata[KEY]), run
+    return _parse(metadata[KEY]), run
 
 
-def _open_litert(path: Path, threads: int | None) -> tuple[dict[str, Any], Run]:
+def _open_litert(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     from ai_edge_litert.interpreter import Interpreter
 
-    with suppressed_stderr():  # it tells which kernels it takes
+    with suppressed_stderr():  # LiteRT prints the names of its kernels
         interpreter = Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()
-    place = interpreter.get_input_details()[0]["index"]
-    result = interpreter.get_output_details()[0]["index"]
-    turn = threading.Lock()  # an interpreter is one memory
+    input_index = interpreter.get_input_details()[0]["index"]
+    output_index = interpreter.get_output_details()[0]["index"]
+    lock = threading.Lock()  # an interpreter has one set of tensors
 
     def run_one(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        interpreter.set_tensor(place, pixels[None])
+        interpreter.set_tensor(input_index, pixels[None])
         interpreter.invoke()
-        return np.asarray(interpreter.get_tensor(result)[0])
+        return np.asarray(interpreter.get_tensor(output_index)[0])
 
-    # One by one: in 8 bits, its fast kernels refuse any other number of pictures.
+    # One by one, because the fast kernels for 8-bit weights accept one picture only.
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with turn:
+        with lock:
             return np.stack([run_one(each) for each in pixels])
 
     return _inside(path), run
@@ -149,17 +148,20 @@ def _limit_tensorflow(threads: int | None) -> None:
     if threads:
         import tensorflow as tf
 
-        with suppress(RuntimeError):  # it has run already
+        with suppress(RuntimeError):  # TensorFlow has run already
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-def _inside(path: Path) -> dict[str, Any]:
+def _parse(text: str | bytes) -> BundleDescription:
+    return BundleDescription.from_dict(json.loads(text))
+
+
+def _inside(path: Path) -> BundleDescription:
     """The description in a .keras file, which is a zip archive, or in the one at the end of a .tflite file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            about: dict[str, Any] = json.loads(archive.read(INSIDE))
-            return about
+            return _parse(archive.read(INSIDE))
     except (KeyError, zipfile.BadZipFile):
         raise ValueError(f"it was not exported by wastetune (no {INSIDE} inside)") from None
 

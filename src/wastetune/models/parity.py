@@ -1,8 +1,7 @@
-"""Is an export still the same model, and what does it cost: the test pictures through both, size, latency."""
+"""Compares an export with the original on the test pictures: predictions, scores, size and latency."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,26 @@ from numpy.typing import NDArray
 
 from wastetune.data.splits import read_split_table
 from wastetune.errors import UserError
-from wastetune.files import write_whole
+from wastetune.files import remove, write_whole
 from wastetune.formatting import aligned
 from wastetune.models.bundle import MODEL_FILE, load_description
-from wastetune.models.export import FORMATS, remove, write_export
+from wastetune.models.export import FORMATS, write_export
 from wastetune.models.latency import Latency, measure_latency
 from wastetune.models.loading import Model, open_model
 from wastetune.models.predict import predict_files
+from wastetune.record import Record
 from wastetune.training.metrics import metric_value
 
 FOLDER = "export"
 FILE = "export.json"
 ORIGINAL = "bundle"
 THREADS = (1, 2)
-# The most by which a probability may differ. Runtimes sum in other orders, which makes a hundredth of it.
+# The largest difference of a probability. Runtimes add in different orders, which makes a hundredth of it.
 TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True)
-class Check:
-    """What an export is like beside the original, on the same test pictures."""
+class Check(Record):
+    """An export compared with the original, on the same test pictures."""
 
     format: str
     file: str
@@ -41,20 +40,20 @@ class Check:
     accuracy: float
     f1_macro: float
     f1_macro_lost: float
-    latency: Mapping[str, Latency]  # by number of threads, of one picture
+    latency: dict[str, Latency]  # number of threads -> of one picture
 
 
 def export_study(
     results: Path, pictures: Path, formats: Sequence[str], echo: Callable[[str], None] = lambda line: None
 ) -> list[Check]:
-    """A study's model written in each of these formats to the folder `export` in its results, and checked.
+    """Checks of a study's model in each of these formats, which are written to the folder `export` in its results.
 
     `results` is the study's own results folder, `pictures` the folder of its data set. The first check is of the
-    original, with which the others are compared. All checks are kept in export.json. UserError where a file differs
-    by more than TOLERANCE, which is deleted then, or its runtime or the pictures are missing.
+    original. All checks are added to export.json. UserError where a file differs by more than TOLERANCE, which is
+    deleted then, and where its runtime or pictures are missing.
     """
     bundle, folder = results / "bundle", results / FOLDER
-    load_description(bundle)  # says what is missing before anything is loaded
+    load_description(bundle)  # reports a missing bundle before anything is loaded
     paths, names = _test_pictures(results, pictures)
     model = open_model(bundle)
     labels = np.array([model.classes.index(name) for name in names])
@@ -78,17 +77,17 @@ def export_study(
             remove(file)
             raise
         checks.append(_timed(check, file))
-        _keep(checks, folder)
+        _write_checks(checks, folder)
     return checks
 
 
-def read_checks(folder: Path) -> dict[str, dict[str, Any]]:
-    """The checks in an export folder's export.json, by format; none where there is no such file."""
+def read_checks(folder: Path) -> dict[str, Check]:
+    """The checks in an export folder's export.json, by format; none where the file cannot be read."""
     try:
-        found: dict[str, dict[str, Any]] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return {name: Check.from_dict(check) for name, check in found.items()}
     except (OSError, ValueError):
         return {}
-    return found
 
 
 def render_checks(checks: Sequence[Check]) -> list[str]:
@@ -111,31 +110,31 @@ def render_checks(checks: Sequence[Check]) -> list[str]:
 
 
 def export_metrics(folder: Path) -> dict[str, float]:
-    """What MLflow is told of the exports in this folder: `export_<format>_<figure>`."""
+    """The metrics of the exports in this folder for MLflow: `export_<format>_<metric>`."""
     return {
         f"export_{name}_{key}": float(value)
         for name, check in read_checks(folder).items()
-        for key, value in _figures(check).items()
+        for key, value in _metrics(check).items()
     }
 
 
-def _figures(check: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(check: Check) -> dict[str, float]:
     keys = ("bytes", "largest_difference", "same_class", "f1_macro", "f1_macro_lost")
-    times = {f"ms_{count}_threads": each["median"] for count, each in check["latency"].items()}
-    return {key: check[key] for key in keys} | times
+    times = {f"ms_{count}_threads": each.median for count, each in check.latency.items()}
+    return {key: getattr(check, key) for key in keys} | times
 
 
 def _test_pictures(results: Path, pictures: Path) -> tuple[list[Path], list[str]]:
-    rows = [row for row in read_split_table(results / "split.csv") if row["split"] == "test"]
-    return [pictures / row["path"] for row in rows], [row["class"] for row in rows]
+    rows = [row for row in read_split_table(results / "split.csv") if row.split == "test"]
+    return [pictures / row.path for row in rows], [row.class_name for row in rows]
 
 
 def _probabilities(model: Model, paths: Sequence[Path]) -> NDArray[np.float32]:
     rows = []
-    for said in predict_files(model, paths):
-        if said.probabilities is None:
-            raise UserError(f"a test picture is not there as it was: {said.problem}")
-        rows.append(said.probabilities)
+    for prediction in predict_files(model, paths):
+        if prediction.probabilities is None:
+            raise UserError(f"a test picture is not there as it was: {prediction.problem}")
+        rows.append(prediction.probabilities)
     return np.stack(rows)
 
 
@@ -158,10 +157,11 @@ def _compare(
 
 
 def _timed(check: Check, model: Path) -> Check:
-    return replace(check, latency={str(count): measure_latency(model, count) for count in THREADS})
+    return check.model_copy(update={"latency": {str(count): measure_latency(model, count) for count in THREADS}})
 
 
-def _keep(checks: Sequence[Check], folder: Path) -> None:
+def _write_checks(checks: Sequence[Check], folder: Path) -> None:
     """Adds these checks to those of formats that were exported before."""
-    kept = {**read_checks(folder), **{check.format: asdict(check) for check in checks}}
-    write_whole(folder / FILE, lambda part: part.write_text(json.dumps(kept, indent=2), encoding="utf-8"))
+    merged = {**read_checks(folder), **{check.format: check for check in checks}}
+    text = json.dumps({name: check.to_dict() for name, check in merged.items()}, indent=2)
+    write_whole(folder / FILE, lambda part: part.write_text(text, encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a model says of picture files, which it gets as it got them in training."""
+"""Predictions for picture files, resized as in training, and their formats on the command line."""
 
 import csv
 import io
@@ -18,14 +18,14 @@ from wastetune.data.image import read_picture, resize_picture
 from wastetune.errors import UserError
 from wastetune.models.loading import Model
 
-PROBABILITY = "probability of "  # and the class: a column each
+PROBABILITY = "probability of "  # followed by the class: the name of its column
 
 _BATCH = 64  # pictures in memory at once
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one picture: a probability for each class, or why it could not be read."""
+    """The probabilities of the classes for one picture, or why it could not be read."""
 
     path: Path
     probabilities: NDArray[np.float32] | None  # (classes,)
@@ -33,7 +33,7 @@ class Prediction:
 
 
 def predict_files(model: Model, paths: Iterable[Path]) -> Iterator[Prediction]:
-    """What the model says of each file, in their order; one that cannot be read has a problem and stops nothing."""
+    """A prediction for each file, in the same order. For a file that cannot be read, it has the problem."""
 
     def read(path: Path) -> NDArray[np.uint8] | str:
         try:
@@ -43,23 +43,23 @@ def predict_files(model: Model, paths: Iterable[Path]) -> Iterator[Prediction]:
 
     with ThreadPoolExecutor() as pool:
         for batch in _batches(paths):
-            found = list(pool.map(read, batch))
-            pixels = [each for each in found if not isinstance(each, str)]
-            said = iter(model.run(np.stack(pixels)) if pixels else ())
-            for path, each in zip(batch, found, strict=True):
-                yield Prediction(path, None, each) if isinstance(each, str) else Prediction(path, next(said))
+            pictures = list(pool.map(read, batch))
+            pixels = [each for each in pictures if not isinstance(each, str)]
+            probabilities = iter(model.run(np.stack(pixels)) if pixels else ())
+            for path, each in zip(batch, pictures, strict=True):
+                yield Prediction(path, None, each) if isinstance(each, str) else Prediction(path, next(probabilities))
 
 
-def best_classes(model: Model, probabilities: NDArray[np.float32], most: int = 3) -> list[tuple[str, float]]:
-    """The most probable classes with their probabilities, the first the model's answer."""
-    order = np.argsort(-probabilities, kind="stable")[:most]
+def best_classes(model: Model, probabilities: NDArray[np.float32], count: int = 3) -> list[tuple[str, float]]:
+    """The most probable classes and their probabilities, in descending order; the first is the predicted class."""
+    order = np.argsort(-probabilities, kind="stable")[:count]
     return [(model.classes[label], float(probabilities[label])) for label in order]
 
 
 def find_pictures(named: Sequence[str | Path]) -> list[Path]:
-    """The files that are meant by files, folders and globs, each in the order of names. UserError where there is none.
+    """The files of paths, folders and globs, sorted by name within each. Raises UserError if there are none.
 
-    Hidden files of a folder are passed over. What is not there is left to be told of as a problem.
+    Hidden files in folders are left out. A path that does not exist is included: its prediction has the problem.
     """
     if paths := list(_files(named)):
         return paths
@@ -80,49 +80,49 @@ Lines = Iterator[tuple[str, Prediction | None]]
 
 
 def render_text(model: Model, predictions: Iterable[Prediction]) -> Lines:
-    """A line for each prediction, beside it: class, probability, the next two classes, path."""
+    """A line of text and its prediction: class, probability, path, the next two classes."""
     width = max(map(len, model.classes))
-    for said in predictions:
-        if said.probabilities is None:
-            yield f"{'-':{width}}          {said.problem}", said
+    for prediction in predictions:
+        if prediction.probabilities is None:
+            yield f"{'-':{width}}          {prediction.problem}", prediction
             continue
-        (name, share), *others = best_classes(model, said.probabilities)
+        (name, share), *others = best_classes(model, prediction.probabilities)
         rest = ", ".join(f"{other} {part:.1%}" for other, part in others)
-        yield f"{name:{width}}  {share:6.1%}  {said.path}  ({rest})", said
+        yield f"{name:{width}}  {share:6.1%}  {prediction.path}  ({rest})", prediction
 
 
 def render_json(model: Model, predictions: Iterable[Prediction]) -> Lines:
-    """A JSON object for each prediction, beside it: picture, and class, probability, top and all, or the problem."""
-    for said in predictions:
-        found: dict[str, Any] = {"picture": str(said.path)}
-        if said.probabilities is None:
-            found["problem"] = said.problem
+    """A JSON object and its prediction: picture, class, probability, the top 3, all probabilities; or the problem."""
+    for prediction in predictions:
+        fields: dict[str, Any] = {"picture": str(prediction.path)}
+        if prediction.probabilities is None:
+            fields["problem"] = prediction.problem
         else:
-            top = best_classes(model, said.probabilities)
-            found |= {"class": top[0][0], "probability": top[0][1]}
-            found["top"] = [{"class": name, "probability": share} for name, share in top]
-            found["probabilities"] = dict(zip(model.classes, map(float, said.probabilities), strict=True))
-        yield json.dumps(found, ensure_ascii=False), said
+            top = best_classes(model, prediction.probabilities)
+            fields |= {"class": top[0][0], "probability": top[0][1]}
+            fields["top"] = [{"class": name, "probability": share} for name, share in top]
+            fields["probabilities"] = dict(zip(model.classes, map(float, prediction.probabilities), strict=True))
+        yield json.dumps(fields, ensure_ascii=False), prediction
 
 
 def render_csv(model: Model, predictions: Iterable[Prediction]) -> Lines:
-    """A header, beside it nothing; then a line of CSV for each prediction, beside it: the columns of `predict`."""
+    """A header and None, then a line of CSV and its prediction, for each prediction."""
     yield _csv_line(table_columns(model)), None
-    for said in predictions:
-        yield _csv_line(table_row(model, said)), said
+    for prediction in predictions:
+        yield _csv_line(table_row(model, prediction)), prediction
 
 
 def table_columns(model: Model) -> list[str]:
-    """The names of the columns of a table of predictions."""
+    """The column names of a table of predictions."""
     return ["picture", "class", "probability", "problem", *(PROBABILITY + name for name in model.classes)]
 
 
-def table_row(model: Model, said: Prediction) -> list[Any]:
-    """A prediction's row there; None for what a picture with a problem does not have."""
-    if said.probabilities is None:
-        return [str(said.path), None, None, said.problem, *(None for _ in model.classes)]
-    [(name, share)] = best_classes(model, said.probabilities, most=1)
-    return [str(said.path), name, share, "", *(float(each) for each in said.probabilities)]
+def table_row(model: Model, prediction: Prediction) -> list[Any]:
+    """The row of a prediction in that table; None for the missing values of a picture with a problem."""
+    if prediction.probabilities is None:
+        return [str(prediction.path), None, None, prediction.problem, *(None for _ in model.classes)]
+    [(name, share)] = best_classes(model, prediction.probabilities, count=1)
+    return [str(prediction.path), name, share, "", *(float(each) for each in prediction.probabilities)]
 
 
 def _csv_line(cells: list[Any]) -> str:
@@ -134,7 +134,7 @@ def _csv_line(cells: list[Any]) -> str:
 def _without_globs(named: Iterable[str | Path]) -> Iterator[Path]:
     for each in named:
         path = Path(each)
-        if not path.exists() and (found := sorted(glob(str(each), recursive=True))):  # noqa: PTH207  Path.glob knows no absolute ones
+        if not path.exists() and (found := sorted(glob(str(each), recursive=True))):  # noqa: PTH207  Path.glob accepts relative patterns only
             yield from map(Path, found)
         else:
             yield path

@@ -1,8 +1,9 @@
-"""Where a model looked on a picture, and the vector that it saw of it.
+"""Saliency maps: how much each place of a picture contributes to a model's prediction.
 
-Every backbone here ends in a mean over space. So a model is features (h, w, c), their mean (c,), and a head, and what
-a place did for an answer is told by leaving it out of the mean and asking the head again. Where the head is linear
-this is Grad-CAM (Selvaraju et al. 2017) exactly; where it is not, no gradient has to stand for a difference.
+Every backbone of the catalog ends in global average pooling. So a model is features (h, w, c), their mean (c,), the
+picture's embedding, and a head. The contribution of a place is the change in the head's output when the place is left
+out of the mean. For a linear head this is exactly Grad-CAM (Selvaraju et al. 2017); for others, it is a difference that
+Grad-CAM approximates by a gradient.
 """
 
 import threading
@@ -18,50 +19,51 @@ from wastetune.models.bundle import load_description, load_model
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a model made of one picture."""
+class Saliency:
+    """A model's prediction for one picture and its explanation."""
 
     probabilities: NDArray[np.float32]  # (classes,)
-    heat: NDArray[np.float32]  # (h, w) in 0..1: how much each place spoke for the answer
-    vector: NDArray[np.float32]  # (c,) the mean of its features, which is all that its head sees
+    heatmap: NDArray[np.float32]  # (h, w) in 0..1: the contribution of each place to the predicted class
+    embedding: NDArray[np.float32]  # (c,) the mean of the features, the head's only input
 
 
 @dataclass(frozen=True)
 class SaliencyModel:
-    """A bundle's model, open to questions; one at a time, from any thread."""
+    """A bundle's model. Its functions may be called from any thread; they run one at a time."""
 
     classes: tuple[str, ...]
     size: int  # pixels a side
-    look: Callable[[NDArray[np.uint8]], Look]  # one picture (size, size, 3)
-    vectors: Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (n, size, size, 3) -> (n, c)
+    explain: Callable[[NDArray[np.uint8]], Saliency]  # one picture (size, size, 3)
+    embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (n, size, size, 3) -> (n, c)
 
 
 def open_saliency_model(bundle: Path) -> SaliencyModel:
-    """The model in a bundle's folder. UserError where the folder is no bundle."""
+    """The model in a bundle's folder. Raises UserError if the folder is not a bundle."""
     about = load_description(bundle)
     features_of, logits_of = split_at_pooling(load_model(bundle))
-    turn = threading.Lock()  # Keras is not made for several threads
+    lock = threading.Lock()  # Keras is not thread-safe
 
     def features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.asarray(features_of.predict_on_batch(pixels.astype(np.float32)))
 
-    def look(pixels: NDArray[np.uint8]) -> Look:
-        with turn:
-            seen = features(pixels[None])[0]
-            places = seen.reshape(-1, seen.shape[-1])
-            vector = places.mean(axis=0)
-            logits = np.asarray(logits_of.predict_on_batch(np.vstack([vector, vector - places / len(places)])))
-        return Look(_softmax(logits[0]), _heat(logits).reshape(seen.shape[:2]), vector)
+    def explain(pixels: NDArray[np.uint8]) -> Saliency:
+        with lock:
+            grid = features(pixels[None])[0]
+            places = grid.reshape(-1, grid.shape[-1])
+            embedding = places.mean(axis=0)
+            without_each = embedding - places / len(places)
+            logits = np.asarray(logits_of.predict_on_batch(np.vstack([embedding, without_each])))
+        return Saliency(_softmax(logits[0]), _contributions(logits).reshape(grid.shape[:2]), embedding)
 
-    def vectors(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with turn:
+    def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with lock:
             return np.asarray(features(pixels).mean(axis=(1, 2)))
 
-    return SaliencyModel(tuple(about["classes"]), int(about["input_size"]), look, vectors)
+    return SaliencyModel(about.classes, about.input_size, explain, embed)
 
 
 def split_at_pooling(model: Any) -> tuple[Any, Any]:
-    """A bundle's model as two: pixels (n, size, size, 3) to features (n, h, w, c), and their mean (n, c) to logits."""
+    """A bundle's model in two: pixels (n, size, size, 3) to features (n, h, w, c), and their mean (n, c) to logits."""
     import keras
 
     pooling = [each for each in _all_layers(model) if isinstance(each, keras.layers.GlobalAveragePooling2D)][-1]
@@ -71,16 +73,20 @@ def split_at_pooling(model: Any) -> tuple[Any, Any]:
     return _chain(model.input, steps[:middle]), _chain(pooling.output, steps[middle + 1 : -1])
 
 
-def _heat(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much the odds of the answer, that of row 0, fall in each other row: (places,) in 0..1, 1 the most."""
-    answer = int(logits[0].argmax())
-    odds = logits[:, answer] - _log_sum_exp(np.delete(logits, answer, axis=1))
-    fall = np.maximum(odds[0] - odds[1:], 0.0)
-    return np.asarray(fall / max(float(fall.max()), 1e-12))
+def _contributions(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The contribution of each place: (places,) in 0..1, scaled so that the largest is 1.
+
+    It is the decrease in the log-odds of the predicted class from row 0, the logits with all places, to the row of the
+    logits without that place.
+    """
+    predicted = int(logits[0].argmax())
+    log_odds = logits[:, predicted] - _log_sum_exp(np.delete(logits, predicted, axis=1))
+    decrease = np.maximum(log_odds[0] - log_odds[1:], 0.0)
+    return np.asarray(decrease / max(float(decrease.max()), 1e-12))
 
 
 def _steps(model: Any, pooling: Any) -> Iterator[Any]:
-    """What the model does, one after another: models within models are chains, but for the one that pools."""
+    """The layers of the model in order. Nested models are single steps, except those that contain the pooling."""
     import keras
 
     for layer in model.layers:
@@ -91,7 +97,7 @@ def _steps(model: Any, pooling: Any) -> Iterator[Any]:
         elif any(each is pooling for each in layer.layers):
             yield keras.Model(layer.input, pooling.input)
             yield pooling
-            if layer.output is not pooling.output:  # ConvNeXt normalises the mean
+            if layer.output is not pooling.output:  # ConvNeXt normalizes the mean
                 yield keras.Model(pooling.output, layer.output)
         else:
             yield from _steps(layer, pooling)
@@ -107,7 +113,7 @@ def _chain(like: Any, steps: list[Any]) -> Any:
     import keras
 
     first = keras.Input(like.shape[1:])
-    # A pipeline, because steps that lay at different depths may bear the same name, which a model does not allow.
+    # A pipeline, because layers of different nested models may have the same name, which a model does not allow.
     return keras.Model(first, keras.layers.Pipeline(steps)(first, training=False))
 
 

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from wastetune.errors import UserError, suggest
 from wastetune.files import write_whole
 from wastetune.formatting import aligned, markdown_table, render_duration
 from wastetune.report.html import render_template
 from wastetune.report.published import Published, published_for
-from wastetune.report.results import read_report
+from wastetune.report.results import Report, read_report
 
 HEADER = (
     "study",
@@ -27,13 +26,13 @@ HEADER = (
     "time",
     "parameters, file",
 )
-_WORDS = 3  # the columns before the first number
+_TEXT_COLUMNS = 3  # before the first number
 _NOTE = "Precision, recall and F1 are macro averages. Published figures are quoted: other splits, other protocols."
 
 
 @dataclass(frozen=True)
 class Row:
-    """A study's result on its test set, or a published one; None where that is not known."""
+    """A study's result on its test set, or a published one; None where a value is not known."""
 
     study: str | None  # None: published
     backbone: str
@@ -50,15 +49,15 @@ class Row:
 
 
 def compare_studies(results: Path, names: Sequence[str] = ()) -> list[Row]:
-    """A row for each finished study, then the published ones for the same data: data set by data set, the best first.
+    """A row for each finished study and then for each published result, by data set, the best first.
 
-    Names may be patterns such as 'inception_*'; none: all there are. UserError where a name has no report.
+    Names may be patterns such as 'inception_*'; without names, all studies. UserError where a name has no report.
     """
     reports = _read_reports(results, names)
     rows: list[Row] = []
-    for dataset in sorted({report["dataset"] for report in reports.values()}):
-        here = {name: report for name, report in reports.items() if report["dataset"] == dataset}
-        ours = [_row(name, report, results / name) for name, report in here.items()]
+    for dataset in sorted({report.dataset for report in reports.values()}):
+        here = {name: report for name, report in reports.items() if report.dataset == dataset}
+        ours = [_row(name, report) for name, report in here.items()]
         published = dict.fromkeys(one for report in here.values() for one in published_for(report))
         rows += sorted(ours, key=lambda row: -(row.f1 or 0.0))
         rows += sorted(map(_published_row, published), key=lambda row: -row.accuracy)
@@ -66,15 +65,15 @@ def compare_studies(results: Path, names: Sequence[str] = ()) -> list[Row]:
 
 
 def render_text(rows: Sequence[Row]) -> str:
-    """The table for a terminal; the sources of what is published stand below it."""
+    """The table for a terminal, with the sources of published results below."""
     sources = list(dict.fromkeys(row.source for row in rows if row.study is None))
-    lines = aligned([HEADER, *(_cells(row, _mark(row, sources)) for row in rows)], left=_WORDS)
+    lines = aligned([HEADER, *(_cells(row, _mark(row, sources)) for row in rows)], left=_TEXT_COLUMNS)
     below = [f"[{number}] {source}" for number, source in enumerate(sources, start=1)]
     return "\n".join([*lines, "", _NOTE, *below])
 
 
 def render_csv(rows: Sequence[Row]) -> str:
-    """The table for programs: fractions, seconds, megabytes; a column says which rows are published."""
+    """The table for programs: fractions, seconds, megabytes, and a column that marks published rows."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = [key for key in Row.__dataclass_fields__ if key != "source"]
@@ -87,14 +86,14 @@ def render_csv(rows: Sequence[Row]) -> str:
 
 def render_markdown(rows: Sequence[Row]) -> str:
     """The table for a README."""
-    lines = markdown_table((*HEADER, "source"), [(*_cells(row), row.source) for row in rows], left=_WORDS)
+    lines = markdown_table((*HEADER, "source"), [(*_cells(row), row.source) for row in rows], left=_TEXT_COLUMNS)
     return "\n".join([*lines, "", _NOTE]) + "\n"
 
 
 def render_html(rows: Sequence[Row]) -> str:
-    """The table as a page of its own that needs no network."""
+    """The table as a self-contained page."""
     return render_template(
-        "compare.html", header=HEADER, words=_WORDS, note=_NOTE, rows=[(row, _cells(row)) for row in rows]
+        "compare.html", header=HEADER, words=_TEXT_COLUMNS, note=_NOTE, rows=[(row, _cells(row)) for row in rows]
     )
 
 
@@ -102,19 +101,19 @@ WRITERS = {".csv": render_csv, ".md": render_markdown, ".html": render_html}
 
 
 def check_suffix(path: Path) -> None:
-    """UserError for a file that is none of those that can be written."""
+    """UserError for a suffix that cannot be written."""
     if path.suffix.lower() not in WRITERS:
         raise UserError(f"--output {path} must end in {', '.join(WRITERS)}")
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Writes the table as what the file's name ends in: .csv, .md or .html."""
+    """Writes the table in the format of the file's suffix: .csv, .md or .html."""
     text = WRITERS[path.suffix.lower()](rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def _read_reports(results: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _read_reports(results: Path, names: Sequence[str]) -> dict[str, Report]:
     folders = sorted(path for path in results.iterdir() if path.is_dir()) if results.is_dir() else []
     reports = {folder.name: report for folder in folders if (report := read_report(folder))}
     if not reports:
@@ -123,7 +122,7 @@ def _read_reports(results: Path, names: Sequence[str]) -> dict[str, dict[str, An
     return {name: reports[name] for name in (chosen or reports)}
 
 
-def _matching(name: str, reports: Mapping[str, Any], results: Path) -> Iterator[str]:
+def _matching(name: str, reports: Mapping[str, Report], results: Path) -> Iterator[str]:
     wanted = Path(name).stem if name.endswith(".toml") else name
     found = [wanted] if wanted in reports else [one for one in reports if fnmatchcase(one, wanted)]
     if not found:
@@ -131,20 +130,20 @@ def _matching(name: str, reports: Mapping[str, Any], results: Path) -> Iterator[
     yield from found
 
 
-def _row(name: str, report: Mapping[str, Any], folder: Path) -> Row:
-    test, model = report["test"], report.get("model", {})
+def _row(name: str, report: Report) -> Row:
+    test, model = report.test, report.model
     return Row(
         study=name,
-        backbone=report["backbone"],
-        dataset=report["dataset"],
-        accuracy=test["accuracy"],
-        precision=test["precision_macro"],
-        recall=test["recall_macro"],
-        f1=test["f1_macro"],
-        trials=report["trials"]["complete"] + report["trials"]["pruned"],
-        seconds=report["seconds"]["total"],
-        parameters=model.get("parameters"),
-        megabytes=round(model["bytes"] / 1e6, 1) if "bytes" in model else None,
+        backbone=report.backbone,
+        dataset=report.dataset,
+        accuracy=test.accuracy,
+        precision=test.precision_macro,
+        recall=test.recall_macro,
+        f1=test.f1_macro,
+        trials=report.trials.complete + report.trials.pruned,
+        seconds=report.seconds.total,
+        parameters=model.parameters if model else None,
+        megabytes=round(model.bytes / 1e6, 1) if model else None,
     )
 
 

@@ -1,13 +1,13 @@
-"""A search as charts: how the winner learned, how the scores rose, what mattered, what it cost."""
+"""The figures of a report: learning curves, search, parameters and cost as SVG; the confusion matrix as PNG."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from markupsafe import Markup
 
-from wastetune.formatting import render_value
-from wastetune.report.published import Published
+from wastetune.formatting import render_value, shortened
+from wastetune.report.results import Report
 from wastetune.report.svg import (
     Plot,
     Point,
@@ -15,7 +15,6 @@ from wastetune.report.svg import (
     dot,
     framed,
     line,
-    mark,
     number_scale,
     option_scale,
     score_scale,
@@ -27,12 +26,14 @@ from wastetune.storage.records import TrialRecord
 from wastetune.training.metrics import METRICS
 
 _MANY = 150  # trials; more are drawn smaller
+# Shades grow with the square root of the share, so that a confusion of 5 % is visible.
+SHADE = 0.5
 
 
-def draw_curves(report: Mapping[str, Any], history: History) -> list[Markup]:
+def draw_curves(report: Report, history: History) -> list[Markup]:
     """Validation score and training loss by epoch, of the winner and of the default."""
-    name = METRICS[report["metric"]][0]
-    shown = [("winner", _of(history, report["best"]["number"])), ("default", _default(history))]
+    name = METRICS[report.metric][0]
+    shown = [("winner", _find(history, report.best.number)), ("default", _default(history))]
     curves = [(kind, trial) for kind, trial in shown if trial and trial.epochs]
     if len(curves) == 2 and curves[0][1].number == curves[1][1].number:
         del curves[1]
@@ -58,7 +59,7 @@ def draw_curves(report: Mapping[str, Any], history: History) -> list[Markup]:
     return charts
 
 
-def draw_search(report: Mapping[str, Any], history: History) -> Markup:
+def draw_search(report: Report, history: History) -> Markup:
     """Each trial's score in the order of the trials, and the best so far."""
     complete = [trial for trial in history.trials if trial.state == "complete"]
     plot = Plot(
@@ -74,38 +75,39 @@ def draw_search(report: Mapping[str, Any], history: History) -> Markup:
     return framed(plot, marks, x_label="trial", y_label=_score_name(report), what="scores of all trials in order")
 
 
-def draw_slices(report: Mapping[str, Any], history: History) -> list[Markup]:
+def draw_slices(report: Report, history: History) -> list[Markup]:
     """For each searched parameter, the important first, the scores of the trials against its values."""
     order = [*history.importance, *(key for key in history.searched if key not in history.importance)]
-    charts = []
-    for key in order:
-        searched = history.searched[key]
-        having = [trial for trial in history.trials if key in trial.drawn and trial.config.get(key) is not None]
-        if not having:
-            continue
-        at = {trial.number: _position(searched, trial, key) for trial in having}
-        values = list(at.values())
-        if searched.options:
-            x = option_scale(searched.options)
-        else:
-            x = number_scale(values, log=searched.log and min(values) > 0, whole=searched.whole)
-        plot = Plot(x, _score_scale(history), height=170)
-        if (searched.options or searched.whole) and len(set(values)) <= 8 < len(values):
-            # Many trials at few values would hide each other.
-            at = {number: value + 0.5 * _sideways(number) for number, value in at.items()}
-        marks = _trial_marks(
-            plot,
-            report,
-            History(tuple(having), history.searched, history.importance),
-            lambda trial, at=at: at[trial.number],
-            lambda trial, key=key: f"{key} {render_value(trial.config[key])}",
-        )
-        charts.append(framed(plot, marks, x_label="", y_label=key, what=f"scores against {key}"))
-    return charts
+    return [chart for key in order if (chart := _draw_slice(report, history, key)) is not None]
 
 
-def draw_frontier(report: Mapping[str, Any], history: History, cost: str, label: str) -> Markup | None:
-    """Score against a cost, `seconds` or `parameters`, under the line of the best; None where no cost is known."""
+def _draw_slice(report: Report, history: History, key: str) -> Markup | None:
+    searched = history.searched[key]
+    trials = [trial for trial in history.trials if key in trial.drawn and trial.config.get(key) is not None]
+    if not trials:
+        return None
+    at = {trial.number: _position(searched, trial, key) for trial in trials}
+    values = list(at.values())
+    if searched.options:
+        x = option_scale(searched.options)
+    else:
+        x = number_scale(values, log=searched.log and min(values) > 0, whole=searched.whole)
+    plot = Plot(x, _score_scale(history), height=170)
+    if (searched.options or searched.whole) and len(set(values)) <= 8 < len(values):
+        # Many trials at few values would hide each other.
+        at = {number: value + 0.5 * _jitter(number) for number, value in at.items()}
+    marks = _trial_marks(
+        plot,
+        report,
+        replace(history, trials=tuple(trials)),
+        lambda trial: at[trial.number],
+        lambda trial: f"{key} {render_value(trial.config[key])}",
+    )
+    return framed(plot, marks, x_label="", y_label=key, what=f"scores against {key}")
+
+
+def draw_frontier(report: Report, history: History, cost: str, label: str) -> Markup | None:
+    """Score against a cost, `seconds` or `parameters`, with the Pareto front; None where no cost is known."""
     known = [trial for trial in history.trials if trial.state == "complete" and (getattr(trial, cost) or 0) > 0]
     if not known:
         return None
@@ -115,7 +117,7 @@ def draw_frontier(report: Mapping[str, Any], history: History, cost: str, label:
         if trial.score is not None and (not frontier or trial.score > frontier[-1][1]):
             frontier.append((getattr(trial, cost), trial.score))
     frontier.append((plot.x.high, frontier[-1][1]))
-    part = History(tuple(known), history.searched, history.importance)
+    part = replace(history, trials=tuple(known))
     marks = _trial_marks(
         plot, report, part, lambda trial: getattr(trial, cost), lambda trial: f"{label} {getattr(trial, cost):,.5g}"
     )
@@ -123,16 +125,22 @@ def draw_frontier(report: Mapping[str, Any], history: History, cost: str, label:
     return framed(plot, marks, x_label=label, y_label=_score_name(report), what=f"scores against {label}")
 
 
-def _trial_marks(plot: Plot, report: Mapping[str, Any], history: History, x_of: Any, more: Any = None) -> list[Markup]:
+def _trial_marks(
+    plot: Plot,
+    report: Report,
+    history: History,
+    x_of: Callable[[TrialRecord], float],
+    more: Callable[[TrialRecord], str] | None = None,
+) -> list[Markup]:
     """A mark per trial, the default and the winner last, so that they lie on top."""
-    winner = report["best"]["number"]
+    winner = report.best.number
 
     def rank(trial: TrialRecord) -> int:
         return 2 if trial.number == winner else 1 if trial.default else 0
 
     marks = []
     for trial in sorted(history.trials, key=rank):
-        title = f"trial {trial.number}{', the winner' if trial.number == winner else ''}: {_told(trial)}"
+        title = f"trial {trial.number}{', the winner' if trial.number == winner else ''}: {_outcome(trial)}"
         title += ", the default configuration" if trial.default else ""
         title += f"; {more(trial)}" if more else ""
         point = (x_of(trial), plot.y.low if trial.score is None else trial.score)
@@ -147,20 +155,20 @@ def _trial_marks(plot: Plot, report: Mapping[str, Any], history: History, x_of: 
     return marks
 
 
-def _told(trial: TrialRecord) -> str:
+def _outcome(trial: TrialRecord) -> str:
     if trial.state == "failed":
         return f"failed, {trial.failure[:200]}"
     score = "" if trial.score is None else f"{trial.score:.4f}"
     return score if trial.state == "complete" else f"pruned at {score}" if score else "pruned"
 
 
-def _sideways(number: int) -> float:
-    """From -0.5 to 0.5, evenly spread over the trials."""
+def _jitter(number: int) -> float:
+    """A number from -0.5 to 0.5, evenly spread over the trials."""
     return number * 0.6180339887 % 1 - 0.5
 
 
 def _position(searched: Searched, trial: TrialRecord, key: str) -> float:
-    # Of a range, what acted; an option that was snapped would be none of the options.
+    # Of a range the value that took effect; a snapped option would be none of the options.
     return float(searched.options.index(trial.drawn[key])) if searched.options else float(trial.config[key])
 
 
@@ -168,11 +176,11 @@ def _score_scale(history: History) -> Scale:
     return score_scale(trial.score for trial in history.trials if trial.score is not None)
 
 
-def _score_name(report: Mapping[str, Any]) -> str:
-    return f"validation {METRICS[report['metric']][0]}"
+def _score_name(report: Report) -> str:
+    return f"validation {METRICS[report.metric][0]}"
 
 
-def _of(history: History, number: int) -> TrialRecord | None:
+def _find(history: History, number: int) -> TrialRecord | None:
     return next((trial for trial in history.trials if trial.number == number), None)
 
 
@@ -180,68 +188,39 @@ def _default(history: History) -> TrialRecord | None:
     return next((trial for trial in history.trials if trial.default and trial.state == "complete"), None)
 
 
-@dataclass(frozen=True)
-class Standing:
-    """One result on the scale of a score: what it is, its value in words, and a lane with its mark and interval."""
+def draw_confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> None:
+    """A PNG of the matrix: counts in the cells, shaded by the share of the true class; also fit for print."""
+    # The object interface: pyplot would pick a window system and keep every figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
 
-    label: str
-    note: str
-    value: str
-    kind: str  # winner, default or published
-    lane: Markup
-
-
-def draw_standing(report: Mapping[str, Any], key: str, published: Sequence[Published]) -> tuple[list[Standing], Markup]:
-    """The final model, the default and what was published, the best first, on one axis; and that axis's labels."""
-    tuned = report["best"]["number"] != report.get("default_number", 0)
-    rows = [_of_scores("winner", "tuned, this study" if tuned else "default, this study", report["test"], key)]
-    if tuned:
-        rows.append(_of_scores("default", "default configuration", report["default_test"], key))
-    rows += sorted(filter(None, (_of_publication(one, key) for one in published)), key=lambda row: -row.value)
-    scale = number_scale(end for row in rows for end in (row.low, row.value, row.high))
-    grid = Markup("").join(
-        Markup('<line class="grid" x1="{0:.2f}%" x2="{0:.2f}%" y1="0" y2="100%"/>').format(100 * scale.place(tick))
-        for tick, _ in scale.ticks
-    )
-    labels = Markup("").join(
-        Markup('<text x="{:.2f}%" y="14">{}</text>').format(100 * scale.place(tick), label)
-        for tick, label in scale.ticks
-    )
-    return [Standing(row.label, row.note, row.text, row.kind, grid + _lane(scale, row)) for row in rows], labels
-
-
-@dataclass(frozen=True)
-class _Row:
-    kind: str
-    label: str
-    note: str
-    value: float
-    low: float
-    high: float
-    text: str
-
-
-def _of_scores(kind: str, label: str, scores: Mapping[str, Any], key: str) -> _Row:
-    value = scores[key]
-    low, high = scores["intervals"].get(key, (value, value))
-    text = f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low < high else "")
-    return _Row(kind, label, "", value, low, high, text)
-
-
-def _of_publication(one: Published, key: str) -> _Row | None:
-    value = {"accuracy": one.accuracy, "f1_macro": one.f1}.get(key)
-    if value is None:
-        return None
-    spread = one.spread or 0.0 if key == "accuracy" else 0.0
-    text = f"{value:.4f}" + (f" ± {spread:.4f}" if spread else "")
-    note = "published" + (f"; {one.note}" if one.note else "")
-    return _Row("published", one.model, note, value, value - spread, value + spread, text)
-
-
-def _lane(scale: Scale, row: _Row) -> Markup:
-    low, at, high = (100 * scale.place(value) for value in (row.low, row.value, row.high))
-    whisker = Markup('<line class="{} whisker" x1="{:.2f}%" x2="{:.2f}%" y1="50%" y2="50%"/>').format(
-        row.kind, low, high
-    )
-    title = f"{row.label}{', ' + row.note if row.note else ''}: {row.text}"
-    return whisker + mark(f"{at:.2f}%", "50%", "circle" if row.kind == "winner" else "diamond", row.kind, title)
+    totals = [max(sum(row), 1) for row in matrix]
+    shares = [[count / total for count in row] for row, total in zip(matrix, totals, strict=True)]
+    side = 1.2 + 0.55 * len(classes)
+    figure = Figure(figsize=(side + 2.2, side + 1.2), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(SHADE, vmin=0, vmax=1))
+    for row, counts in enumerate(matrix):
+        for column, count in enumerate(counts):
+            share = shares[row][column]
+            # Empty cells stay legible but step back, so that the confusions stand out.
+            colour = "white" if share**SHADE > 0.6 else "black" if count else "0.7"
+            weight = "bold" if row == column else "normal"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, weight=weight, size=10)
+    names = [shortened(name, 30) for name in classes]
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks([i - 0.5 for i in range(1, len(names))], minor=True)
+    axes.set_yticks([i - 0.5 for i in range(1, len(names))], minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 0.05, 0.25, 0.5, 1])
+    bar.ax.set_yticklabels(["0 %", "5 %", "25 %", "50 %", "100 %"])
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    canvas.print_figure(path, dpi=200, format="png", bbox_inches="tight", pad_inches=0.1)

@@ -1,4 +1,4 @@
-"""What the final model says of each test picture: predictions.csv, and the mistakes it is most sure of."""
+"""The final model's predictions of the test pictures: predictions.csv, and the most confident mistakes."""
 
 import csv
 import io
@@ -25,12 +25,12 @@ class Predictions:
     paths: tuple[str, ...]
     labels: npt.NDArray[np.int64]  # (n,)
     probabilities: npt.NDArray[np.float32]  # (n, classes)
-    by_default: npt.NDArray[np.int64]  # (n,) what the default configuration's model says
+    default_predicted: npt.NDArray[np.int64]  # (n,) labels that the default configuration predicts
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture taken for another class, and with what probability."""
+    """A picture of which another class was predicted, and its probability."""
 
     path: str
     true: str
@@ -45,19 +45,21 @@ def write_predictions(predictions: Predictions, folder: Path) -> None:
     classes = predictions.classes
     writer.writerow([*_COLUMNS, *(PROBABILITY + name for name in classes)])
     for path, label, row, other in zip(
-        predictions.paths, predictions.labels, predictions.probabilities, predictions.by_default, strict=True
+        predictions.paths, predictions.labels, predictions.probabilities, predictions.default_predicted, strict=True
     ):
         names = (classes[label], classes[row.argmax()], classes[other])
-        writer.writerow([path, "test", *names, *(f"{value:.9g}" for value in row)])  # digits that give the same float32
+        writer.writerow(
+            [path, "test", *names, *(f"{value:.9g}" for value in row)]
+        )  # enough digits to read the same float32
     folder.mkdir(parents=True, exist_ok=True)
-    # File names need not be valid text; what cannot be written goes back to the bytes it came from.
+    # File names need not be valid UTF-8; their undecodable bytes are written as they are.
     write_whole(folder / FILE, lambda part: part.write_bytes(text.getvalue().encode("utf-8", "surrogateescape")))
 
 
 def read_predictions(
     folder: Path, classes: Sequence[str], confusion_matrix: Sequence[Sequence[int]]
 ) -> Predictions | None:
-    """The Predictions that belong to this confusion matrix; None where the folder has none, or another model's."""
+    """The predictions with this confusion matrix; None where the folder has none, or those of another model."""
     try:
         with (folder / FILE).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
@@ -76,7 +78,7 @@ def read_predictions(
 
 
 def confident_mistakes(predictions: Predictions, most: int) -> tuple[Mistake, ...]:
-    """The wrong answers with the highest probability, at most so many, the surest first."""
+    """The wrong predictions of highest probability, at most so many, in descending order."""
     predicted = predictions.probabilities.argmax(axis=1)
     sure = predictions.probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != predictions.labels)

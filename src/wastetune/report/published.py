@@ -1,10 +1,14 @@
-"""What others have published for the known data sets, in a table; each row with its source."""
+"""What others have published for the known data sets, each with its source, and a result beside it on one axis."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from markupsafe import Markup
 
 from wastetune.data.datasets import KNOWN_DATASETS
+from wastetune.report.results import Report
+from wastetune.report.svg import Scale, mark, number_scale
+from wastetune.training.evaluation import Scores
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,76 @@ PUBLISHED: tuple[Published, ...] = (
 )
 
 
-def published_for(report: Mapping[str, Any]) -> tuple[Published, ...]:
-    """The rows for a report's data set; none for a folder that only bears a known name but has other classes."""
+def published_for(report: Report) -> tuple[Published, ...]:
+    """The rows for a report's data set; none for a folder of a known name that has other classes."""
     known = {source.name: set(source.classes) for source in KNOWN_DATASETS}
-    if known.get(report["dataset"]) != set(report["classes"]):
+    if known.get(report.dataset) != set(report.classes):
         return ()
-    return tuple(row for row in PUBLISHED if row.dataset == report["dataset"])
+    return tuple(row for row in PUBLISHED if row.dataset == report.dataset)
+
+
+@dataclass(frozen=True)
+class ScoreLane:
+    """One result: what it is, its score as text, and a lane of the common axis with its mark and interval."""
+
+    label: str
+    note: str
+    value: str
+    kind: str  # winner, default or published
+    lane: Markup
+
+
+def draw_score_lanes(report: Report, key: str, published: Sequence[Published]) -> tuple[list[ScoreLane], Markup]:
+    """The final model, the default and what was published, the best first, on one axis; and that axis's labels."""
+    name = "default, this study" if report.default_won else "tuned, this study"
+    rows = [_measured_row("winner", name, report.test, key)]
+    if not report.default_won:
+        rows.append(_measured_row("default", "default configuration", report.default_test, key))
+    rows += sorted(filter(None, (_published_row(one, key) for one in published)), key=lambda row: -row.value)
+    scale = number_scale(end for row in rows for end in (row.low, row.value, row.high))
+    grid = Markup("").join(
+        Markup('<line class="grid" x1="{0:.2f}%" x2="{0:.2f}%" y1="0" y2="100%"/>').format(100 * scale.place(tick))
+        for tick, _ in scale.ticks
+    )
+    labels = Markup("").join(
+        Markup('<text x="{:.2f}%" y="14">{}</text>').format(100 * scale.place(tick), label)
+        for tick, label in scale.ticks
+    )
+    return [ScoreLane(row.label, row.note, row.text, row.kind, grid + _lane(scale, row)) for row in rows], labels
+
+
+@dataclass(frozen=True)
+class _Row:
+    kind: str
+    label: str
+    note: str
+    value: float
+    low: float
+    high: float
+    text: str
+
+
+def _measured_row(kind: str, label: str, scores: Scores, key: str) -> _Row:
+    value = getattr(scores, key)
+    low, high = scores.intervals.get(key, (value, value))
+    text = f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low < high else "")
+    return _Row(kind, label, "", value, low, high, text)
+
+
+def _published_row(one: Published, key: str) -> _Row | None:
+    value = {"accuracy": one.accuracy, "f1_macro": one.f1}.get(key)
+    if value is None:
+        return None
+    spread = one.spread or 0.0 if key == "accuracy" else 0.0
+    text = f"{value:.4f}" + (f" ± {spread:.4f}" if spread else "")
+    note = "published" + (f"; {one.note}" if one.note else "")
+    return _Row("published", one.model, note, value, value - spread, value + spread, text)
+
+
+def _lane(scale: Scale, row: _Row) -> Markup:
+    low, at, high = (100 * scale.place(value) for value in (row.low, row.value, row.high))
+    whisker = Markup('<line class="{} whisker" x1="{:.2f}%" x2="{:.2f}%" y1="50%" y2="50%"/>').format(
+        row.kind, low, high
+    )
+    title = f"{row.label}{', ' + row.note if row.note else ''}: {row.text}"
+    return whisker + mark(f"{at:.2f}%", "50%", "circle" if row.kind == "winner" else "diamond", row.kind, title)

@@ -4,14 +4,140 @@ import json
 from pathlib import Path
 from typing import Any
 
-# What a report must have to be gone on with.
-_KEYS = {"fingerprint", "best", "test", "default_test", "retrain", "test_opened_for", "versions", "seconds"}
+from pydantic import Field
+
+from wastetune.data.layout import Problem
+from wastetune.record import Record
+from wastetune.training.evaluation import Scores
+
+FILE = "report.json"
 
 
-def read_report(folder: Path) -> dict[str, Any] | None:
-    """The report that was written to the folder; None where there is none that can be read."""
+class PictureCounts(Record):
+    """Pictures on each side of the split."""
+
+    train: int
+    val: int
+    test: int
+
+    @property
+    def total(self) -> int:
+        """The pictures of all three sides."""
+        return self.train + self.val + self.test
+
+
+class TrialCounts(Record):
+    """Trials in each state."""
+
+    complete: int
+    pruned: int
+    failed: int
+
+    @property
+    def total(self) -> int:
+        """The trials in all states."""
+        return self.complete + self.pruned + self.failed
+
+
+class Best(Record):
+    """The winning trial: its score on the validation pictures, and its configuration."""
+
+    number: int
+    score: float
+    config: dict[str, Any]
+
+
+class Edge(Record):
+    """A parameter of the best configuration that lies on a bound of its range."""
+
+    parameter: str
+    value: int | float
+    bound: int | float
+    widen: bool = True  # whether values beyond the bound exist
+
+
+class Retrain(Record):
+    """How the winner was refitted."""
+
+    epochs: int
+    largest_difference: float | None = None  # between assembled model and stored activations, in a probability
+
+
+class ModelSize(Record):
+    """The size of the final model."""
+
+    parameters: int  # of the whole model
+    trained: int | None = None
+    bytes: int  # of its file
+
+
+class Seconds(Record):
+    """Where the time of a study went, over all of its runs."""
+
+    preparing: float | None = None
+    activations: float
+    trials: float  # without the activations
+    retrain: float
+    total: float
+
+
+class StudySummary(Record):
+    """What was studied, on which data, and what the search found."""
+
+    study: str
+    question: str
+    backbone: str
+    dataset: str
+    classes: tuple[str, ...]
+    metric: str  # a key of METRICS
+    command: str = ""  # that runs this study again
+    begun_with: dict[str, str] = Field(default_factory=dict)  # what the fingerprint is made of
+    class_counts: dict[str, PictureCounts] = Field(default_factory=dict)
+    left_out: int = 0  # training pictures that look like a test picture
+    counts: PictureCounts
+    trials: TrialCounts
+    default_number: int = 0  # the trial of the default configuration
+    best: Best
+    edges: tuple[Edge, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    duplicates: int = 0
+    contradictions: int = 0  # pictures in more than one class
+
+    @property
+    def default_won(self) -> bool:
+        """Whether no trial was better than the default configuration."""
+        return self.best.number == self.default_number
+
+
+class FinalEvaluation(Record):
+    """What refitting the winner and the default configuration measured on the test set."""
+
+    test: Scores
+    default_test: Scores
+    retrain: Retrain
+    test_opened_for: tuple[int, ...]  # the winners that were evaluated on the test set, this one last
+    versions: dict[str, str]  # package -> version
+    gain: dict[str, tuple[float, float]] = Field(default_factory=dict)  # 95 % intervals of winner minus default
+    model: ModelSize | None = None
+
+
+class Report(FinalEvaluation, StudySummary):  # in JSON the summary comes first: fields follow the reversed MRO
+    """The report of a finished study."""
+
+    seconds: Seconds
+    fingerprint: str
+
+    @property
+    def evaluation(self) -> FinalEvaluation:
+        """The part that was measured on the test set."""
+        return FinalEvaluation(
+            **{key: getattr(self, key) for key in FinalEvaluation.model_fields.keys() & self.model_fields_set}
+        )
+
+
+def read_report(folder: Path) -> Report | None:
+    """The report in a results folder; None where there is none that can be read."""
     try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return Report.from_dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
-    return report if isinstance(report, dict) and report.keys() >= _KEYS else None

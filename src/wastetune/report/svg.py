@@ -1,4 +1,4 @@
-"""Values -> places on an axis, with ticks at round numbers."""
+"""Charts as SVG: axes with ticks at round numbers, marks and lines."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,13 +18,13 @@ class Scale:
     ticks: tuple[tuple[float, str], ...]
 
     def place(self, value: float) -> float:
-        """Where a value lies, from 0 to 1; what is beyond the axis lies at its end."""
+        """The position of a value from 0 to 1; values beyond the axis are at its end."""
         low, high, at = (math.log10(max(x, 1e-300)) if self.log else x for x in (self.low, self.high, value))
         return min(max((at - low) / (high - low), 0.0), 1.0)
 
 
 def number_scale(values: Iterable[float], *, log: bool = False, whole: bool = False, most: int = 5) -> Scale:
-    """An axis that shows all values, with a little room beside them. Values of a log scale are above 0."""
+    """An axis that contains all values, with a margin. Values of a log scale are above 0."""
     finite = [float(value) for value in values if math.isfinite(value)] or [1.0]
     low, high = min(finite), max(finite)
     if log:
@@ -37,11 +37,11 @@ def number_scale(values: Iterable[float], *, log: bool = False, whole: bool = Fa
 
 
 def score_scale(scores: Iterable[float]) -> Scale:
-    """An axis for scores that a few hopeless ones do not stretch: these lie at its lower end."""
+    """An axis for scores. A few very low ones do not stretch it: they are at its lower end."""
     known = sorted(score for score in scores if math.isfinite(score)) or [0.0]
     middle, best = known[len(known) // 2], known[-1]
     lowest = max(known[0], middle - 4 * max(best - middle, 0.02))
-    return number_scale([min(lowest, best - 0.02), best])  # a difference in the third digit is none
+    return number_scale([min(lowest, best - 0.02), best])  # differences in the third digit are noise
 
 
 def option_scale(options: Sequence[object]) -> Scale:
@@ -99,7 +99,7 @@ class Plot:
     height: int = 220
 
     def at(self, point: Point) -> tuple[float, float]:
-        """A point's place: percent from the left, pixels from the top."""
+        """The position of a point: percent from the left, pixels from the top."""
         return 100 * self.x.place(point[0]), self.height * (1 - self.y.place(point[1]))
 
 
@@ -118,7 +118,7 @@ def shape(plot: Plot, point: Point, name: str, kind: str, title: str = "") -> Ma
 
 
 def mark(left: str, top: str, name: str, kind: str, title: str) -> Markup:
-    """The same at a place in SVG's own words."""
+    """The same at a position in SVG units."""
     return Markup('<svg class="at" x="{}" y="{}"><path class="{}" d="{}"><title>{}</title></path></svg>').format(
         left, top, kind, _SHAPES[name], title
     )
@@ -136,13 +136,13 @@ def line(plot: Plot, points: Iterable[Point], kind: str) -> Markup:
 
 
 def steps(plot: Plot, points: Sequence[Point], kind: str) -> Markup:
-    """A line that keeps its height until the next point."""
+    """A step line: each height lasts until the next point."""
     corners = [corner for (x, y), (after, _) in pairwise(points) for corner in ((x, y), (after, y))]
     return line(plot, [*corners, *points[-1:]], kind)
 
 
 def framed(plot: Plot, marks: Iterable[Markup], *, x_label: str, y_label: str, what: str) -> Markup:
-    """The marks between their axes; `what` says the whole to those who cannot see it."""
+    """The marks between their axes; `what` is the label for screen readers."""
     bottom = plot.height
     grid = Markup("").join(
         Markup('<line class="grid" x1="0" x2="100%" y1="{0:.1f}" y2="{0:.1f}"/>').format(plot.at((0, value))[1])

@@ -1,32 +1,29 @@
-"""A finished study's records -> what a person reads: text, Markdown, a picture. Never trains."""
+"""A report as plain text and as Markdown."""
 
-import json
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from wastetune.files import write_whole
 from wastetune.formatting import aligned, markdown_table, render_count, render_duration, render_value, shortened
-from wastetune.report.confusion_matrix import draw_confusion_matrix
+from wastetune.report.results import Report, TrialCounts
+from wastetune.training.evaluation import Scores
 from wastetune.training.metrics import METRICS
 
 WIDTH = 100
 COLUMNS = ("", "precision", "recall", "f1", "support")
 
 
-def render_report(report: Mapping[str, Any]) -> str:
+def render_report(report: Report) -> str:
     """The report as plain text for a terminal, at most 100 columns wide."""
-    test, classes = report["test"], list(report["classes"])
+    test, classes = report.test, report.classes
     short = {name: shortened(name, 30) for name in classes}
     rows = [(short.get(row[0], row[0]), *row[1:]) for row in class_rows(test)]
     table = aligned([COLUMNS, *rows])
     config = _config_rows(report)
     parts = [
-        _wrapped([render_title(report), report["question"]]),
+        _wrapped([render_title(report), report.question]),
         _wrapped(findings(report)),
         [table[0], "", *table[1:-3], "", *table[-3:]],
-        [_CONFUSION, *_confusion_lines(test["confusion_matrix"], list(short.values()))],
+        [_CONFUSION, *_confusion_lines(test.confusion_matrix, list(short.values()))],
         [*_wrapped([best_line(report)]), *(f"  {line}" for line in aligned(config, left=3))],
         _wrapped(_facts(report)),
         _wrapped(problem_lines(report)),
@@ -34,13 +31,13 @@ def render_report(report: Mapping[str, Any]) -> str:
     return "\n\n".join("\n".join(part) for part in parts if any(part)) + "\n"
 
 
-def render_markdown(report: Mapping[str, Any]) -> str:
+def render_markdown(report: Report) -> str:
     """The report as Markdown, with confusion_matrix.png beside it."""
-    test, classes = report["test"], list(report["classes"])
-    matrix = [(name, *map(str, row)) for name, row in zip(classes, test["confusion_matrix"], strict=True)]
+    test, classes = report.test, report.classes
+    matrix = [(name, *map(str, row)) for name, row in zip(classes, test.confusion_matrix, strict=True)]
     parts = [
         [f"# {render_title(report)}"],
-        [report["question"]],
+        [report.question],
         [f"- {line}" for line in findings(report)],
         ["## Scores on the test set"],
         markdown_table(COLUMNS, class_rows(test)),
@@ -55,70 +52,64 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join("\n".join(part) for part in parts if any(part)) + "\n"
 
 
-def write_report(report: Mapping[str, Any], folder: Path) -> None:
-    """Writes report.json, report.md and confusion_matrix.png into the folder, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    markdown = render_markdown(report)
-    matrix, classes = report["test"]["confusion_matrix"], report["classes"]
-    write_whole(folder / "report.json", lambda path: path.write_text(text, encoding="utf-8"))
-    write_whole(folder / "report.md", lambda path: path.write_text(markdown, encoding="utf-8"))
-    write_whole(folder / "confusion_matrix.png", lambda path: draw_confusion_matrix(matrix, classes, path))
-
-
 _CONFUSION = "Confusion matrix (rows: true class, columns: predicted class)"
 
 
-def render_title(report: Mapping[str, Any]) -> str:
+def render_title(report: Report) -> str:
     """Study, backbone and data set in one line."""
-    return f"{report['study']}: {report['backbone']} on {report['dataset']}"
+    return f"{report.study}: {report.backbone} on {report.dataset}"
 
 
-def findings(report: Mapping[str, Any]) -> list[str]:
+def findings(report: Report) -> list[str]:
     """The answer in sentences: how good, how much better than the default, where the space was too small."""
-    test, default = report["test"], report.get("default_test")
-    metric = METRICS[report["metric"]]
+    test, default = report.test, report.default_test
+    metric = METRICS[report.metric]
     shown = dict.fromkeys([metric, METRICS["macro_f1"], METRICS["accuracy"]])
     scores = ", ".join(f"{name} {_with_interval(test, key)}" for name, key in shown)
-    lines = [f"Test set: {scores}; 95 % intervals, {report['counts']['test']} pictures."]
-    if report["best"]["number"] == report.get("default_number", 0):
+    lines = [f"Test set: {scores}; 95 % intervals, {report.counts.test} pictures."]
+    if report.default_won:
         lines.append("Tuned against default: no trial was better than the default configuration.")
-    elif default:
-        key = metric[1]
-        low, high = test["intervals"].get(key, (1.0, 0.0))
-        gains = ", ".join(
-            f"{name} {test[key]:.3f} against {default[key]:.3f} ({test[key] - default[key]:+.3f})"
+    else:
+        pairs = [
+            (name, getattr(test, key), getattr(default, key))
             for name, key in dict.fromkeys([metric, METRICS["accuracy"]])
+        ]
+        gains = ", ".join(
+            f"{name} {ours:.3f} against {theirs:.3f} ({ours - theirs:+.3f})" for name, ours, theirs in pairs
         )
-        if span := report.get("gain", {}).get(key):
-            sure = f"; 95 % interval of the difference in {metric[0]} {span[0]:+.3f} to {span[1]:+.3f}"
-            doubt = f"{sure}, so chance may explain it" if span[0] <= 0 <= span[1] else sure
-        elif low <= default[key] <= high:
-            doubt = "; the default lies inside the interval, so chance may explain the difference"
-        else:
-            doubt = ""
-        lines.append(f"Tuned against default: {gains}{doubt}.")
-    too_small = [edge["parameter"] for edge in report.get("edges", []) if edge.get("widen", True)]
+        lines.append(f"Tuned against default: {gains}{_doubt(report)}.")
+    too_small = [edge.parameter for edge in report.edges if edge.widen]
     if too_small:
         lines.append(f"On a bound of the search space: {', '.join(too_small)}; a wider space may do better.")
     return lines
 
 
-def _with_interval(scores: Mapping[str, Any], key: str) -> str:
-    interval = scores["intervals"].get(key)
-    return f"{scores[key]:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+def _doubt(report: Report) -> str:
+    """How far chance may explain the gain, as the end of a sentence."""
+    name, key = METRICS[report.metric]
+    if span := report.gain.get(key):
+        sure = f"; 95 % interval of the difference in {name} {span[0]:+.3f} to {span[1]:+.3f}"
+        return f"{sure}, so chance may explain it" if span[0] <= 0 <= span[1] else sure
+    low, high = report.test.intervals.get(key, (1.0, 0.0))
+    inside = low <= getattr(report.default_test, key) <= high
+    return "; the default lies inside the interval, so chance may explain the difference" if inside else ""
 
 
-def class_rows(scores: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _with_interval(scores: Scores, key: str) -> str:
+    interval = scores.intervals.get(key)
+    return f"{getattr(scores, key):.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+
+def class_rows(scores: Scores) -> list[tuple[str, ...]]:
     """The classification report as scikit-learn lays it out: classes, then accuracy and the two averages."""
-    total = sum(one["support"] for one in scores["per_class"].values())
-    rows = [
-        (name, *(f"{one[key]:.3f}" for key in ("precision", "recall", "f1")), str(one["support"]))
-        for name, one in scores["per_class"].items()
+    total = sum(one.support for one in scores.per_class.values())
+    rows: list[tuple[str, ...]] = [
+        (name, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", str(one.support))
+        for name, one in scores.per_class.items()
     ]
-    rows.append(("accuracy", "", "", f"{scores['accuracy']:.3f}", str(total)))
+    rows.append(("accuracy", "", "", f"{scores.accuracy:.3f}", str(total)))
     for kind in ("macro", "weighted"):
-        means = (f"{scores[f'{key}_{kind}']:.3f}" for key in ("precision", "recall", "f1"))
+        means = (f"{getattr(scores, f'{key}_{kind}'):.3f}" for key in ("precision", "recall", "f1"))
         rows.append((f"{kind} avg", *means, str(total)))
     return rows
 
@@ -132,71 +123,77 @@ def _confusion_lines(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> l
     lines = aligned([header, *rows], left=2)
     if max(map(len, lines)) <= WIDTH:
         return lines
-    # Too many classes for a terminal: name the confusions that cost most.
-    pairs = [
-        (count, f"{names[i]} taken for {names[j]}: {count}")
-        for i, row in enumerate(matrix)
-        for j, count in enumerate(row)
-        if i != j and count
-    ]
-    worst = sorted(pairs, key=lambda pair: -pair[0])[:10]
+    # Too many classes for a terminal: list the most frequent confusions instead.
+    worst = [f"{names[i]} taken for {names[j]}: {count}" for count, i, j in worst_confusions(matrix, 10)]
     return [f"{len(names)} classes, see confusion_matrix.png; the most frequent confusions:"] + [
-        shortened(f"  {text}", WIDTH) for _, text in worst
+        shortened(f"  {text}", WIDTH) for text in worst
     ]
 
 
-def best_line(report: Mapping[str, Any]) -> str:
+def worst_confusions(matrix: Sequence[Sequence[int]], most: int) -> list[tuple[int, int, int]]:
+    """The most frequent confusions: (pictures, true class, predicted class)."""
+    found = [(count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if i != j and count]
+    return sorted(found, key=lambda one: -one[0])[:most]
+
+
+def best_line(report: Report) -> str:
     """Which trial won, and how it was retrained."""
-    best = report["best"]
-    epochs = report.get("retrain", {}).get("epochs")
-    retrained = f"; retrained for {render_count(epochs, 'epoch')}" if epochs else ""
-    score = f"validation {METRICS[report['metric']][0]} {best['score']:.3f}"
-    return f"Best configuration: trial {best['number']}, {score}{retrained}"
+    best = report.best
+    score = f"validation {METRICS[report.metric][0]} {best.score:.3f}"
+    retrained = f"retrained for {render_count(report.retrain.epochs, 'epoch')}"
+    return f"Best configuration: trial {best.number}, {score}; {retrained}"
 
 
-def _config_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    edges = {edge["parameter"]: edge["bound"] for edge in report.get("edges", [])}
+def _config_rows(report: Report) -> list[tuple[str, ...]]:
+    bounds = {edge.parameter: edge.bound for edge in report.edges}
     return [
-        (key, render_value(value), f"at the bound {render_value(edges[key])} of its range" if key in edges else "")
-        for key, value in report["best"]["config"].items()
+        (key, render_value(value), f"at the bound {render_value(bounds[key])} of its range" if key in bounds else "")
+        for key, value in report.best.config.items()
     ]
 
 
-def _facts(report: Mapping[str, Any]) -> list[str]:
+def _facts(report: Report) -> list[str]:
     """Counts, times and versions, each a sentence."""
-    trials, seconds = report["trials"], report["seconds"]
+    trials, seconds = report.trials, report.seconds.to_dict()
     return [
-        "Trials: " + ", ".join(f"{trials[state]} {state}" for state in ("complete", "pruned", "failed")) + ".",
+        f"Trials: {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed.",
         *data_facts(report),
         "Time: " + ", ".join(f"{name} {render_duration(spent)}" for name, spent in seconds.items()) + ".",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
-        f"Fingerprint: {report['fingerprint']}.",
-        *openings(report.get("test_opened_for", [])),
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in report.versions.items()) + ".",
+        f"Fingerprint: {report.fingerprint}.",
+        *warn_of_reuse(report),
     ]
 
 
-def data_facts(report: Mapping[str, Any]) -> list[str]:
+def render_states(trials: TrialCounts) -> str:
+    """The states that occur: `14 complete, 1 failed`."""
+    counts = {"complete": trials.complete, "pruned": trials.pruned, "failed": trials.failed}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+
+
+def data_facts(report: Report) -> list[str]:
     """The pictures, in a sentence."""
-    counts, contradictions = report["counts"], report.get("contradictions", 0)
-    twice = f", {contradictions} in more than one class" if contradictions else ""
+    counts = report.counts
+    twice = f", {report.contradictions} in more than one class" if report.contradictions else ""
     return [
-        f"Pictures: {counts['train']} train, {counts['val']} validation, {counts['test']} test; "
-        f"{render_count(report.get('duplicates', 0), 'duplicate')}{twice}, "
-        f"{len(report.get('problems', []))} left out."
+        f"Pictures: {counts.train} train, {counts.val} validation, {counts.test} test; "
+        f"{render_count(report.duplicates, 'duplicate')}{twice}, "
+        f"{len(report.problems)} left out."
     ]
 
 
-def openings(winners: Sequence[int]) -> list[str]:
-    """A word of warning where the test set was looked at for more than one winner."""
+def warn_of_reuse(report: Report) -> list[str]:
+    """A warning where more than one winner was evaluated on the test set."""
+    winners = report.test_opened_for
     if len(winners) < 2:
         return []
     trials = ", ".join(map(str, winners))
     return [f"The test set was opened {len(winners)} times, for trials {trials}: trust it a little less each time."]
 
 
-def problem_lines(report: Mapping[str, Any], most: int = 20) -> list[str]:
+def problem_lines(report: Report, most: int = 20) -> list[str]:
     """The files that were left out, each with its reason."""
-    problems = [f"Left out: {one['path']}: {one['what']}" for one in report.get("problems", [])]
+    problems = [f"Left out: {one.path}: {one.what}" for one in report.problems]
     rest = len(problems) - most
     return problems[:most] + ([f"... and {rest} more, see report.json"] if rest > 0 else [])
 

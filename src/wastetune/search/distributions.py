@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wastetune.errors import UserError
-from wastetune.toml_file import check_keys, in_toml
+from wastetune.search.toml_file import check_keys, in_toml
 
 Value = int | float | str | bool
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from wastetune.errors import UserError
 from wastetune.search.distributions import Choice, Fixed, FloatRange, IntRange, Param, Value, is_number, parse_param
-from wastetune.toml_file import check_keys, explain, find_file, read_toml
+from wastetune.search.toml_file import check_keys, explain, find_file, read_toml
 from wastetune.training.config import TrialConfig
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The service: pictures in over HTTP, classes and probabilities out."""
+"""The HTTP service: pictures in, classes and probabilities out."""
 
 import asyncio
 import os
@@ -18,9 +18,9 @@ from fastapi.security import APIKeyHeader
 from wastetune.models.loading import Model
 from wastetune.models.predict import best_classes
 from wastetune.serving.batching import Batcher, Full
-from wastetune.serving.prometheus import Counted, Gauges
+from wastetune.serving.prometheus import CountRequests, Metrics
 from wastetune.serving.schemas import Answer, Answers, ModelCard, Problem, Share, State, model_card
-from wastetune.serving.uploads import FIELD, BoundedBody, busy, decode_upload, said_name, uploaded_files
+from wastetune.serving.uploads import FIELD, BoundedBody, decode_upload, unavailable, upload_name, uploaded_files
 
 if TYPE_CHECKING:
     from starlette.datastructures import UploadFile
@@ -30,30 +30,30 @@ KEY_HEADER = "X-API-Key"
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service takes at most."""
+    """The limits of the service."""
 
     bytes: int = 32 * 2**20  # of a request
     pixels: int = 50_000_000  # of a picture
     files: int = 32  # of a request
-    places: int = 256  # pictures in hand at once, those of all requests
+    places: int = 256  # pictures of all pending requests
     seconds: float = 60.0  # until a request has arrived
 
     @property
     def together(self) -> int:
-        """Bytes in hand at once, those of all requests: what they take in memory and on disk."""
+        """Bytes of all pending requests, in memory and on disk."""
         return 8 * self.bytes
 
 
 @dataclass(frozen=True)
 class Service:
-    """What the requests share."""
+    """The state that all requests share."""
 
     model: Model
     limits: Limits
     batcher: Batcher
-    gauges: Gauges
+    metrics: Metrics
     decoders: ThreadPoolExecutor
-    large: threading.Lock = field(default_factory=threading.Lock)  # one large picture is unpacked at a time
+    large: threading.Lock = field(default_factory=threading.Lock)  # held while one large picture is decoded
 
 
 Responses = dict[int | str, dict[str, Any]]
@@ -78,10 +78,10 @@ _FORM: dict[str, Any] = {"type": "object", "required": [FIELD], "properties": {F
 
 
 def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -> FastAPI:
-    """The service of a model; with a `key`, only those who send it in X-API-Key may predict."""
+    """The service of a model; with a `key`, only requests with that key in X-API-Key may predict."""
     decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
-    batcher = Batcher(model.run, limits.places, lambda pictures: service.gauges.count_run(pictures))
-    service = Service(model, limits, batcher, Gauges(lambda: batcher.taken), decoders)
+    batcher = Batcher(model.run, limits.places, lambda pictures: service.metrics.count_batch(pictures))
+    service = Service(model, limits, batcher, Metrics(lambda: batcher.taken), decoders)
     header = APIKeyHeader(name=KEY_HEADER, auto_error=False)
     ready = asyncio.Event()
 
@@ -95,20 +95,20 @@ def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -
         await task
         decoders.shutdown()
 
-    async def check_key(said: Annotated[str | None, Depends(header)]) -> None:
-        if not secrets.compare_digest((said or "").encode(), (key or "").encode()):
+    async def check_key(given: Annotated[str | None, Depends(header)]) -> None:
+        if not secrets.compare_digest((given or "").encode(), (key or "").encode()):
             raise HTTPException(401, f"send the API key in the header {KEY_HEADER}")
 
-    # Without a key, OpenAPI shall not speak of one.
+    # Without a key, the OpenAPI description does not mention one.
     locked, refusals = ([Depends(check_key)], LOCKED) if key else ([], {})
     app = FastAPI(
-        title=f"wastetune: {model.about.get('study', 'a model')}",
+        title=f"wastetune: {model.about.study or 'a model'}",
         summary=f"Says which of {len(model.classes)} classes is on a picture: {', '.join(model.classes)}.",
         version=version("wastetune"),
         lifespan=lifespan,
     )
     app.add_middleware(BoundedBody, most=limits.bytes, together=limits.together, seconds=limits.seconds)
-    app.add_middleware(Counted, gauges=service.gauges)
+    app.add_middleware(CountRequests, metrics=service.metrics)
 
     @app.post(
         "/predict",
@@ -124,7 +124,7 @@ def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -
         A file that cannot be read has a `problem` in its answer and stops no other; where there is no other, the
         status is 422.
         """
-        # The form is no parameter: FastAPI would take in all of it before it asks for the key.
+        # The form is no parameter: FastAPI would read all of it before it checks the key.
         if batcher.full:
             raise _full(service)
         async with uploaded_files(request) as files:
@@ -146,15 +146,15 @@ def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -
 
     @app.get("/metrics", response_class=Response, summary="Figures for Prometheus")
     async def metrics() -> Response:
-        return Response(service.gauges.render(), media_type="text/plain; version=0.0.4")
+        return Response(service.metrics.render(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
         return RedirectResponse("/docs")
 
     @app.exception_handler(Exception)
-    async def apologise(request: Request, error: Exception) -> Response:
-        """What is said of a mistake of ours; its traceback is in the log."""
+    async def report_failure(request: Request, error: Exception) -> Response:
+        """The response to an error of the service; its traceback is in the log."""
         return JSONResponse({"detail": "the service has failed over this request; its log says why"}, 500)
 
     return app
@@ -177,22 +177,22 @@ async def _predict(service: Service, files: "list[UploadFile]") -> Any:
 
 
 def _full(service: Service) -> Exception:
-    return busy(f"{service.limits.places} pictures are in hand, as many as the service takes")
+    return unavailable(f"{service.limits.places} pictures are in hand, as many as the service takes")
 
 
 async def _answer(service: Service, file: "UploadFile") -> Answer:
-    name, model = said_name(file), service.model
+    name, model = upload_name(file), service.model
     decode = asyncio.get_running_loop().run_in_executor
     try:
-        # The bytes are read in the decoder's turn: until then they lie in a file, not in memory.
+        # The decoder reads the bytes, so that they stay on disk until it is free.
         pixels = await decode(service.decoders, _decode, file, service)
     except ValueError as error:
-        service.gauges.count_picture("refused")
+        service.metrics.count_picture("refused")
         return Answer(filename=name, problem=str(error))
-    said = await service.batcher.predict(pixels)
-    service.gauges.count_picture("predicted")
-    top = [Share(name=each, probability=share) for each, share in best_classes(model, said)]
-    probabilities = dict(zip(model.classes, map(float, said), strict=True))
+    predicted = await service.batcher.predict(pixels)
+    service.metrics.count_picture("predicted")
+    top = [Share(name=each, probability=share) for each, share in best_classes(model, predicted)]
+    probabilities = dict(zip(model.classes, map(float, predicted), strict=True))
     return Answer(filename=name, name=top[0].name, probability=top[0].probability, top=top, probabilities=probabilities)
 
 

@@ -1,24 +1,23 @@
-"""What the app shows of a study: its model, its test pictures to try, its training pictures to compare with."""
+"""What the app shows of a study: its model, test pictures to try, training pictures to compare with."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wastetune.data.datasets import find_dataset
-from wastetune.errors import UserError
-from wastetune.models.bundle import load_description
+from wastetune.errors import UserError, first_line
+from wastetune.models.bundle import BundleDescription, load_description
 from wastetune.models.neighbors import NeighborIndex, open_neighbor_index
 from wastetune.models.saliency import SaliencyModel, open_saliency_model
 from wastetune.report.predictions import confident_mistakes, read_predictions
 from wastetune.settings import cache_folder
 
-REPORT = "/report.html"  # where the study's page is found
-_RIGHT, _WRONG = 6, 2  # examples
+REPORT = "/report.html"  # the address of the study's report
+_HITS, _MISTAKES = 6, 2  # examples
 
 
 @dataclass(frozen=True)
@@ -29,74 +28,75 @@ class Example:
     name: str  # its class
 
 
-class Gathering:
-    """The gallery of training pictures. The first time it takes a while, so a thread of its own gathers it."""
+class IndexBuild:
+    """The neighbour index of the training pictures, built in a thread because it takes a while the first time."""
 
-    def __init__(self, gather: Callable[[Callable[[int, int], None]], NeighborIndex]) -> None:
-        self.done = self.total = 0
-        self.gallery: NeighborIndex | None = None
-        self.missing = ""  # why there is none, and will be none
-        threading.Thread(target=self._run, args=(gather,), name="gallery", daemon=True).start()
+    def __init__(self, build: Callable[[Callable[[int, int], None]], NeighborIndex]) -> None:
+        self.done = self.total = 0  # pictures
+        self.index: NeighborIndex | None = None
+        self.problem = ""  # why there is no index
+        threading.Thread(target=self._run, args=(build,), name="index", daemon=True).start()
 
-    def _run(self, gather: Callable[[Callable[[int, int], None]], NeighborIndex]) -> None:
+    def _run(self, build: Callable[[Callable[[int, int], None]], NeighborIndex]) -> None:
         try:
-            self.gallery = gather(self._tell)
-        except Exception as error:  # a picture that is gone, a full disk: the app does without
-            self.missing = str(error)
+            self.index = build(self._progress)
+        except Exception as error:  # a missing picture, a full disk: the app works without
+            self.problem = str(error)
 
-    def _tell(self, done: int, total: int) -> None:
+    def _progress(self, done: int, total: int) -> None:
         self.done, self.total = done, total
 
 
 @dataclass(frozen=True)
 class AppState:
-    """All that the app shows."""
+    """Everything that the app shows of a study."""
 
     study: str
-    about: Mapping[str, Any]  # what bundle.json says of the model
-    onlooker: SaliencyModel
+    about: BundleDescription
+    model: SaliencyModel
     examples: tuple[Example, ...]
-    gathering: Gathering
-    report: Path  # report.html, which need not be there
+    neighbors: IndexBuild
+    report: Path  # report.html, which may be missing
 
 
 @cache
 def open_app_state(results: Path, data: Path, dataset: str) -> AppState:
-    """What there is to show in a study's results folder; the same whenever it is asked for again in this process.
+    """What the app shows of a study's results folder; the same object for every visitor of this process.
 
-    Its pictures are those of `dataset`, a path or a name in `data`; where that is empty, of the name its model says.
-    UserError where there is no model, or it cannot be read. Where the pictures are away, only they are missing.
+    Its pictures are those of `dataset`, a path or a name in `data`; where that is empty, of the data set named in the
+    bundle. Without pictures the app has no examples and no neighbours. UserError where the model cannot be read.
     """
     bundle = results / "bundle"
     about = load_description(bundle)
     try:
-        onlooker = open_saliency_model(bundle)
-        onlooker.look(np.zeros((onlooker.size, onlooker.size, 3), np.uint8))  # compiled now: the first visitor is quick
+        model = open_saliency_model(bundle)
+        model.explain(np.zeros((model.size, model.size, 3), np.uint8))  # compiles, for the first visitor
     except (UserError, ImportError):
         raise
     except Exception as error:  # Keras raises anything over a broken file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UserError(f"the model in {bundle} cannot be read: {reason}; delete it and run the study again") from error
+        raise UserError(
+            f"the model in {bundle} cannot be read: {first_line(error)}; delete it and run the study again"
+        ) from error
 
-    dataset = dataset or str(about.get("dataset"))
+    dataset = dataset or str(about.dataset)
 
-    def gather(tell: Callable[[int, int], None]) -> NeighborIndex:
-        return open_neighbor_index(results, find_dataset(dataset, data), onlooker, cache_folder(), tell)
+    def build(progress: Callable[[int, int], None]) -> NeighborIndex:
+        return open_neighbor_index(results, find_dataset(dataset, data), model, cache_folder(), progress)
 
     return AppState(
-        study=about.get("study", results.name),
+        study=about.study or results.name,
         about=about,
-        onlooker=onlooker,
+        model=model,
         examples=_examples(results, about, dataset, data),
-        gathering=Gathering(gather),
+        neighbors=IndexBuild(build),
         report=results / "report.html",
     )
 
 
-def _examples(results: Path, about: Mapping[str, Any], dataset: str, data: Path) -> tuple[Example, ...]:
-    """Test pictures of all classes that the model is right about, neither surest nor least sure, then bad mistakes."""
-    test = about.get("test", {})
-    predictions = read_predictions(results, about["classes"], test.get("confusion_matrix", ()))
+def _examples(results: Path, about: BundleDescription, dataset: str, data: Path) -> tuple[Example, ...]:
+    """For some classes the right prediction of median probability, then the most confident mistakes."""
+    matrix = about.test.confusion_matrix if about.test else ()
+    predictions = read_predictions(results, about.classes, matrix)
     try:
         folder = find_dataset(dataset, data)
     except UserError:
@@ -110,5 +110,5 @@ def _examples(results: Path, about: Mapping[str, Any], dataset: str, data: Path)
         if len(rows):
             order = np.argsort(predictions.probabilities[rows, label], kind="stable")
             found.append((predictions.paths[rows[order[len(rows) // 2]]], name))
-    mistakes = [(each.path, each.true) for each in confident_mistakes(predictions, _WRONG)]
-    return tuple(Example(folder / path, name) for path, name in found[:_RIGHT] + mistakes if (folder / path).is_file())
+    mistakes = [(each.path, each.true) for each in confident_mistakes(predictions, _MISTAKES)]
+    return tuple(Example(folder / path, name) for path, name in found[:_HITS] + mistakes if (folder / path).is_file())

@@ -1,4 +1,4 @@
-"""Pictures of many requests run through the model together, and only so many wait for it."""
+"""Batches the pictures of many requests for the model, up to a number of pending pictures."""
 
 import asyncio
 from collections import deque
@@ -11,40 +11,40 @@ from numpy.typing import NDArray
 
 from wastetune.models.loading import Run
 
-# Pictures in one run. More are no faster on a CPU, and take memory that is not given back: InceptionV3 had 915 MB
-# with sixteen and 455 MB with four.
+# Pictures in one batch. More are no faster on a CPU and take memory that is not returned: InceptionV3 used 915 MB with
+# sixteen and 455 MB with four.
 _MOST = 4
 
 
 class Full(Exception):
-    """There is no place for so many pictures now."""
+    """Too many pictures are pending."""
 
 
 class Batcher:
-    """Runs what waits, as many pictures at once as there are, up to four, one run after another."""
+    """Runs the model on pending pictures in batches of up to four, one batch after another."""
 
-    def __init__(self, run: Run, places: int, seen: Callable[[int], object] = lambda pictures: None) -> None:
+    def __init__(self, run: Run, places: int, on_batch: Callable[[int], object] = lambda pictures: None) -> None:
         self._run = run
         self._places = places
         self._taken = 0
-        self._seen = seen  # told the size of each run
+        self._on_batch = on_batch  # called with the size of each batch
         self._waiting: deque[tuple[NDArray[np.uint8], asyncio.Future[NDArray[np.float32]]]] = deque()
         self._woken = asyncio.Event()
         self._closing = False
 
     @property
     def taken(self) -> int:
-        """Places that are taken: pictures that are being read, wait, or run."""
+        """The number of pending pictures: being decoded, waiting or in a batch."""
         return self._taken
 
     @property
     def full(self) -> bool:
-        """Whether no place is left."""
+        """Whether no more pictures are accepted."""
         return self._taken >= self._places
 
     @contextmanager
     def places(self, pictures: int) -> Iterator[None]:
-        """Inside, so many places are taken. Full where there are fewer."""
+        """Reserves places for so many pictures within the block. Raises Full where there are fewer."""
         if self._taken + pictures > self._places:
             raise Full
         self._taken += pictures
@@ -61,7 +61,7 @@ class Batcher:
         return await answer
 
     async def work(self) -> None:
-        """Runs what comes, until `close` is called and nothing waits any more."""
+        """Runs batches until `close` is called and no picture is waiting."""
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="model") as thread:
             while self._waiting or not self._closing:
@@ -69,15 +69,15 @@ class Batcher:
                     self._woken.clear()
                     await self._woken.wait()
                     continue
-                taken = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
-                batch = [each for each in taken if not each[1].cancelled()]
+                next_up = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
+                batch = [each for each in next_up if not each[1].cancelled()]
                 if not batch:
                     continue
-                self._seen(len(batch))
+                self._on_batch(len(batch))
                 try:
-                    said = await loop.run_in_executor(thread, self._run, np.stack([pixels for pixels, _ in batch]))
-                    rows = list(zip(batch, said, strict=True))
-                except Exception as error:  # out of memory, say: this batch is lost, the next may go
+                    predicted = await loop.run_in_executor(thread, self._run, np.stack([pixels for pixels, _ in batch]))
+                    rows = list(zip(batch, predicted, strict=True))
+                except Exception as error:  # out of memory, for example: only this batch fails
                     for _, answer in batch:
                         if not answer.cancelled():
                             answer.set_exception(error)
@@ -87,6 +87,6 @@ class Batcher:
                         answer.set_result(row)
 
     def close(self) -> None:
-        """Lets `work` end when nothing waits any more."""
+        """Makes `work` return when no picture is waiting."""
         self._closing = True
         self._woken.set()

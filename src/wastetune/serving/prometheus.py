@@ -1,4 +1,4 @@
-"""What Prometheus reads: requests, their seconds, pictures, the sizes of runs, what waits."""
+"""Metrics for Prometheus: requests and their seconds, pictures, batch sizes, pending pictures."""
 
 import time
 from collections.abc import Callable
@@ -13,10 +13,10 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SIZES = (1, 2, 3, 4)
 
 
-class Gauges:
-    """The figures of one service, in a registry of their own."""
+class Metrics:
+    """The metrics of one service, in a registry of their own."""
 
-    def __init__(self, taken: Callable[[], int]) -> None:
+    def __init__(self, pending: Callable[[], int]) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("wastetune_requests", "Answered.", ["path", "status"], registry=registry)
         self._seconds = Histogram(
@@ -26,32 +26,32 @@ class Gauges:
             "wastetune_pictures", "Pictures predicted, or refused.", ["outcome"], registry=registry
         )
         self._batches = Histogram("wastetune_batch_pictures", "Pictures of a run.", buckets=SIZES, registry=registry)
-        in_hand = Gauge("wastetune_pictures_in_hand", "Being read, waiting or running.", registry=registry)
-        in_hand.set_function(taken)
+        gauge = Gauge("wastetune_pictures_in_hand", "Being read, waiting or running.", registry=registry)
+        gauge.set_function(pending)
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Counts an answered request."""
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
     def count_picture(self, outcome: str) -> None:
-        """A picture was `predicted`, or `refused`."""
+        """Counts a picture that was `predicted` or `refused`."""
         self._pictures.labels(outcome).inc()
 
-    def count_run(self, pictures: int) -> None:
-        """The model ran on so many pictures."""
+    def count_batch(self, pictures: int) -> None:
+        """Counts a batch of so many pictures."""
         self._batches.observe(pictures)
 
     def render(self) -> bytes:
-        """All of it as Prometheus reads it."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
 
-class Counted:
-    """An ASGI app whose requests are counted, with the status of the answer and the seconds until it."""
+class CountRequests:
+    """ASGI middleware that counts requests by path and status, with their seconds."""
 
-    def __init__(self, app: "ASGIApp", gauges: Gauges) -> None:
-        self._app, self._gauges = app, gauges
+    def __init__(self, app: "ASGIApp", metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """One request."""
@@ -59,13 +59,13 @@ class Counted:
             return await self._app(scope, receive, send)
         began, status = time.perf_counter(), 500
 
-        async def told(message: "Message") -> None:
+        async def tracked_send(message: "Message") -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
         try:
-            await self._app(scope, receive, told)
+            await self._app(scope, receive, tracked_send)
         finally:
-            path = getattr(scope.get("route"), "path", "other")  # its template; whatever else is asked for is one path
-            self._gauges.count_request(path, status, time.perf_counter() - began)
+            path = getattr(scope.get("route"), "path", "other")  # the route's template; all unknown paths are one
+            self._metrics.count_request(path, status, time.perf_counter() - began)

@@ -1,9 +1,10 @@
-"""What the service answers, as OpenAPI tells it."""
+"""The answers of the service, as OpenAPI describes them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from wastetune.models.bundle import BundleDescription
 
 _GLASS: dict[str, Any] = {"class": "glass", "probability": 0.81}
 _READ: dict[str, Any] = {
@@ -76,16 +77,18 @@ class State(BaseModel):
     status: str
 
 
-def model_card(about: Mapping[str, Any]) -> ModelCard:
-    """What `GET /model` says, from the description inside the model."""
+def model_card(about: BundleDescription) -> ModelCard:
+    """The answer of `GET /model`, from the description inside the model."""
     return ModelCard(
-        study=about.get("study"),
-        backbone=about.get("backbone"),
-        dataset=about.get("dataset"),
-        classes=about["classes"],
-        input_size=about["input_size"],
-        scores={key: value for key, value in about.get("test", {}).items() if isinstance(value, float)},
-        config=about.get("config", {}),
-        fingerprint=about.get("fingerprint"),
-        versions=about.get("versions", {}),
+        study=about.study,
+        backbone=about.backbone,
+        dataset=about.dataset,
+        classes=list(about.classes),
+        input_size=about.input_size,
+        scores={key: value for key, value in vars(about.test).items() if isinstance(value, float)}
+        if about.test
+        else {},
+        config=about.config,
+        fingerprint=about.fingerprint,
+        versions=about.versions,
     )

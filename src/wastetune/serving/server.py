@@ -1,4 +1,4 @@
-"""The service as a process."""
+"""Runs the service and the app as a process."""
 
 import socket
 from collections.abc import Callable
@@ -9,11 +9,13 @@ from PIL import Image
 
 from wastetune.errors import UserError
 from wastetune.models.loading import Model
+from wastetune.network import http_address, listen
 from wastetune.serving.api import Limits, build_app
 
-# A picture in one piece, up to this: malloc gives large pieces back to the system, and keeps Pillow's usual 16 MiB.
+# Bytes up to which Pillow stores a picture in one block. malloc returns large blocks to the system, but not those of
+# 16 MiB that Pillow uses by default.
 _BLOCK = 512 * 2**20
-_GRACE = 10  # seconds for what is in hand when the service is told to end
+_GRACE = 10  # seconds for pending requests when the service stops
 
 
 def serve_model(
@@ -25,32 +27,31 @@ def serve_model(
     limits: Limits,
     echo: Callable[[str], None],
 ) -> None:
-    """Serves a model until SIGINT or SIGTERM; `say` gets its address, where it answers from then on.
+    """Serves a model until SIGINT or SIGTERM; `echo` gets its address once it listens.
 
-    UserError where the place is taken.
+    UserError where it cannot listen there.
     """
     with open_listener(host, port) as listener:
         Image.core.set_block_size(_BLOCK)  # type: ignore[attr-defined]
-        answer_at(listener, build_app(model, limits, key), websockets=False, grace=_GRACE, echo=echo)
+        serve_at(listener, build_app(model, limits, key), websockets=False, grace=_GRACE, echo=echo)
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """A socket that listens there, at a free port for 0; UserError where none can."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    """A socket that listens at this host and port, at a free one for 0. UserError where it cannot."""
     try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener = listen(host, port)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot listen at {host} port {port}: {reason}; name others with --host and --port") from None
-    # asyncio would do it for sockets of its own; without it an answer waits 40 ms for the client to confirm its head.
+    # As asyncio does for its own sockets. Without it a response waits 40 ms for the client to acknowledge its headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
-def answer_at(listener: socket.socket, app: Any, *, websockets: bool, grace: int, echo: Callable[[str], None]) -> None:
-    """Lets an ASGI application answer there until SIGINT or SIGTERM; `say` gets its address.
+def serve_at(listener: socket.socket, app: Any, *, websockets: bool, grace: int, echo: Callable[[str], None]) -> None:
+    """Runs an ASGI application at this socket until SIGINT or SIGTERM; `echo` gets its address.
 
-    What is in hand then has `grace` seconds to end.
+    Pending requests then have `grace` seconds.
     """
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
@@ -61,5 +62,5 @@ def answer_at(listener: socket.socket, app: Any, *, websockets: bool, grace: int
         timeout_graceful_shutdown=grace,
         server_header=False,
     )
-    echo(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    echo(http_address(host, port))
     uvicorn.Server(config).run(sockets=[listener])

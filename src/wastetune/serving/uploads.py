@@ -1,4 +1,4 @@
-"""What comes in, within bounds: so many bytes in so many seconds; and each upload decoded to the model's pixels."""
+"""Limits on the size and duration of requests, and the decoding of uploads to the model's pixels."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,16 +18,16 @@ from wastetune.data.image import load_pixels, open_picture, resize_picture
 FIELD = "files"
 
 
-def busy(sentence: str) -> HTTPException:
-    """The answer to those who come when there is no room."""
+def unavailable(sentence: str) -> HTTPException:
+    """The response when a limit is reached: status 503."""
     return HTTPException(503, f"{sentence}; try again shortly", {"Retry-After": "1"})
 
 
 class BoundedBody:
-    """An ASGI app that takes a body of `most` bytes, in `seconds`, and of `together` bytes in all requests at once.
+    """ASGI middleware that limits a body to `most` bytes and `seconds`, and all bodies together to `together` bytes.
 
-    What is too much or too late is refused while it comes: 413, 408, 503. An app that never asks for the body is not
-    kept from answering.
+    A body past a limit is refused while it arrives, with status 413, 408 or 503. An application that does not read the
+    body can answer without waiting for it.
     """
 
     def __init__(self, app: ASGIApp, most: int, together: int, seconds: float) -> None:
@@ -38,16 +38,16 @@ class BoundedBody:
         """One request."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        said = dict(scope["headers"]).get(b"content-length", b"0")
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
         deadline = asyncio.get_running_loop().time() + self._seconds
-        came, ended, started = 0, False, False
+        received, ended, started = 0, False, False
         too_long = HTTPException(413, f"the request has more than {self._most:,} bytes; send fewer or smaller pictures")
 
         async def bounded() -> Message:
-            nonlocal came, ended
+            nonlocal received, ended
             if ended:
                 return await receive()
-            if said.isdigit() and int(said) > self._most:
+            if declared.isdigit() and int(declared) > self._most:
                 raise too_long
             try:
                 async with asyncio.timeout_at(deadline):
@@ -55,28 +55,28 @@ class BoundedBody:
             except TimeoutError:
                 raise HTTPException(408, f"the request did not arrive within {self._seconds:g} seconds") from None
             more = len(message.get("body", b""))
-            came += more
+            received += more
             self._held += more
             ended = not message.get("more_body", False)
-            if came > self._most:
+            if received > self._most:
                 raise too_long
             if self._held > self._together:
-                raise busy(f"requests of {self._together:,} bytes are in hand, as many as the service takes")
+                raise unavailable(f"requests of {self._together:,} bytes are in hand, as many as the service takes")
             return message
 
-        async def told(message: Message) -> None:
+        async def tracked_send(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self._app(scope, bounded, told)
-        except asyncio.CancelledError:  # the service ends, and this request has had its time
+            await self._app(scope, bounded, tracked_send)
+        except asyncio.CancelledError:  # the service stops, and its grace period is over
             if started:
                 raise
             await JSONResponse({"detail": "the service is ending"}, 503)(scope, receive, send)
         finally:
-            self._held -= came
+            self._held -= received
 
 
 @asynccontextmanager
@@ -86,7 +86,7 @@ async def uploaded_files(request: Request) -> AsyncIterator[list[UploadFile]]:
         form = await request.form()
     except HTTPException:
         raise
-    except Exception as error:  # readers of broken forms raise anything, and a client may go away in the middle
+    except Exception as error:  # parsers of broken forms raise anything, and a client may disconnect
         raise HTTPException(400, "the form cannot be read to its end") from error
     try:
         found = form.getlist(FIELD)
@@ -100,17 +100,17 @@ async def uploaded_files(request: Request) -> AsyncIterator[list[UploadFile]]:
 
 
 def decode_upload(content: bytes, size: int, most_pixels: int, turn: AbstractContextManager[Any]) -> NDArray[np.uint8]:
-    """The pixels (size, size, 3) of an uploaded file, as training saw its pictures. ValueError says what is wrong.
+    """The pixels (size, size, 3) of an uploaded file, decoded as for training. ValueError for a bad file.
 
-    Large pictures wait for their `turn`, a lock: one alone takes hundreds of megabytes while it is unpacked.
+    Large pictures are decoded one at a time, under the lock `turn`: one alone takes hundreds of megabytes.
     """
     picture = open_picture(content, most_pixels)
-    # What lies inside an AVIF may be larger than its header says.
+    # The picture inside an AVIF may be larger than its header says.
     large = picture.width * picture.height > most_pixels / 4 or picture.format == "AVIF"
     with turn if large else nullcontext():
         return resize_picture(load_pixels(picture), size)
 
 
-def said_name(upload: UploadFile) -> str:
-    """The name that an upload was given, which is only repeated; no file is ever called so."""
+def upload_name(upload: UploadFile) -> str:
+    """The file name that the client gave, for the answer only; no file gets it."""
     return str(upload.filename or "")[:255]

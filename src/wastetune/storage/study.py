@@ -3,9 +3,11 @@
 import secrets
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wastetune.errors import UserError
+from wastetune.record import Record
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.database import engine_of
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
@@ -103,3 +105,37 @@ def default_trial(study: "optuna.Study") -> "FrozenTrial | None":
 
 def _complete(study: "optuna.Study") -> "list[FrozenTrial]":
     return [trial for trial in read_trials(study) if trial.state.name == "COMPLETE"]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """The data set of a study."""
+
+    name: str
+    folder: str
+    digest: str  # of the images and their split
+    classes: tuple[str, ...]
+    counts: Mapping[str, int]  # images in train, val and test
+
+
+class StudyInfo(Record):
+    """What a study's trackers show of it, stored with the study so that they need neither its file nor its data."""
+
+    question: str
+    metric: str
+    data: DataSource
+    tags: dict[str, str]  # backbone, data set, versions
+
+
+def write_study_info(study: "optuna.Study", info: StudyInfo) -> None:
+    """Stores the record with the study."""
+    set_study_attr(study, _INFO, info.to_dict())
+
+
+def read_study_info(study: "optuna.Study") -> StudyInfo | None:
+    """The record stored with the study; None where wastetune has not run it yet."""
+    values = get_study_attr(study, _INFO)
+    return None if values is None else StudyInfo.from_dict(values)
+
+
+_INFO = "about"  # the key in the database

@@ -94,10 +94,10 @@ def report_score(trial: RunningTrial, epoch: int, score: float) -> None:
         with_retries(lambda: trial.storage.set_trial_intermediate_value(trial.id, epoch, score))
 
 
-def set_trial_attrs(trial: RunningTrial, attrs: Mapping[str, Any]) -> None:
-    """Stores user attributes with the trial."""
+def set_trial_attrs(trial: RunningTrial, attrs: TrialAttrs) -> None:
+    """Stores the attributes that differ from their defaults with the trial."""
     with _unless_finished():
-        for key, value in attrs.items():
+        for key, value in attrs.to_dict().items():
             with_retries(partial(trial.storage.set_trial_user_attr, trial.id, key, value))
 
 
@@ -113,7 +113,7 @@ def prune_trial(trial: RunningTrial) -> "FrozenTrial":
 
 def fail_trial(trial: RunningTrial, reason: str, *, void: bool = False) -> "FrozenTrial":
     """Finishes the trial as failed, with the reason; `void` where it was one too many and never ran."""
-    set_trial_attrs(trial, TrialAttrs(failure=reason, void=void).to_dict())
+    set_trial_attrs(trial, TrialAttrs(failure=reason, void=void))
     return _finish(trial, "FAIL")
 
 

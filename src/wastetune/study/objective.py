@@ -22,7 +22,7 @@ from wastetune.search.space import bounds, sample
 from wastetune.study.prepare import Bar, TrialContext, trial_seed
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import Epoch, FitResult, TrainingSet, ValidationSet, fit, steps_per_epoch
-from wastetune.training.learner import built_learner, count_parameters
+from wastetune.training.learner import count_parameters, open_learner
 from wastetune.training.metrics import confusion_counts
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run_trial(
     cut = nearest_cut(context.backbone, config.frozen_depth)
     seed = trial_seed(context, number)
     horizon = config.epochs * steps_per_epoch(len(train.labels), config)
-    with built_learner(context.backbone, cut, config, len(context.classes), horizon=horizon, seed=seed) as learner:
+    with open_learner(context.backbone, cut, config, len(context.classes), horizon=horizon, seed=seed) as learner:
         fitted = fit(learner, train, val, config=config, metric=context.spec.metric, seed=seed, on_epoch=on_epoch)
         parameters = count_parameters(learner)
     confusion = confusion_counts(val.labels, fitted.probabilities).tolist()

@@ -1,28 +1,35 @@
 """Prepares a study: pictures, split, backbone, search space, and the fingerprint of all of them."""
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from wastetune.backbones.activation_store import Store, open_store
 from wastetune.backbones.backbone import Backbone, load_backbone
 from wastetune.backbones.catalog import find_architecture
+from wastetune.backbones.runtime import choose_runtime
 from wastetune.console import Console
 from wastetune.data.datasets import find_dataset
 from wastetune.data.index import ImageIndex, index_folder
-from wastetune.data.pixels import PictureSet, Pixels, open_pixels
+from wastetune.data.pixels import PictureSet, open_pixels, select_pictures
 from wastetune.data.splits import Splits, split_digest, split_index
 from wastetune.errors import UserError
 from wastetune.search.distributions import render_param
 from wastetune.search.space import SearchSpace, load_space
 from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
+from wastetune.storage.database import open_storage
+from wastetune.storage.study import DataSource, StudyInfo, open_study, read_study_info, write_study_info
+from wastetune.storage.trials import fail_lost_trials
 from wastetune.study.spec import StudySpec
+from wastetune.tracking.dashboard import note_study
+
+if TYPE_CHECKING:
+    import optuna
 
 # (description, number of pictures) -> a context manager whose value takes the number of pictures just done
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -53,6 +60,7 @@ def trial_seed(context: TrialContext, number: int) -> int:
     return seed_for("trial", context.spec.seed, number)
 
 
+_PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 # Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
 _NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space"}
 
@@ -87,7 +95,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     with console.bar("decoding pictures", len(index.pictures)) as done:
         pixels = open_pixels(index, spec.image_size or architecture.size, cache, progress=_steps(done))
     backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
-    train, val, test = (_select(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
+    train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
     return Prepared(
         context=TrialContext(
             spec, space, index.classes, backbone, open_store(cache, cache_limit()), TuningData(train, val)
@@ -107,6 +115,40 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     )
 
 
+def join_study(prepared: Prepared, url: str, console: Console, *, patient: bool = False) -> "optuna.Study":
+    """The study in its database, created if it does not exist; trials whose process is gone are failed.
+
+    `patient` retries for five minutes while the database is unavailable.
+    """
+    spec = prepared.context.spec
+    study = open_study(open_storage(url, patient=patient), spec.name, prepared.fingerprint)
+    if read_study_info(study) is None:
+        data = _data_source(prepared)
+        tags = {"backbone": spec.backbone, "dataset": data.name, **package_versions()}
+        write_study_info(study, StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags))
+        note_study(study)
+    for number in fail_lost_trials(study):
+        console.print(f"trial {number} was in the hands of a process that is gone: failed")
+    return study
+
+
+def _data_source(prepared: Prepared) -> DataSource:
+    splits, index = prepared.splits, prepared.index
+    return DataSource(
+        name=index.folder.resolve().name,
+        folder=str(index.folder.resolve()),
+        digest=prepared.fingerprint["data and split"],
+        classes=index.classes,
+        counts={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that a result may depend on; OpenVINO's where it runs the trunks."""
+    packages = (*_PACKAGES, "openvino") if choose_runtime() == "openvino" else _PACKAGES
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
 @contextmanager
 def _key_of(spec: StudySpec, key: str) -> Iterator[None]:
     """Adds the file and the key to the message of a UserError."""
@@ -114,14 +156,6 @@ def _key_of(spec: StudySpec, key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{spec.source}: {key} = {getattr(spec, key)!r}: {error}") from None
-
-
-def _select(index: ImageIndex, pixels: Pixels, rows: tuple[int, ...]) -> PictureSet:
-    def read(positions: range) -> npt.NDArray[np.uint8]:
-        return np.stack([pixels.array[rows[position]] for position in positions])
-
-    labels = np.array([index.pictures[row].label for row in rows], np.int64)
-    return PictureSet(read, tuple(pixels.keys[row] for row in rows), labels)
 
 
 def _steps(done: Callable[[int], None]) -> Callable[[int, int], None]:

@@ -11,7 +11,7 @@ from wastetune.data.index import contradictions
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.records import read_attrs
-from wastetune.storage.study import best_trial, get_study_attr, read_trials
+from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials
 from wastetune.study.prepare import Prepared
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
     counts = Counter(trial.state.name for trial in trials)
     asked = get_study_attr(study, "trials", 0)
     finished = only_finished(trials)
-    best = best_trial(study)
+    best, info = best_trial(study), read_study_info(study)
     workers = [
         {
             "host": owner["host"],
@@ -52,7 +52,7 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
     rate = 60 * (len(recent) - 1) / span if span > 0 else None
     return {
         "study": study.study_name,
-        "question": get_study_attr(study, "about", {}).get("question", ""),
+        "question": info.question if info else "",
         "asked": asked,
         "finished": len(finished),
         "trials": {state.lower(): counts[state] for state in _STATES},

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wastetune.errors import UserError
-from wastetune.toml_file import check_keys, explain, find_file, named_files, read_toml
+from wastetune.search.toml_file import check_keys, explain, find_file, named_files, read_toml
 
 
 class StudySpec(BaseModel):

@@ -189,7 +189,7 @@ def _run_one(
             confusion_matrix=result.confusion_matrix,
             trainable_parameters=result.trainable_parameters,
             activation_seconds=result.activation_seconds,
-        ).to_dict()
+        )
         set_trial_attrs(trial, attrs)
         notes.write(trial, config.model_dump(), attrs, pruned=pruned)
         return prune_trial(trial) if pruned else complete_trial(trial, result.fit.best.score)
@@ -197,7 +197,7 @@ def _run_one(
         raise
     except Exception as error:
         check()  # a library may turn an interrupt into any exception
-        set_trial_attrs(trial, TrialAttrs(history=history).to_dict())
+        set_trial_attrs(trial, TrialAttrs(history=history))
         return fail_trial(trial, _reason(error))
 
 

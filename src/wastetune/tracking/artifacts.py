@@ -1,62 +1,64 @@
-"""The pictures in the dashboard's notes, as Optuna's artifacts: files in a folder, or drawn when they are looked at.
+"""The pictures in the dashboard's notes as Optuna artifacts: files in a folder, or drawn on request.
 
-A picture follows from its trial's record. So workers on many machines need no folder in common: where a file is not,
-`wastetune ui` draws it again. Optuna's own dashboard shows only what lies in its --artifact-dir.
+A picture is drawn from its trial's attributes, so workers on several machines need no common folder: `wastetune ui`
+draws again what has no file. Optuna's own dashboard shows only the files in its --artifact-dir.
 """
 
 import io
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from wastetune.files import write_whole
+from wastetune.settings import ARTIFACTS
 from wastetune.storage.database import engine_of
-from wastetune.storage.study import get_study_attr
+from wastetune.storage.records import TrialAttrs, read_attrs
+from wastetune.storage.study import read_study_info
 from wastetune.storage.trials import RunningTrial
-from wastetune.tracking.dashboard_notes import metric_name
 from wastetune.tracking.trial_svg import draw_confusion, draw_learning_curve
+from wastetune.training.metrics import METRICS
 
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
 
 REPORT = "report.html"
-_PREFIX = "artifacts:"  # how Optuna's attributes of artifacts begin
+_PREFIX = "artifacts:"  # of the keys of Optuna's attributes of artifacts
 
 
 def artifact_folder(storage: "BaseStorage") -> Path | None:
-    """Where the pictures lie: WASTETUNE_ARTIFACTS, or beside a SQLite file; None for other databases."""
-    if named := os.environ.get("WASTETUNE_ARTIFACTS"):
+    """The folder of the pictures: WASTETUNE_ARTIFACTS, or beside a SQLite file; None for other databases."""
+    if named := ARTIFACTS.resolve():
         return Path(named).expanduser()
     engine = engine_of(storage)
     file = engine.url.database if engine is not None and engine.url.get_backend_name() == "sqlite" else None
     return Path(f"{file}.artifacts") if file and file != ":memory:" else None
 
 
-def draw_pictures(attrs: Mapping[str, Any], metric: str, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The pictures of a trial's record: file name, SVG."""
-    yield "learning_curve.svg", draw_learning_curve(attrs["history"], attrs["best_epoch"], metric_name(metric))
-    yield "confusion_matrix.svg", draw_confusion(attrs["confusion_matrix"], classes)
+def draw_pictures(attrs: TrialAttrs, metric: str, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The pictures of a trial from its attributes: (file name, SVG)."""
+    assert attrs.best_epoch is not None
+    assert attrs.confusion_matrix is not None
+    yield "learning_curve.svg", draw_learning_curve(attrs.history, attrs.best_epoch, METRICS[metric][0])
+    yield "confusion_matrix.svg", draw_confusion(attrs.confusion_matrix, classes)
 
 
 class Pictures:
-    """Optuna's artifact store in a folder. Without one, or where it cannot be written to, nothing is kept."""
+    """An Optuna artifact store in a folder. Without a folder, or where it cannot be written to, nothing is stored."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self.broken: OSError | None = None
+        self.error: OSError | None = None
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Keeps a file, whole or not at all; what was in the way stands in `broken`."""
+        """Stores a file whole or not at all; where that fails, the attribute `error` has the reason."""
         if self.folder is None:
             return
-        part = self.folder / f"{artifact_id}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content_body.read())
-            part.replace(self.folder / artifact_id)
+            write_whole(self.folder / artifact_id, lambda part: part.write_bytes(content_body.read()))
         except OSError as error:
-            self.broken = error
+            self.error = error
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """A file. Optuna's ArtifactNotFound where it is not there."""
@@ -76,14 +78,14 @@ class Pictures:
 
 
 class DrawnPictures(Pictures):
-    """The same, with what has no file drawn from its trial's record, and the report read where it lies."""
+    """The same store, which draws missing pictures and reads the report from the results folder."""
 
     def __init__(self, study: "optuna.Study", folder: Path | None, results: Path) -> None:
         super().__init__(folder)
         self._study, self._report = study, results / study.study_name / REPORT
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """A file, or what belongs there. Optuna's ArtifactNotFound where nothing is known of it."""
+        """A file, or a picture drawn instead. Optuna's ArtifactNotFound for an unknown artifact."""
         from optuna.artifacts.exceptions import ArtifactNotFound
 
         if self._report.is_file() and artifact_id == find_report(self._study):
@@ -96,17 +98,18 @@ class DrawnPictures(Pictures):
     def _draw(self, artifact_id: str) -> str:
         from optuna.artifacts.exceptions import ArtifactNotFound
 
-        about = get_study_attr(self._study, "about", {})
+        info = read_study_info(self._study)
         for trial in self._study.get_trials(deepcopy=False):
             meta = trial._system_attrs.get(f"{_PREFIX}{artifact_id}")
-            if meta and "confusion_matrix" in trial.user_attrs and "data" in about:
-                drawn = draw_pictures(trial.user_attrs, about["metric"], about["data"]["classes"])
+            attrs = read_attrs(trial)
+            if meta and attrs.confusion_matrix and info:
+                drawn = draw_pictures(attrs, info.metric, info.data.classes)
                 return next(picture for name, picture in drawn if f'"{name}"' in meta)
         raise ArtifactNotFound(artifact_id)
 
 
 def upload(store: Pictures, file: Path, owner: "RunningTrial | optuna.Study") -> str:
-    """Makes a file an artifact of a running trial, or of a study; gives its address in the dashboard."""
+    """Makes a file an artifact of a running trial or of a study; its address in the dashboard."""
     from optuna.artifacts import upload_artifact
     from optuna.trial import FrozenTrial, TrialState
 
@@ -115,7 +118,7 @@ def upload(store: Pictures, file: Path, owner: "RunningTrial | optuna.Study") ->
         return f"/artifacts/{owner._study_id}/{identity}"
     trial = FrozenTrial(
         number=owner.number,
-        trial_id=owner.id,  # all that is read of it
+        trial_id=owner.id,  # nothing else is read
         state=TrialState.RUNNING,
         value=None,
         datetime_start=None,

@@ -1,27 +1,34 @@
-"""Writes what the Optuna dashboard shows of a study and its trials: notes, and the pictures in them.
+"""The notes that the Optuna dashboard shows of a study and its trials: Markdown, and the pictures in it.
 
-A trial that was told is immutable, so its note is written before. A note never costs a trial: what cannot be written
-is said once and left out.
+A finished trial cannot be changed in Optuna, so its note is written before it finishes. A note that cannot be written
+is logged once and does not fail the trial.
 """
 
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wastetune.errors import first_line
+from wastetune.formatting import render_value
+from wastetune.report.results import Report
 from wastetune.signals import deferred_signals
-from wastetune.storage.study import get_study_attr
+from wastetune.storage.records import TrialAttrs
+from wastetune.storage.study import StudyInfo, read_study_info
 from wastetune.storage.trials import RunningTrial
 from wastetune.tracking.artifacts import REPORT, Pictures, artifact_folder, draw_pictures, find_report, upload
-from wastetune.tracking.dashboard_notes import metric_name, render_study_note, render_trial_note
+from wastetune.training.metrics import METRICS
 
 if TYPE_CHECKING:
     import optuna
 
 _CHUNK = 2045  # characters of a note in one attribute
 _OURS = "wastetune:note_ver"  # the version of the study's note that was written here
+_WORST = 3  # classes that a trial's note names
+_LISTED = 12  # classes that a study's note lists
+_SIDES = (("train", "to train"), ("val", "to validate"), ("test", "sealed for the test"))
 
 _log = logging.getLogger("wastetune")
 
@@ -32,10 +39,10 @@ class Notes:
     def __init__(self, study: "optuna.Study", metric: str, classes: Sequence[str]) -> None:
         self._study, self._metric, self._classes = study, metric, tuple(classes)
         self._store = Pictures(artifact_folder(study._storage))
-        self._said = False
+        self._warned = False
 
-    def write(self, trial: RunningTrial, config: Mapping[str, Any], attrs: Mapping[str, Any], *, pruned: bool) -> None:
-        """Pictures and note of a trial that is about to be told, from its record. Nothing that goes wrong is raised."""
+    def write(self, trial: RunningTrial, config: Mapping[str, Any], attrs: TrialAttrs, *, pruned: bool) -> None:
+        """Writes pictures and note of a trial that is about to finish, from its attributes. Raises no errors."""
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
@@ -47,37 +54,38 @@ class Notes:
                     pictures.append((file.stem.replace("_", " "), upload(self._store, file, trial)))
                 note = render_trial_note(config, attrs, self._metric, self._classes, pictures, pruned=pruned)
                 _save(self._study, f"dashboard:{trial.id}:", note, version=1)
-        except UpdateFinishedTrialError:  # this process was taken for dead; nobody hears what it tells
+        except UpdateFinishedTrialError:  # another worker has failed this trial as lost
             return
-        except Exception as error:  # a full disk, a database that is away
-            self._say(error)
-        if self._store.broken is not None:
-            self._say(self._store.broken)
+        except Exception as error:  # a full disk, an unavailable database
+            self._warn(error)
+        if self._store.error is not None:
+            self._warn(self._store.error)
 
-    def _say(self, error: Exception) -> None:
-        if not self._said:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            reason = first_line(error, most=160)
             _log.warning("what the dashboard shows of trials cannot be written (%s); they go on without it", reason)
-        self._said = True
+        self._warned = True
 
 
-def note_study(study: "optuna.Study", report: Mapping[str, Any] | None = None, folder: Path | None = None) -> None:
-    """Writes the study's note; with a report, and the folder of its files, the answer and a link to it.
+def note_study(study: "optuna.Study", report: Report | None = None, folder: Path | None = None) -> None:
+    """Writes the study's note; with a report and its results folder, the answer and a link to the report.
 
-    A note that somebody has changed in the dashboard stays as it is. Nothing that goes wrong is raised.
+    A note that was edited in the dashboard stays as it is. Raises no errors.
     """
     try:
-        about = get_study_attr(study, "about")
+        info = read_study_info(study)
+        assert info is not None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the method is new to Optuna
-            study.set_metric_names([metric_name(about["metric"])])  # the dashboard says "Objective 0" else
+            warnings.simplefilter("ignore")  # the method is experimental in Optuna
+            study.set_metric_names([METRICS[info.metric][0]])  # instead of "Objective 0"
         pages = f"/dashboard/studies/{study._study_id}/trials?numbers="
         note = render_study_note(
-            about,
+            info,
             report,
-            trial=f"{pages}{report['best']['number']}" if report else "",
+            trial=f"{pages}{report.best.number}" if report else "",
             files=str(folder.resolve()) if folder else "",
-            link=_keep_report(study, folder / REPORT) if folder and (folder / REPORT).is_file() else "",
+            link=_upload_report(study, folder / REPORT) if folder and (folder / REPORT).is_file() else "",
         )
         attrs = study._storage.get_study_system_attrs(study._study_id)
         version = attrs.get("dashboard:note_ver", 0)
@@ -85,12 +93,104 @@ def note_study(study: "optuna.Study", report: Mapping[str, Any] | None = None, f
             old = sum(key.startswith("dashboard:note_str:") for key in attrs)
             _save(study, "dashboard:", note, version=version + 1, old=old)
             study._storage.set_study_system_attr(study._study_id, _OURS, version + 1)
-    except Exception as error:  # the study is whole without it
+    except Exception as error:  # the study is complete without it
         _log.warning("the dashboard's note of the study cannot be written (%s)", type(error).__name__)
 
 
-def _keep_report(study: "optuna.Study", file: Path) -> str:
-    """The report as an artifact of the study, the same one however often it changes; its address."""
+def render_trial_note(
+    config: Mapping[str, Any],
+    attrs: TrialAttrs,
+    metric: str,
+    classes: Sequence[str],
+    pictures: Iterable[tuple[str, str]],
+    *,
+    pruned: bool,
+) -> str:
+    """A trial's note as Markdown: score, worst classes, pictures, configuration.
+
+    attrs: the trial's attributes; pictures: (title, address). Lines are short, because the dashboard's page of a trial
+    is as wide as its longest attribute.
+    """
+    assert attrs.best_epoch is not None
+    assert attrs.confusion_matrix is not None
+    best = attrs.history[attrs.best_epoch - 1]
+    accuracy = "" if metric == "accuracy" else f", accuracy {best['accuracy']:.4f}"
+    epochs = f"{len(attrs.history)}{', then pruned' if pruned else ''}"
+    lines = [
+        f"**{METRICS[metric][0]} {best['score']:.4f}**{accuracy} on the validation pictures, "
+        f"in epoch {best['number']} of {epochs}; {attrs.trainable_parameters:,} parameters trained.",
+        "",
+        "Worst classes:",
+        "",
+        *(f"- {line}" for line in _worst_classes(attrs.confusion_matrix, classes)),
+        "",
+        *(f"![{title}]({address})" for title, address in pictures),
+        "",
+        "| parameter | value |",
+        "| --- | --- |",
+        *(f"| {key} | {render_value(value)} |" for key, value in config.items() if value is not None),
+    ]
+    return "\n".join(lines)
+
+
+def render_study_note(
+    info: StudyInfo, report: Report | None = None, *, trial: str = "", files: str = "", link: str = ""
+) -> str:
+    """A study's note as Markdown: the question, data and backbone and, with a report, the answer.
+
+    trial, link: the addresses of the best trial and of the report; files: the results folder.
+    """
+    data, metric = info.data, METRICS[info.metric][0]
+    parts = ", ".join(f"{data.counts[side]:,} {purpose}" for side, purpose in _SIDES)
+    lines = [
+        f"**{info.question or 'A study without a question.'}**",
+        "",
+        *(_answer(report, metric, trial, files, link) if report else ()),
+        "| | |",
+        "| --- | --- |",
+        f"| data set | {data.name}: {sum(data.counts.values()):,} pictures ({parts}) |",
+        f"| classes | {len(data.classes)}: {_first_names(data.classes)} |",
+        f"| backbone | {info.tags['backbone']} |",
+        f"| maximised | {metric} on the validation pictures |",
+    ]
+    return "\n".join(lines)
+
+
+def _answer(report: Report, metric: str, trial: str, files: str, link: str) -> list[str]:
+    best, test, default = report.best, report.test, report.default_test
+    comparison = (
+        "it is the default configuration"
+        if report.default_won
+        else f"the default configuration has {default.f1_macro:.3f} and {default.accuracy:.3f}"
+    )
+    return [
+        f"[Trial {best.number}]({trial}) is best, with a validation {metric} of {best.score:.4f}. "
+        f"Trained again on train + validation, it has macro F1 **{test.f1_macro:.3f}** and accuracy "
+        f"**{test.accuracy:.3f}** on the sealed test set; {comparison}.",
+        "",
+        f"{f'[Open the report]({link}). ' if link else ''}Files: `{files}`",
+        "",
+    ]
+
+
+def _worst_classes(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[str]:
+    """The classes with the lowest recall, each with its most frequent confusion."""
+    lines = []
+    for _, i in sorted((row[i] / sum(row), i) for i, row in enumerate(matrix) if sum(row))[:_WORST]:
+        found, total = matrix[i][i], sum(matrix[i])
+        count, j = max((count, -j) for j, count in enumerate(matrix[i]) if j != i)
+        confusion = f", {count} taken for {classes[-j]}" if count else ""
+        lines.append(f"**{classes[i]}**: {found} of {total} found ({found / total:.0%}){confusion}")
+    return lines
+
+
+def _first_names(names: Sequence[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _upload_report(study: "optuna.Study", file: Path) -> str:
+    """The report as an artifact of the study, always the same one; its address."""
     store = Pictures(artifact_folder(study._storage))
     identity = find_report(study)
     if identity is None:
@@ -101,7 +201,7 @@ def _keep_report(study: "optuna.Study", file: Path) -> str:
 
 
 def _save(study: "optuna.Study", prefix: str, note: str, *, version: int, old: int = 0) -> None:
-    """As optuna_dashboard.save_note does, which takes two seconds to import and reads all notes at every call."""
+    """Does what optuna_dashboard.save_note does, which takes two seconds to import and reads all notes at each call."""
     parts = [note[start : start + _CHUNK] for start in range(0, len(note), _CHUNK)]
     parts += [""] * (old - len(parts))
     for number, part in enumerate(parts):

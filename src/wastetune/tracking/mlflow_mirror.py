@@ -1,8 +1,8 @@
-"""The mirror kept up to date beside a study: a thread of its own copies what ended, so that MLflow costs no trial.
+"""Keeps the MLflow mirror up to date while a study runs.
 
-The study posts what it has; importing MLflow, opening the store and copying happen in the thread. What cannot be
-copied stays posted and is tried again, until the study is over. Why a thread and not a process: copying a trial is
-some 35 ms of work wherever it is done, and a process would import MLflow on the same cores.
+A thread imports MLflow, opens the store and copies trials that have ended. Items that cannot be copied stay queued and
+are tried again until the study is over. It is a thread and not a process because copying a trial costs some 35 ms in
+either, and a process would import MLflow on the same cores.
 """
 
 import threading
@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from wastetune.console import Console
 from wastetune.errors import UserError
 from wastetune.models.parity import FOLDER as EXPORTS
 from wastetune.models.parity import export_metrics
-from wastetune.report.results import read_report
-from wastetune.storage.study import get_study_attr, read_trials
+from wastetune.report.results import Report, read_report
+from wastetune.storage.study import get_study_attr, read_study_info, read_trials
 from wastetune.tracking.mlflow_runs import Changes, mirror_exports, mirror_final, mirror_trials, sync_trials
-from wastetune.tracking.mlflow_store import DataSource, Mirror, check_uri, open_mirror, render_reason
+from wastetune.tracking.mlflow_store import Mirror, open_mirror
+from wastetune.tracking.mlflow_uri import check_uri, render_reason
 from wastetune.tracking.model_registry import register_model
 
 if TYPE_CHECKING:
@@ -28,94 +29,96 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 # Seconds between two rounds of copying: most of the short trials then run without it.
-_BETWEEN = 5.0
-# Seconds until a person is told what is being waited for.
-_SILENCE = 1.5
-# Seconds that Ctrl-C leaves to the one copy in hand. One that does not end is made anew by the next run.
+_INTERVAL = 5.0
+# Seconds at the end of a study after which the console says what it waits for.
+_NOTICE_AFTER = 1.5
+# Seconds that Ctrl-C leaves to the copy in progress. The next run makes an unfinished copy again.
 _GRACE = 3.0
 
 
 @dataclass(frozen=True)
 class FinalReport:
-    """The report of a study, and the folder of its files."""
+    """The report of a study, and its results folder."""
 
-    report: dict[str, Any]
+    report: Report
     folder: Path
 
 
 @dataclass(frozen=True)
 class AllTrials:
-    """All trials of a study: afterwards the mirror has these, and nothing else."""
+    """All trials of a study: afterwards the mirror has these and no others."""
 
     trials: "tuple[FrozenTrial, ...]"
 
 
 Item: TypeAlias = "FrozenTrial | FinalReport | AllTrials"
-Post = Callable[[Item], None]
+Submit = Callable[[Item], None]
 
 
 @contextmanager
-def mirrored(open_store: Callable[[], Mirror], console: Console, uri: str) -> Iterator[Post]:
-    """Inside, whatever is given to the value gets copied beside what else happens; the end waits for the rest.
+def mirrored(open_store: Callable[[], Mirror], console: Console, uri: str) -> Iterator[Submit]:
+    """A function that queues items, which are copied in the background; the end of the block waits for the rest.
 
-    A store that is away is said once, by its `uri` without a password, and what it lacks at the end. After a
-    KeyboardInterrupt nobody waits: the next run copies the rest.
+    The console says once that a store is unavailable, with its `uri` but no password, and at the end that items are
+    missing. A KeyboardInterrupt does not wait: the next run copies the rest.
     """
-    box = _Box()
-    thread = threading.Thread(target=_keep_up, args=(box, open_store, console, uri), name="mlflow", daemon=True)
+    queue = _Queue()
+    thread = threading.Thread(
+        target=_copy_in_rounds, args=(queue, open_store, console, uri), name="mlflow", daemon=True
+    )
     thread.start()
     try:
-        yield box.posted.put
+        yield queue.submitted.put
     except KeyboardInterrupt:
-        box.leaving.set()
-        box.closing.set()
+        queue.cancelled.set()
+        queue.closing.set()
         thread.join(_GRACE)
         raise
     except BaseException:
-        _wait(box, thread, console)
+        _wait(queue, thread, console)
         raise
-    _wait(box, thread, console)
+    _wait(queue, thread, console)
 
 
 @dataclass
-class _Box:
-    """What the study and the thread share."""
+class _Queue:
+    """The state that the study and the thread share."""
 
-    posted: SimpleQueue[Item] = field(default_factory=SimpleQueue)
-    closing: threading.Event = field(default_factory=threading.Event)  # one round more
-    leaving: threading.Event = field(default_factory=threading.Event)  # not even that
-    lacking: list[Item] = field(default_factory=list)  # the thread's; to be read after its end
+    submitted: SimpleQueue[Item] = field(default_factory=SimpleQueue)
+    closing: threading.Event = field(default_factory=threading.Event)  # one more round
+    cancelled: threading.Event = field(default_factory=threading.Event)  # not even that
+    pending: list[Item] = field(default_factory=list)  # not copied yet; of the thread alone until it ends
 
 
-def _wait(box: _Box, thread: threading.Thread, console: Console) -> None:
-    box.closing.set()
-    thread.join(_SILENCE)
+def _wait(queue: _Queue, thread: threading.Thread, console: Console) -> None:
+    queue.closing.set()
+    thread.join(_NOTICE_AFTER)
     if thread.is_alive():
         console.print("copying to MLflow; Ctrl-C leaves the rest to the next run")
         thread.join()
-    if box.lacking:
+    if queue.pending:
         console.print("MLflow lacks a part of this study; run the same command again to copy it")
 
 
-def _keep_up(box: _Box, open_store: Callable[[], Mirror], console: Console, uri: str) -> None:
-    """Round after round, until the study is over and a round more has been tried."""
-    mirror, said = None, False
+def _copy_in_rounds(queue: _Queue, open_store: Callable[[], Mirror], console: Console, uri: str) -> None:
+    """Copies every few seconds until the study is over, and once more then."""
+    mirror, warned = None, False
     last = False
     while not last:
-        last = box.closing.is_set()
-        box.lacking += _take_all(box.posted)
+        last = queue.closing.is_set()
+        queue.pending += _take_all(queue.submitted)
         try:
             mirror = mirror or open_store()
-            _copy(mirror, box.lacking, box.leaving.is_set, console.print)
-            box.lacking.clear()
+            _copy(mirror, queue.pending, queue.cancelled.is_set, console.print)
+            queue.pending.clear()
         except Exception as error:  # whatever a database, a server or a network may raise
-            if not said:
+            if not warned:
                 console.print(f"MLflow does not answer ({render_reason(error, uri)}); the study goes on without it")
-            said = True
-            last = last or box.closing.is_set()  # it was tried long enough
-            box.lacking += _take_all(box.posted)
+            warned = True
+            last = last or queue.closing.is_set()  # the attempt took until the end
+            queue.pending += _take_all(queue.submitted)
         if not last:
-            box.closing.wait(_BETWEEN)
+            queue.closing.wait(_INTERVAL)
 
 
 def _copy(mirror: Mirror, items: list[Item], stop: Callable[[], bool], echo: Callable[[str], None]) -> None:
@@ -129,16 +132,16 @@ def _copy(mirror: Mirror, items: list[Item], stop: Callable[[], bool], echo: Cal
             sync_trials(mirror, item.trials)
 
 
-def _take_all(posted: SimpleQueue[Item]) -> Iterator[Item]:
+def _take_all(submitted: SimpleQueue[Item]) -> Iterator[Item]:
     while True:
         try:
-            yield posted.get_nowait()
+            yield submitted.get_nowait()
         except Empty:
             return
 
 
 def sync_study(study: "optuna.Study", uri: str, results: Path) -> Changes:
-    """Brings MLflow to what the study says, its report included where that is in the results folder."""
+    """Copies to MLflow what it lacks of the study, with the report and exports of its results folder."""
     mirror = open_mirror_of(study, uri)
     changes = sync_trials(mirror, read_trials(study))
     folder = results / study.study_name
@@ -150,21 +153,21 @@ def sync_study(study: "optuna.Study", uri: str, results: Path) -> Changes:
 
 
 def log_exports(study: "optuna.Study", uri: str, folder: Path) -> None:
-    """Copies the exports in a study's results folder, and what was found of them, to the `final` run in MLflow."""
+    """Copies the exports in a study's results folder, and their metrics, to the `final` run in MLflow."""
     check_uri(uri)
     mirror_exports(open_mirror_of(study, uri), export_metrics(folder / EXPORTS), folder / EXPORTS)
 
 
 def open_mirror_of(study: "optuna.Study", uri: str) -> Mirror:
-    """The study's place in an MLflow store; everything it takes is in the study."""
-    about = get_study_attr(study, "about")
-    if about is None:
+    """The experiment and parent run of a study in an MLflow store, from what the study has stored of itself."""
+    info = read_study_info(study)
+    if info is None:
         raise UserError(f"study {study.study_name!r} was not begun by wastetune; nothing is known of its data")
     return open_mirror(
         uri,
         study=study.study_name,
         study_id=get_study_attr(study, "id"),
-        data=DataSource(**about["data"]),
-        tags=about["tags"],
-        note=about["question"],
+        data=info.data,
+        tags=info.tags,
+        note=info.question,
     )

@@ -1,8 +1,7 @@
-"""The MLflow mirror of a study: one parent run per study, one child per trial, safe to repeat.
+"""Copies a study to MLflow: one parent run per study and one child run per trial.
 
-The SQL study is the truth. A trial that ended is copied as it is, found again by its tags, and never copied
-twice; what MLflow lacks, because it was away, the next mirroring brings. Nothing here is in a hurry: `mirroring`
-calls it beside the study.
+The study in SQL is authoritative. A copy is found again by its tags, so that no trial is copied twice and the next call
+copies what an unavailable store missed.
 """
 
 import hashlib
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune.errors import UserError
+from wastetune.report.results import Report
 from wastetune.storage.budget import is_void
+from wastetune.storage.records import STATES, read_attrs
 from wastetune.tracking.mlflow_store import PARENT, STUDY, TRIAL, Mirror, log_data, search
 
 if TYPE_CHECKING:
@@ -22,26 +23,26 @@ if TYPE_CHECKING:
 
 
 _REPORT = "wastetune.report"
-# MLflow has no word for pruned; the tag `state` has.
+# MLflow has no status for pruned trials; the tag `state` tells them apart.
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a sync did: runs copied and deleted, and those that were right already."""
+    """The result of a sync: the numbers of runs copied, deleted and left as they were."""
 
     copied: int
     deleted: int
     there: int
-    model: str | None = None  # what became of the model, if it was registered now
+    model: str | None = None  # a sentence on the model, if it was registered now
 
 
 def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callable[[], bool] = lambda: False) -> int:
-    """Copies those of the trials that ended and that the mirror lacks, until `stop`; gives how many those were."""
+    """Copies the trials that have ended and that the mirror lacks, until `stop`; the number of copies."""
     ended = {str(trial.number): trial for trial in trials if _is_mirrored(trial)}
     if not ended:
         return 0
-    # A search costs a millisecond per run that it finds; a copy begins when its trial did, so it finds few.
+    # A search costs a millisecond per run found. Copies keep the start time of their trial, so few are found.
     begun = [_milliseconds(trial.datetime_start) or 0 for trial in ended.values()]
     query = f"tags.`{STUDY}` = '{mirror.study_id}' and attributes.start_time >= {min(begun)}"
     with mirror.lock:
@@ -59,10 +60,10 @@ def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callabl
 
 
 def sync_trials(mirror: Mirror, trials: "Sequence[FrozenTrial]") -> Changes:
-    """Brings the mirror to the truth: each of the trials that ended is one run, in its state, and nothing else is.
+    """Makes the runs of the mirror match the trials: one run for each trial that has ended, in the same state.
 
-    Copies what is lacking, and deletes copies of what is not in the study, second copies, unfinished ones and those
-    in another state. Which of two copies goes is the same for everybody who looks, so two may do this at once.
+    Copies missing trials and deletes copies of other trials, second and unfinished copies, and copies in another state.
+    Of two copies every process deletes the same one, so two syncs may run at once.
     """
     ended = {str(trial.number): trial for trial in trials if _is_mirrored(trial)}
     with mirror.lock:
@@ -76,8 +77,8 @@ def sync_trials(mirror: Mirror, trials: "Sequence[FrozenTrial]") -> Changes:
             if number == "study":
                 keep = run.info.run_id == mirror.parent
             else:
-                right = number in ended and run.info.status == _STATUS[ended[number].state.name]
-                keep = right and number not in whole
+                matches = number in ended and run.info.status == _STATUS[ended[number].state.name]
+                keep = matches and number not in whole
             if not keep:
                 mirror.client.delete_run(run.info.run_id)
                 deleted += 1
@@ -85,19 +86,19 @@ def sync_trials(mirror: Mirror, trials: "Sequence[FrozenTrial]") -> Changes:
                 whole[number] = run.info.run_id
                 if run.data.tags.get(PARENT) != mirror.parent:
                     mirror.client.set_tag(run.info.run_id, PARENT, mirror.parent)
-        lacking = [trial for number, trial in ended.items() if number not in whole]
-        for trial in lacking:
+        missing = [trial for number, trial in ended.items() if number not in whole]
+        for trial in missing:
             _copy_trial(mirror, trial)
         mirror.client.set_terminated(mirror.parent)
-    return Changes(copied=len(lacking), deleted=deleted, there=len(whole))
+    return Changes(copied=len(missing), deleted=deleted, there=len(whole))
 
 
-def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> None:
-    """Copies the report into one run `final`: scores of the final model, and the files of the results folder.
+def mirror_final(mirror: Mirror, report: Report, folder: Path) -> None:
+    """Copies the report to the run `final`: scores of the final model, and the files of the results folder.
 
-    Nothing happens where the same report is there already.
+    Nothing happens where the run has the same report already.
     """
-    digest = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(report.to_dict(), sort_keys=True).encode()).hexdigest()
     query = f"tags.`{STUDY}` = '{mirror.study_id}' and tags.`{TRIAL}` = 'final'"
     with mirror.lock:
         there = search(mirror.client, mirror.experiment, query)
@@ -109,7 +110,7 @@ def mirror_final(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> Non
 
 
 def mirror_exports(mirror: Mirror, metrics: Mapping[str, float], folder: Path) -> None:
-    """Copies a folder of exports and what was measured of them to the run `final`, unless that is there.
+    """Copies a folder of exports and their metrics to the run `final`, unless it has them.
 
     UserError where there is no such run. Raises what a database, a server or a network may raise.
     """
@@ -120,7 +121,7 @@ def mirror_exports(mirror: Mirror, metrics: Mapping[str, float], folder: Path) -
     if metrics.items() <= run.data.metrics.items():
         return
     mirror.client.log_artifacts(run.info.run_id, str(folder), folder.name)
-    # After the files: who sees the figures sees them too.
+    # After the files, because the metrics mark a complete copy.
     _log(mirror.client, run.info.run_id, params={}, metrics=[(key, value, 0) for key, value in metrics.items()])
 
 
@@ -131,11 +132,11 @@ def find_final(mirror: Mirror) -> Any:
 
 
 def _is_mirrored(trial: "FrozenTrial") -> bool:
-    """Whether it ended; what was begun and never ran is nobody's news."""
+    """Whether the trial has ended, and ran at all."""
     return trial.state.name in _STATUS and not is_void(trial)
 
 
-def _copy_final(mirror: Mirror, report: Mapping[str, Any], folder: Path, digest: str) -> None:
+def _copy_final(mirror: Mirror, report: Report, folder: Path, digest: str) -> None:
     client = mirror.client
     tags = {
         **mirror.tags,
@@ -144,36 +145,39 @@ def _copy_final(mirror: Mirror, report: Mapping[str, Any], folder: Path, digest:
         _REPORT: digest,
         PARENT: mirror.parent,
     }
-    run = client.create_run(mirror.experiment, run_name=f"{report['study']} final", tags=tags).info.run_id
+    run = client.create_run(mirror.experiment, run_name=f"{report.study} final", tags=tags).info.run_id
     scores = [
         (f"{prefix}_{key}", value, 0)
-        for prefix in ("test", "default_test")
-        for key, value in report[prefix].items()
+        for prefix, part in (("test", report.test), ("default_test", report.default_test))
+        for key, value in vars(part).items()
         if isinstance(value, float)
     ]
-    _log(client, run, params=report["best"]["config"], metrics=scores)
+    _log(client, run, params=report.best.config, metrics=scores)
     log_data(client, run, mirror.data)
     client.log_artifacts(run, str(folder))
     client.set_terminated(run)
-    best = [("best_score", report["best"]["score"], 0)]
-    best += [(f"test_{key}", report["test"][key], 0) for key in ("accuracy", "f1_macro")]
-    _log(client, mirror.parent, params={}, metrics=best)
+    best = {
+        "best_score": report.best.score,
+        "test_accuracy": report.test.accuracy,
+        "test_f1_macro": report.test.f1_macro,
+    }
+    _log(client, mirror.parent, params={}, metrics=[(key, value, 0) for key, value in best.items()])
     client.set_terminated(mirror.parent)
 
 
 def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
-    client, attrs = mirror.client, trial.user_attrs
+    client, attrs = mirror.client, read_attrs(trial)
     begun, ended = trial.datetime_start, trial.datetime_complete
     tags = {
         **mirror.tags,
         STUDY: mirror.study_id,
         TRIAL: str(trial.number),
         PARENT: mirror.parent,
-        "state": {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name],
-        "cut": attrs.get("cut", ""),
-        "seed": str(attrs.get("seed", "")),
-        **({"failure": attrs["failure"]} if "failure" in attrs else {}),
-        **({"default": "true"} if attrs.get("default") else {}),
+        "state": STATES[trial.state.name],
+        "cut": attrs.cut,
+        "seed": None if attrs.seed is None else str(attrs.seed),
+        "failure": attrs.failure,
+        "default": "true" if attrs.default else None,
     }
     run = client.create_run(
         mirror.experiment,
@@ -182,21 +186,19 @@ def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
         tags={key: value for key, value in tags.items() if value},
     ).info.run_id
     curve = [
-        (key, float(epoch[key]), epoch["number"])
-        for epoch in attrs.get("history", ())
-        for key in ("loss", "score", "accuracy")
+        (key, float(epoch[key]), epoch["number"]) for epoch in attrs.history for key in ("loss", "score", "accuracy")
     ]
     single = [
         (key, float(value), 0)
         for key, value in (
             ("best_score", trial.value),
-            ("best_epoch", attrs.get("best_epoch")),
-            ("trainable_parameters", attrs.get("trainable_parameters")),
+            ("best_epoch", attrs.best_epoch),
+            ("trainable_parameters", attrs.trainable_parameters),
             ("duration_seconds", trial.duration.total_seconds() if trial.duration else None),
         )
         if value is not None
     ]
-    _log(client, run, params=attrs.get("config", {}), metrics=curve + single)
+    _log(client, run, params=attrs.config, metrics=curve + single)
     log_data(client, run, mirror.data)
     client.set_terminated(run, status=_STATUS[trial.state.name], end_time=_milliseconds(ended))
 

@@ -1,8 +1,8 @@
-"""The model of a study's report in MLflow's registry, one version per model, and which of them is the champion.
+"""Registers a study's model in MLflow, one version per model, and keeps the alias `champion`.
 
-A model is `wastetune-<data set>` there. The alias `champion` goes to a version that has a higher score than the
-champion on the same test pictures, by the same metric. Scores on other pictures cannot be compared: such a version
-gets no alias, unless there is no champion yet.
+The registered model of a data set is `wastetune-<data set>`. The alias moves to a version with a higher score than the
+champion's on the same test pictures, by the same metric. Scores on other pictures cannot be compared: such a version
+gets the alias only where there is no champion yet.
 """
 
 import hashlib
@@ -11,12 +11,12 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wastetune.data.splits import read_split_table
 from wastetune.models.bundle import MODEL_FILE, load_model
+from wastetune.report.results import Report
 from wastetune.tracking.mlflow_runs import find_final
 from wastetune.tracking.mlflow_store import Mirror
 from wastetune.training.metrics import METRICS
@@ -28,42 +28,42 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 _MODEL = "wastetune.model"  # the sha256 of its file
-_LOGGED = "wastetune.logged_model"  # its id in MLflow, which a version does not tell
+_LOGGED = "wastetune.logged_model"  # its id in MLflow, which a version does not show
 _TEST = "wastetune.test_split"  # the sha256 of its test pictures and their classes
 
 
-def register_model(mirror: Mirror, report: Mapping[str, Any], folder: Path) -> str | None:
-    """Registers the model that lies in the results folder; a sentence on what became of it.
+def register_model(mirror: Mirror, report: Report, folder: Path) -> str | None:
+    """Registers the model in the results folder; a sentence on its version and the champion.
 
     None where there is no model, or it is registered already. Raises what a database, a server or a network may raise.
     """
     file = folder / "bundle" / MODEL_FILE
     if not file.is_file() or not (folder / "split.csv").is_file():
         return None
-    name, digest = model_name(report["dataset"]), hashlib.sha256(file.read_bytes()).hexdigest()
+    name, digest = model_name(report.dataset), hashlib.sha256(file.read_bytes()).hexdigest()
     with mirror.lock:
         if not (version := _find_version(mirror, name, digest)):
             version = _add_version(mirror, name, report, folder, digest)
             if (first := _find_version(mirror, name, digest)) and first.version != version.version:
-                mirror.client.delete_model_version(name, version.version)  # another process came before
+                mirror.client.delete_model_version(name, version.version)  # another process was faster
                 version = first
             else:
-                said = _crown(mirror, name, version)
+                comparison = _update_champion(mirror, name, version)
                 _link_final(mirror, version)
-                return f"{name} version {version.version} is registered in MLflow; {said}"
+                return f"{name} version {version.version} is registered in MLflow; {comparison}"
         _link_final(mirror, version)
     return None
 
 
 def model_name(dataset: str) -> str:
-    """What the models of a data set are called in the registry, where / and : mean something else."""
+    """The registered name for models of a data set; / and : have a meaning in the registry."""
     return f"wastetune-{re.sub(r'[/:]', '-', dataset)}"
 
 
 def test_digest(split_table: Path) -> str:
-    """The sha256 of the test pictures' pixels and classes, by the results folder's split.csv."""
+    """The sha256 of the test pictures' pixels and classes, from the results folder's split.csv."""
     table = read_split_table(split_table)
-    rows = sorted((row["pixels_sha256"], row["class"]) for row in table if row["split"] == "test")
+    rows = sorted((row.pixels_sha256, row.class_name) for row in table if row.split == "test")
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -74,19 +74,19 @@ def _find_version(mirror: Mirror, name: str, digest: str) -> "ModelVersion | Non
     return min(same, key=lambda version: int(version.version), default=None)
 
 
-def _add_version(mirror: Mirror, name: str, report: Mapping[str, Any], folder: Path, digest: str) -> "ModelVersion":
-    client, metric = mirror.client, report["metric"]
+def _add_version(mirror: Mirror, name: str, report: Report, folder: Path, digest: str) -> "ModelVersion":
+    client, metric = mirror.client, report.metric
     tags = {
-        "study": report["study"],
-        "backbone": report["backbone"],
+        "study": report.study,
+        "backbone": report.backbone,
         "metric": metric,
-        "score": repr(float(report["test"][METRICS[metric][1]])),
-        "classes": json.dumps(report["classes"])[:5000],
+        "score": repr(float(getattr(report.test, METRICS[metric][1]))),
+        "classes": json.dumps(report.classes)[:5000],
         _TEST: test_digest(folder / "split.csv"),
         _MODEL: digest,
     }
-    # The parent run is the source, because a `final` run is made anew whenever the report changes.
-    model = client.create_logged_model(mirror.experiment, report["study"], source_run_id=mirror.parent, tags=tags)
+    # The parent run is the source, because a `final` run is replaced whenever the report changes.
+    model = client.create_logged_model(mirror.experiment, report.study, source_run_id=mirror.parent, tags=tags)
     try:
         with tempfile.TemporaryDirectory() as temporary:
             _save(Path(temporary) / "model", folder, report, model.model_id)
@@ -99,12 +99,12 @@ def _add_version(mirror: Mirror, name: str, report: Mapping[str, Any], folder: P
 
 
 def _register(
-    client: "MlflowClient", name: str, report: Mapping[str, Any], tags: dict[str, str], model: "LoggedModel"
+    client: "MlflowClient", name: str, report: Report, tags: dict[str, str], model: "LoggedModel"
 ) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, description=f"What wastetune's studies of {report['dataset']} came to.")
+        client.create_registered_model(name, description=f"What wastetune's studies of {report.dataset} came to.")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -113,7 +113,7 @@ def _register(
         source=model.artifact_location,  # by its id, MLflow would look for it in the store that is the default
         run_id=model.source_run_id,
         tags=tags | {_LOGGED: model.model_id},
-        description=f"{report['question'] or report['study']}\n\n{_usage(report)}",
+        description=f"{report.question or report.study}\n\n{_usage(report)}",
         model_id=model.model_id,
     )
     versions = json.dumps([{"name": name, "version": str(version.version)}])
@@ -121,15 +121,15 @@ def _register(
     return version
 
 
-def _save(path: Path, folder: Path, report: Mapping[str, Any], model_id: str) -> None:
-    """The bundle's model as an MLflow model.
+def _save(path: Path, folder: Path, report: Report, model_id: str) -> None:
+    """Writes the bundle's model as an MLflow model.
 
     Without a signature: one would name a single type of pixels, and refuse the other of bytes and floats.
     """
     model = load_model(folder / "bundle")  # imports Keras, which mlflow.keras would do less quietly
-    versions = report["versions"]
+    versions = report.versions
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow warns of its own types
+        warnings.simplefilter("ignore")  # MLflow warns about its own types
         import mlflow.keras
         from mlflow.models import Model
 
@@ -139,19 +139,19 @@ def _save(path: Path, folder: Path, report: Mapping[str, Any], model_id: str) ->
             str(path),
             mlflow_model=Model(model_id=model_id),
             pip_requirements=[f"{package}=={versions[package]}" for package in ("keras", "tensorflow")],
-            metadata={"classes": list(report["classes"]), "study": report["study"], "config": report["best"]["config"]},
+            metadata={"classes": list(report.classes), "study": report.study, "config": report.best.config},
         )
 
 
-def _usage(report: Mapping[str, Any]) -> str:
+def _usage(report: Report) -> str:
     return (
         "Pixels (n, height, width, 3), 0 to 255, bytes or floats, in; probabilities of "
-        f"{', '.join(report['classes'])} out."
+        f"{', '.join(report.classes)} out."
     )
 
 
-def _crown(mirror: Mirror, name: str, version: "ModelVersion") -> str:
-    """Gives the alias to the version if it has earned it; says why or why not."""
+def _update_champion(mirror: Mirror, name: str, version: "ModelVersion") -> str:
+    """Moves the alias to the version if its score is higher; why or why not, as text."""
     client, tags = mirror.client, version.tags
     metric, score = tags["metric"], float(tags["score"])
     champion = client.get_registered_model(name).aliases.get(CHAMPION)
@@ -169,7 +169,7 @@ def _crown(mirror: Mirror, name: str, version: "ModelVersion") -> str:
 
 
 def _link_final(mirror: Mirror, version: "ModelVersion") -> None:
-    """The `final` run shows the model as its own."""
+    """Makes the model an output of the `final` run."""
     from mlflow.entities import LoggedModelOutput
 
     run = find_final(mirror)

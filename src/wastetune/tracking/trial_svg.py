@@ -1,8 +1,10 @@
-"""A trial's learning curve and confusion matrix as SVG: text that a browser draws, made in a millisecond."""
+"""A trial's learning curve and confusion matrix as SVG, drawn in a millisecond."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+
+from wastetune.formatting import shortened
 
 _FONT = "system-ui,-apple-system,'Segoe UI',Roboto,Ubuntu,sans-serif"
 _INK, _FAINT, _GRID = "#24292f", "#6e7781", "#e3e6ea"
@@ -31,12 +33,12 @@ def draw_learning_curve(history: Sequence[Mapping[str, Any]], best_epoch: int, m
 def draw_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     """The matrix with counts in its cells: a row is a true class, a column a predicted one.
 
-    Cells are shaded by the square root of their share of the true class, so that a few confusions can be seen.
+    Cells are shaded by the square root of their share of the true class, so that rare confusions are visible.
     """
     count = len(classes)
     cell = max(5.0, min(46.0, 560 / count))
     size, named = min(13.0, cell * 0.72), cell >= 8
-    names = [name if len(name) <= _NAME else name[: _NAME - 1] + "…" for name in classes]
+    names = [shortened(name, _NAME) for name in classes]
     margin = 34 + (max(map(len, names)) * size * 0.6 if named else 0)
     side = cell * count
     parts = [f'<rect x="{margin:g}" y="24" width="{side:g}" height="{side:g}" fill="#f6f8fa"/>']
@@ -109,7 +111,7 @@ def _panel(
 
 
 def _svg(width: float, height: float, inside: str) -> str:
-    # A ground of its own: the dashboard may be dark.
+    # A white background, because the dashboard may be dark.
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="{_FONT}">'

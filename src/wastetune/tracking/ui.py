@@ -1,7 +1,7 @@
-"""The Optuna dashboard and the MLflow UI of a study, both at once, on this machine.
+"""Serves the Optuna dashboard and the MLflow UI of a study.
 
-The dashboard runs in a thread of this process, so that no database URL has to be told to anybody. MLflow's server is a
-process of its own, which learns its store from its environment: a command line is everybody's to read.
+The dashboard runs in a thread of this process. MLflow's server is a process of its own, which gets the URI of its store
+through its environment, because other users can read command lines.
 """
 
 import contextlib
@@ -14,8 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,29 +24,30 @@ from urllib.parse import quote, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from wastetune.errors import UserError
-from wastetune.settings import LOOPBACK_HOSTS
+from wastetune.network import LOOPBACK_HOSTS, free_port, http_address, listen
 from wastetune.storage.database import hide_password, quote_password
-from wastetune.storage.study import get_study_attr
+from wastetune.storage.study import get_study_attr, read_study_info
 from wastetune.tracking.artifacts import DrawnPictures, artifact_folder
 from wastetune.tracking.mlflow_store import VIEW
+from wastetune.tracking.mlflow_uri import fetch, without_password
 
 if TYPE_CHECKING:
     import optuna
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 LOOPBACK = "127.0.0.1"
-_START = 90.0  # seconds until MLflow must answer; a new store's tables alone take ten
-_LOOK_EVERY = 0.3  # seconds
+_START_TIMEOUT = 90.0  # seconds; the tables of a new store alone take ten
+_POLL_INTERVAL = 0.3  # seconds
 _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a browser finds the study."""
+    """The pages of a study."""
 
     dashboard: str
     mlflow: str
-    mirrored: bool  # whether MLflow has it
+    mirrored: bool  # whether MLflow has the study
 
 
 @contextlib.contextmanager
@@ -61,19 +60,18 @@ def served_study(
     port: int = 0,
     mlflow_port: int = 0,
 ) -> Iterator[tuple[Addresses, Callable[[], None]]]:
-    """Inside, both answer: their addresses, and a function that waits until one of them ends.
+    """Both servers, for the time of the block: their addresses, and a function that waits until one of them ends.
 
-    An MLflow server that `tracking_uri` names is used as it is. Afterwards all that was started here is stopped.
-    UserError for a port that is taken, a package that is missing, a server that does not start or ends by itself.
+    Where `tracking_uri` is a running MLflow server, that one is used. The end of the block stops what it started.
+    UserError for a port in use, a missing package, and a server that does not start or ends by itself.
     """
-    for what, option, number in (("the dashboard", "--port", port), ("MLflow", "--mlflow-port", mlflow_port)):
-        if number:
-            _check_port(what, option, host, number)
+    _check_port("the dashboard", "--port", host, port)
+    _check_port("MLflow", "--mlflow-port", host, mlflow_port)
     with contextlib.ExitStack() as stack:
         if urlsplit(tracking_uri).scheme in ("http", "https"):
             mlflow, child = tracking_uri.rstrip("/"), None
         else:
-            child = stack.enter_context(_mlflow_server(tracking_uri, host, mlflow_port or _free_port(host)))
+            child = stack.enter_context(_mlflow_server(tracking_uri, host, mlflow_port or free_port(host)))
             mlflow = child.address
         dashboard = stack.enter_context(_dashboard_server(study, results, host, port))
         _wait_for(mlflow, child)
@@ -81,7 +79,7 @@ def served_study(
         yield (
             Addresses(
                 dashboard=f"{dashboard}/dashboard/studies/{study._study_id}/note",
-                mlflow=f"{_without_password(mlflow)}/#/{page or 'experiments'}",
+                mlflow=f"{without_password(mlflow)}/#/{page or 'experiments'}",
                 mirrored=page is not None,
             ),
             lambda: _watch(child),
@@ -89,8 +87,8 @@ def served_study(
 
 
 @dataclass(frozen=True)
-class _Child:
-    """MLflow's server, and where it writes what went wrong."""
+class _MlflowProcess:
+    """MLflow's server process, and the file with its output."""
 
     process: "subprocess.Popen[bytes]"
     address: str
@@ -104,18 +102,18 @@ class _Child:
             return
         self.output.seek(0)
         lines = self.output.read().decode(errors="replace").strip().splitlines()
-        words = (lines or ["without a word"])[-1][:300].replace(self.store, hide_password(self.store))
-        raise UserError(f"MLflow's server has ended by itself ({words}); check --tracking-uri, and start again")
+        reason = (lines or ["without a word"])[-1][:300].replace(self.store, hide_password(self.store))
+        raise UserError(f"MLflow's server has ended by itself ({reason}); check --tracking-uri, and start again")
 
 
 @contextlib.contextmanager
-def _mlflow_server(uri: str, host: str, port: int) -> Iterator[_Child]:
+def _mlflow_server(uri: str, host: str, port: int) -> Iterator[_MlflowProcess]:
     uri = quote_password(uri)
     environment = {
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes for what nobody here asks for
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that are not needed here
     }
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         environment.pop(name, None)
@@ -130,16 +128,16 @@ def _mlflow_server(uri: str, host: str, port: int) -> Iterator[_Child]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is ours to hear; and its own children are found by their group
+            start_new_session=True,  # Ctrl-C is for this process, and its group contains the children
         )
         try:
-            yield _Child(process, _address(host, port), output, uri)
+            yield _MlflowProcess(process, _address(host, port), output, uri)
         finally:
             _end_group(process)
 
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    """Ends the process and whatever it has started."""
+    """Stops the process and its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -152,9 +150,9 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Silent(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing of each request."""
+        """Logs no requests."""
 
 
 @contextlib.contextmanager
@@ -163,11 +161,11 @@ def _dashboard_server(study: "optuna.Study", results: Path, host: str, port: int
         from optuna_dashboard import wsgi
     except ImportError as error:
         raise UserError(f"the Optuna dashboard is not installed ({error}); pip install optuna-dashboard") from error
-    warnings.filterwarnings("ignore", module="optuna")  # each look at a young study would warn
+    warnings.filterwarnings("ignore", module="optuna")  # it warns at each request for a new study
     pictures = DrawnPictures(study, artifact_folder(study._storage), results)
-    app = _guarded(wsgi(study._storage, artifact_store=pictures), host)
+    app = _same_origin_only(wsgi(study._storage, artifact_store=pictures), host)
     try:
-        server = make_server(host, port, app, server_class=_Server, handler_class=_Silent)
+        server = make_server(host, port, app, server_class=_Server, handler_class=_QuietHandler)
     except OSError as error:
         raise UserError(f"cannot listen at {host}: {error.strerror}; choose another --host or --port") from error
     thread = threading.Thread(target=server.serve_forever, name="dashboard", daemon=True)
@@ -179,13 +177,13 @@ def _dashboard_server(study: "optuna.Study", results: Path, host: str, port: int
         server.server_close()
 
 
-def _guarded(app: "WSGIApplication", host: str) -> "WSGIApplication":
-    """The dashboard, which can delete studies, refused to other web pages that run in the same browser."""
+def _same_origin_only(app: "WSGIApplication", host: str) -> "WSGIApplication":
+    """Refuses requests from other web pages in the same browser: the dashboard can delete studies."""
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        asked, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
-        known = host not in LOOPBACK_HOSTS or urlsplit(f"//{asked}").hostname in LOOPBACK_HOSTS
-        if not known or (origin and urlsplit(origin).netloc != asked):
+        requested, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
+        is_known = host not in LOOPBACK_HOSTS or urlsplit(f"//{requested}").hostname in LOOPBACK_HOSTS
+        if not is_known or (origin and urlsplit(origin).netloc != requested):
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
             return [b"Not from this page."]
         return app(environ, start_response)
@@ -193,35 +191,36 @@ def _guarded(app: "WSGIApplication", host: str) -> "WSGIApplication":
     return answer
 
 
-def _wait_for(address: str, child: _Child | None) -> None:
-    deadline = time.monotonic() + (_START if child else 0)
+def _wait_for(address: str, child: _MlflowProcess | None) -> None:
+    deadline = time.monotonic() + (_START_TIMEOUT if child else 0)
     while True:
         if child:
             child.check()
         try:
-            _get(f"{address}/health")
+            fetch(f"{address}/health")
         except OSError as error:
             if time.monotonic() > deadline:
                 reason = getattr(error, "reason", error)
-                raise UserError(f"MLflow does not answer at {_without_password(address)} ({reason})") from error
-            time.sleep(_LOOK_EVERY)
+                raise UserError(f"MLflow does not answer at {without_password(address)} ({reason})") from error
+            time.sleep(_POLL_INTERVAL)
         else:
             return
 
 
-def _watch(child: _Child | None) -> None:
+def _watch(child: _MlflowProcess | None) -> None:
     while True:
         if child:
             child.check()
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_INTERVAL)
 
 
 def _study_page(address: str, study: "optuna.Study") -> str | None:
-    """The page of the study's runs, with the columns that are compared; None where MLflow has none of them."""
-    name, key = get_study_attr(study, "about", {}).get("data", {}).get("name", ""), get_study_attr(study, "id", "")
+    """The page of the study's runs, with the columns to compare; None where MLflow does not have the study."""
+    info, key = read_study_info(study), get_study_attr(study, "id", "")
+    name = info.data.name if info else ""
     query = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(name, safe='')}"
     try:
-        experiment = json.loads(_get(query))["experiment"]
+        experiment = json.loads(fetch(query))["experiment"]
         tags = {tag["key"] for tag in experiment.get("tags", ())}
     except (OSError, ValueError, KeyError):
         return None
@@ -230,42 +229,15 @@ def _study_page(address: str, study: "optuna.Study") -> str | None:
     return f"experiments/{experiment['experiment_id']}/runs?workflowType=machine_learning&viewStateShareKey={key}"
 
 
-def _get(url: str) -> bytes:
-    """What is there, asked for without a proxy and with the user and password of the URL, if it has them."""
-    from base64 import b64encode
-
-    parts = urlsplit(quote_password(url))
-    request = urllib.request.Request(_without_password(url))
-    if parts.username:
-        from urllib.parse import unquote
-
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        request.add_header("Authorization", f"Basic {b64encode(pair.encode()).decode()}")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({})) if parts.hostname in LOOPBACK_HOSTS else None
-    with (opener.open if opener else urllib.request.urlopen)(request, timeout=5) as response:
-        body: bytes = response.read()
-        return body
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(quote_password(url))
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 def _check_port(what: str, option: str, host: str, port: int) -> None:
+    """UserError where the port is in use, or for 0 where nothing can listen at that host."""
     try:
-        with socket.create_server((host, port)):
-            pass
+        listen(host, port).close()
     except OSError as error:
-        raise UserError(f"{what} cannot listen at {host}:{port} ({error.strerror}); choose another {option}") from error
-
-
-def _free_port(host: str) -> int:
-    try:
-        with socket.create_server((host, 0)) as found:
-            return int(found.getsockname()[1])
-    except OSError as error:
-        raise UserError(f"cannot listen at {host} ({error.strerror}); choose another --host") from error
+        place, other = (
+            (f"{what} cannot listen at {host}:{port}", option) if port else (f"cannot listen at {host}", "--host")
+        )
+        raise UserError(f"{place} ({error.strerror}); choose another {other}") from error
 
 
 def _own_addresses() -> set[str]:
@@ -276,5 +248,4 @@ def _own_addresses() -> set[str]:
 
 
 def _address(host: str, port: int) -> str:
-    shown = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"
+    return http_address(socket.gethostname() if host in ("0.0.0.0", "::") else host, port)

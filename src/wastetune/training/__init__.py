@@ -1,1 +1,1 @@
-"""Activations to a fitted, scored head or tail."""
+"""Fits tail and head on stored activations, and scores the predictions."""

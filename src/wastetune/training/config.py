@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class TrialConfig(BaseModel):
-    """Everything a trial needs to know to train: one resolved point of a search space."""
+    """The hyperparameters of one trial: a point of a search space."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -20,13 +20,13 @@ class TrialConfig(BaseModel):
     batch_size: int = Field(ge=1, le=65536)
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     frozen_depth: float = Field(default=1.0, gt=0, le=1)  # share of the backbone's blocks in the trunk
-    augmentation: float = Field(default=0.0, ge=0, le=1)  # 0: the plain picture only
+    augmentation: float = Field(default=0.0, ge=0, le=1)  # 0: the original pictures only
     class_weighting: Literal["none", "balanced"] = "none"
     epochs: int = Field(ge=1)
-    patience: int = Field(default=6, ge=1)  # epochs without a better score before stopping
+    patience: int = Field(default=6, ge=1)  # epochs without improvement before training stops
 
     @model_validator(mode="after")
-    def _hidden_layers_have_a_width(self) -> Self:
+    def _check_head_units(self) -> Self:
         if self.head_layers > 0 and self.head_units is None:
             raise ValueError(
                 f"head_units has no value where head_layers is {self.head_layers}; give it one for every "

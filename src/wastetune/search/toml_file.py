@@ -17,7 +17,7 @@ NOUNS = {"studies": "study", "search_spaces": "search space"}
 
 def shipped(kind: str) -> Path:
     """The folder of "studies" or "search_spaces" that comes with wastetune, installed or in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / kind
     return installed if installed.is_dir() else package.parents[1] / kind
 

@@ -6,26 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import folders, options, prepare, write_small_study, write_study
+
 from wastetune.backbones import augmentation
 from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.backbones.cuts import TOP
-from wastetune.console import open_console
 from wastetune.data.pixels import PictureSet
 from wastetune.search.distributions import Value
 from wastetune.search.space import SearchSpace, bounds, load_space, sample
 from wastetune.seeding import seed_for
-from wastetune.study.prepare import prepare_study
 from wastetune.study.spec import StudySpec, load_study
 from wastetune.training.config import TrialConfig
 from wastetune.training.head import build_head
 from wastetune.training.learner import compile_model
 
 OBJECTIVE = "val_f1_score"
+KEYS = ("dataset", "backbone", "space", "views", "seed", "weights")
+LIMITS = ("seconds", "epochs", "all_epochs", "epochs_per_trial")
 
 
 @dataclass(frozen=True)
 class Question:
-    """The study that all are asked, and its pictures in the split that wastetune makes."""
+    """The study that all are asked, and its pictures in wastetune's split."""
 
     spec: StudySpec
     space: SearchSpace
@@ -40,48 +42,52 @@ class Question:
         return int(bounds(self.space, "epochs")[1])
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say what is asked."""
+def question_options(script: str) -> argparse.ArgumentParser:
+    """The options that say what is asked, and what stops a search of KerasTuner or Optuna early."""
+    parser = options(script)
     parser.add_argument("--dataset", default="trashnet", help="a known data set, or a folder of pictures")
     parser.add_argument("--backbone", default="mobilenet_v3_small_075")
     parser.add_argument("--space", default="head", help="head or transfer, or another space's name or path")
     parser.add_argument("--views", type=int, default=4, help="wastetune's bank of views; the others augment anew")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", default="imagenet", help="imagenet or none, as in a study's file")
+    parser.add_argument("--trials", type=int, default=2, help="trials of KerasTuner and of Optuna")
+    parser.add_argument("--seconds", type=float, help="stop KerasTuner and Optuna so long after their start")
+    parser.add_argument("--epochs", type=int, help="train no more epochs of one of their trials than this")
+    parser.add_argument("--all-epochs", type=int, help="stop them after so many epochs of all trials together")
+    parser.add_argument("--epochs-per-trial", type=int, help="with --epochs: the assumed epochs of a whole trial")
+    return parser
 
 
-def write_study(asked: argparse.Namespace, folder: Path, trials: int) -> Path:
-    """The question as a study's file. Paths become absolute, as contestants run in folders of their own."""
+def small_question() -> dict[str, Any]:
+    """The values of the options for --quick; its pictures are in the working directory."""
+    spec = load_study(str(write_small_study("small")))
+    return {key: getattr(spec, key) for key in KEYS} | {"trials": 1}
+
+
+def to_words(asked: argparse.Namespace) -> list[str]:
+    """The options as words of a command line that runs in another folder."""
+    values = {key: getattr(asked, key) for key in (*KEYS, "trials", *LIMITS)} | absolute_paths(asked)
+    pairs = [(f"--{key.replace('_', '-')}", str(value)) for key, value in values.items() if value is not None]
+    return [word for pair in pairs for word in pair]
+
+
+def absolute_paths(asked: argparse.Namespace) -> dict[str, str]:
     dataset = str(Path(asked.dataset).resolve()) if os.sep in asked.dataset else asked.dataset
-    values = {
-        "dataset": dataset,
-        "backbone": asked.backbone,
-        "space": str(Path(load_space(asked.space).source).resolve()),
-        "metric": "macro_f1",
-        "trials": trials,
-        "seed": asked.seed,
-        "views": asked.views,
-        "weights": asked.weights,
-    }
-    # repr of these texts and numbers is TOML as well
-    file = folder / "compare.toml"
-    file.write_text("".join(f"{key} = {value!r}\n" for key, value in values.items()))
-    return file
+    return {"dataset": dataset, "space": str(Path(load_space(asked.space).source).resolve())}
+
+
+def write_question(asked: argparse.Namespace, trials: int) -> Path:
+    """The question as a study's file in the working directory."""
+    values = {key: getattr(asked, key) for key in KEYS} | absolute_paths(asked)
+    return write_study("compare", **values, metric="macro_f1", trials=trials)
 
 
 def load_question(study: Path) -> Question:
     """The study's pictures, decoded and split by wastetune itself."""
-    spec = load_study(str(study))
-    prepared = prepare_study(
-        spec, data=folder_named("WASTETUNE_DATA"), weights=folder_named("WASTETUNE_WEIGHTS"), console=open_console()
-    )
+    prepared = prepare(study)
     context = prepared.context
-    return Question(spec, context.space, context.classes, context.data.train, context.data.val, prepared.test)
-
-
-def folder_named(variable: str) -> Path | None:
-    """The folder that an environment variable names, if it is set."""
-    return Path(os.environ[variable]) if os.environ.get(variable) else None
+    return Question(context.spec, context.space, context.classes, context.data.train, context.data.val, prepared.test)
 
 
 class HyperParametersAsTrial:
@@ -112,16 +118,17 @@ def build_everyday_model(question: Question, config: TrialConfig, trial: int = 0
     """A configuration as it is usually put into Keras, compiled: augmentation, backbone and head in one model.
 
     The backbone is frozen below the cut and in its normalisation layers, as in wastetune. It is built and
-    loaded anew for every trial, since trials must not share weights.
+    loaded again for every trial, since trials must not share weights.
     """
     import keras
 
     spec = question.spec
-    backbone = load_backbone(
-        spec.backbone, spec.weights, size=spec.image_size, folder=folder_named("WASTETUNE_WEIGHTS")
-    )
+    backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=folders()[1])
     keras.utils.set_random_seed(seed_for("everyday trial", spec.seed, trial))
-    _freeze_below(backbone, config.frozen_depth)
+    cut = nearest_cut(backbone, config.frozen_depth)
+    above = set() if cut == TOP else {layer.name for layer in split(backbone, cut)[1].layers}
+    for layer in backbone.body.layers:
+        layer.trainable = layer.name in above and not isinstance(layer, keras.layers.BatchNormalization)
     pixels = keras.Input((backbone.size, backbone.size, 3), name="pixels")
     x = pixels
     for layer in augmentation_layers(config.augmentation):
@@ -136,21 +143,12 @@ def build_everyday_model(question: Question, config: TrialConfig, trial: int = 0
     return model
 
 
-def _freeze_below(backbone: Any, frozen_depth: float) -> None:
-    import keras
-
-    cut = nearest_cut(backbone, frozen_depth)
-    above = set() if cut == TOP else {layer.name for layer in split(backbone, cut)[1].layers}
-    for layer in backbone.body.layers:
-        layer.trainable = layer.name in above and not isinstance(layer, keras.layers.BatchNormalization)
-
-
 def augmentation_layers(strength: float) -> list[Any]:
-    """Keras's layers for what `wastetune.augment` does, in the same measure; none for strength 0.
+    """Keras's layers for wastetune's augmentation, in the same ranges; none for strength 0.
 
     The cheapest layers that serve: brightness and contrast apart instead of RandomColorJitter, whose saturation
-    costs as much as both geometry layers around it and is grey at 0 and nothing at 0.5; one grey for what is
-    erased, because Keras else draws a normal number for every value of every picture.
+    costs as much as both geometry layers around it and is grey at 0 and nothing at 0.5; one grey for erased areas,
+    because Keras would otherwise draw a normal number for every value of every picture.
     """
     import keras
 
@@ -177,7 +175,7 @@ def steps_per_epoch(question: Question, config: TrialConfig) -> int:
 
 
 def class_weight(question: Question, config: TrialConfig) -> dict[int, float] | None:
-    """What `model.fit` is given to balance the classes."""
+    """The `class_weight` of `model.fit` that balances the classes."""
     import numpy as np
 
     if config.class_weighting == "none":

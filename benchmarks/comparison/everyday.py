@@ -1,33 +1,41 @@
-"""How fast and how good is the everyday way: KerasTuner, or Optuna, over model.fit on pictures?"""
+"""How fast and how good is the everyday way: KerasTuner, or Optuna, over model.fit on pictures?
 
-import argparse
-import importlib.metadata
+`compare.py` runs it, and writes down what it finds beside wastetune's figures.
+"""
+
 import json
-import os
-import resource
-import tempfile
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for common.py
 
 import keras
 import keras_tuner
 import numpy as np
 import optuna
 import psutil
-import question as asking
 import tensorflow as tf
-from question import OBJECTIVE, Question
+from common import temporary_folder
+from question import (
+    OBJECTIVE,
+    Question,
+    build_everyday_model,
+    class_weight,
+    load_question,
+    question_options,
+    sample_with_keras_tuner,
+    small_question,
+    steps_per_epoch,
+    write_question,
+)
 
 from wastetune.search.space import sample
 from wastetune.training.config import TrialConfig
 from wastetune.training.metrics import metric_value
 
-PACKAGES = ("keras", "tensorflow", "keras-tuner", "optuna", "numpy")
 STARTED = psutil.Process().create_time()
 
 
@@ -38,20 +46,20 @@ def since_start() -> float:
 
 @dataclass
 class Ledger:
-    """What happens in a search, as it happens."""
+    """The trials and epochs of a search, recorded as they run, and its limits."""
 
     deadline: float | None  # seconds since the process began
-    most_epochs: int | None  # of a trial, for backbones that are too slow for all of them
-    all_epochs: int | None = None  # of all trials together: what an hour holds, on a machine that is not idle
+    most_epochs: int | None  # of a trial, for slow backbones
+    all_epochs: int | None  # of all trials together: what an hour holds, on a machine that is not idle
     trials: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def begin_trial(self) -> None:
-        """A trial begins, and building its model is part of it."""
+        """Starts a trial, whose model is not built yet."""
         self.trials.append({"number": len(self.trials), "begun": since_start(), "epochs": [], "stopped": None})
 
     def end_trial(self) -> None:
-        """It is over, whatever became of it."""
+        """Ends the trial, also one that failed."""
         trial = self.trials[-1]
         trial["seconds"] = since_start() - trial.pop("begun")
         scores = [epoch["score"] for epoch in trial["epochs"]]
@@ -65,7 +73,7 @@ class Ledger:
         return self.deadline is not None and since_start() >= self.deadline
 
     def epochs_of(self, config: TrialConfig) -> int:
-        """How many epochs a trial is given."""
+        """The epochs of a trial."""
         if self.most_epochs is None or self.most_epochs >= config.epochs:
             return config.epochs
         self.trials[-1]["stopped"] = f"limited to {self.most_epochs} of {config.epochs} epochs"
@@ -73,16 +81,12 @@ class Ledger:
 
 
 class Watch(keras.callbacks.Callback):
-    """Writes each epoch into the ledger, and stops in the middle of one when the time is used up."""
+    """Records each epoch in the ledger, and stops in the middle of one when the time is used up."""
 
     def __init__(self, ledger: Ledger, config: TrialConfig, steps: int) -> None:
         super().__init__()
         self._ledger, self._trial, self._steps = ledger, ledger.trials[-1], steps
         self._trial["config"] = config.model_dump()
-        self._trial["parameters_trained"] = 0
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self._trial["parameters_trained"] = int(sum(np.prod(w.shape) for w in self.model.trainable_weights))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._begun, self._batches = since_start(), 0
@@ -94,7 +98,7 @@ class Watch(keras.callbacks.Callback):
             self._begun, self._batches = since_start(), 0
         if self._ledger.is_over():
             self._trial["stopped"] = "the time was used up"
-            self.model.stop_training = True  # what was reached is still validated
+            self.model.stop_training = True  # the epoch is still validated
 
     def on_test_begin(self, logs: Any = None) -> None:
         self._trained = since_start()
@@ -109,11 +113,7 @@ class Watch(keras.callbacks.Callback):
                 "validation_seconds": now - self._trained,
             }
         )
-        events = self._ledger.events
-        best = max(score, events[-1]["best"] if events else score)
-        events.append(
-            {"seconds": now, "trial": self._trial["number"], "epoch": epoch + 1, "score": score, "best": best}
-        )
+        self._ledger.events.append({"seconds": now, "score": score})
         if self._ledger.is_over() and self._trial["stopped"] is None:
             self._trial["stopped"] = "the time was used up"
             self.model.stop_training = True
@@ -139,25 +139,25 @@ class EverydayModel(keras_tuner.HyperModel):
         self._question, self._ledger = question, ledger
 
     def build(self, hp: Any) -> Any:
-        config = asking.sample_with_keras_tuner(self._question.space, hp)
-        return asking.build_everyday_model(self._question, config, len(self._ledger.trials))
+        config = sample_with_keras_tuner(self._question.space, hp)
+        return build_everyday_model(self._question, config, len(self._ledger.trials))
 
     def fit(self, hp: Any, model: Any, *args: Any, callbacks: list[Any], **kwargs: Any) -> Any:
-        config = asking.sample_with_keras_tuner(self._question.space, hp)
-        watch = Watch(self._ledger, config, asking.steps_per_epoch(self._question, config))
+        config = sample_with_keras_tuner(self._question.space, hp)
+        watch = Watch(self._ledger, config, steps_per_epoch(self._question, config))
         return model.fit(
             *args,
             **kwargs,
             batch_size=config.batch_size,
             epochs=self._ledger.epochs_of(config),
-            class_weight=asking.class_weight(self._question, config),
-            # KerasTuner copies the callbacks that `search` is given, and a copied ledger would stay empty.
+            class_weight=class_weight(self._question, config),
+            # KerasTuner copies the callbacks of `search`, and a copied ledger would stay empty.
             callbacks=[*callbacks, watch, early_stopping(config)],
         )
 
 
 class TimedRandomSearch(keras_tuner.RandomSearch):
-    """RandomSearch that notes its trials and begins none when the time is used up."""
+    """RandomSearch that records its trials and starts none when the time is used up."""
 
     def __init__(self, ledger: Ledger, **options: Any) -> None:
         self._ledger = ledger
@@ -175,7 +175,7 @@ class TimedRandomSearch(keras_tuner.RandomSearch):
 
 
 def search_with_keras_tuner(question: Question, ledger: Ledger, trials: int, folder: Path) -> Any:
-    """The best model that KerasTuner finds, as it gives it back: built anew, with the checkpoint's weights."""
+    """The best model that KerasTuner finds, as it returns it: built again, with the checkpoint's weights."""
     tuner = TimedRandomSearch(
         ledger,
         hypermodel=EverydayModel(question, ledger),
@@ -201,7 +201,7 @@ def search_with_keras_tuner(question: Question, ledger: Ledger, trials: int, fol
 
 
 class ReportAndPrune(keras.callbacks.Callback):
-    """Tells Optuna every epoch's score, and stops where Optuna would."""
+    """Reports every epoch's score to Optuna, and stops where its pruner says so."""
 
     def __init__(self, trial: optuna.Trial, note: dict[str, Any]) -> None:
         super().__init__()
@@ -240,14 +240,14 @@ def search_with_optuna(question: Question, ledger: Ledger, trials: int, folder: 
         ledger.begin_trial()
         try:
             config = sample(question.space, trial)
-            model = asking.build_everyday_model(question, config, trial.number)
+            model = build_everyday_model(question, config, trial.number)
             model.fit(
                 train.shuffle(len(question.train)).batch(config.batch_size).prefetch(tf.data.AUTOTUNE),
                 validation_data=val.batch(config.batch_size).prefetch(tf.data.AUTOTUNE),
                 epochs=ledger.epochs_of(config),
-                class_weight=asking.class_weight(question, config),
+                class_weight=class_weight(question, config),
                 callbacks=[
-                    Watch(ledger, config, asking.steps_per_epoch(question, config)),
+                    Watch(ledger, config, steps_per_epoch(question, config)),
                     early_stopping(config, restore_best_weights=True),
                     ReportAndPrune(trial, ledger.trials[-1]),
                 ],
@@ -271,12 +271,9 @@ def search_with_optuna(question: Question, ledger: Ledger, trials: int, folder: 
     study.optimize(objective, n_trials=trials, timeout=left)
     if not kept.exists():
         return None
-    model = asking.build_everyday_model(question, sample(question.space, study.best_trial))
+    model = build_everyday_model(question, sample(question.space, study.best_trial))
     model.load_weights(kept)
     return model
-
-
-# What is said of a search.
 
 
 def score_on_test(question: Question, model: Any) -> dict[str, float] | None:
@@ -288,7 +285,7 @@ def score_on_test(question: Question, model: Any) -> dict[str, float] | None:
 
 
 def seconds_per_epoch(ledger: Ledger) -> float | None:
-    """What a pass over the training pictures and its validation take, without the compilation of a trial's first."""
+    """Seconds of a pass over the training pictures and its validation, without the compilation in a trial's first."""
     epochs = [epoch for trial in ledger.trials for epoch in trial["epochs"]]
     later = [epoch for trial in ledger.trials for epoch in trial["epochs"][1:]]
     chosen = later or epochs  # of a first epoch, the first batch was not counted; its validation compiles too
@@ -300,7 +297,7 @@ def seconds_per_epoch(ledger: Ledger) -> float | None:
 
 
 def seconds_per_trial(question: Question, ledger: Ledger, epochs_per_trial: int | None) -> dict[str, Any]:
-    """What a trial takes, and in words how that is known."""
+    """Seconds of a trial, and in words how they were measured."""
     whole = [trial["seconds"] for trial in ledger.trials if trial["stopped"] is None and trial["epochs"]]
     per_epoch = seconds_per_epoch(ledger)
     if whole and epochs_per_trial is None:
@@ -321,49 +318,33 @@ def seconds_per_trial(question: Question, ledger: Ledger, epochs_per_trial: int 
     return {"seconds": starting + per_epoch * count, "seconds_per_epoch": per_epoch, "how": how}
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("contestant", choices=("kerastuner", "optuna"))
-    asking.add_arguments(parser)
-    parser.add_argument("--trials", type=int, default=2)
-    parser.add_argument("--seconds", type=float, help="stop so long after the start of the process")
-    parser.add_argument("--epochs", type=int, help="train no more epochs of a trial than this")
-    parser.add_argument("--all-epochs", type=int, help="stop after so many epochs of all trials together")
-    parser.add_argument("--epochs-per-trial", type=int, help="with --epochs: what a whole trial is taken to have")
-    parser.add_argument("--json", type=Path, help="where the record goes")
-    return parser.parse_args()
-
-
 def main() -> None:
-    arguments = parse_arguments()
+    parser = question_options(__doc__)
+    parser.add_argument("contestant", choices=("kerastuner", "optuna"))
+    asked = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = {"kerastuner": search_with_keras_tuner, "optuna": search_with_optuna}[arguments.contestant]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        question = asking.load_question(asking.write_study(arguments, folder, arguments.trials))
-        ledger = Ledger(arguments.seconds, arguments.epochs, arguments.all_epochs)
-        prepared = since_start()
-        model = search(question, ledger, arguments.trials, folder)
-        searched, peak = since_start(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        test = score_on_test(question, model)
-    record = {
-        "contestant": arguments.contestant,
-        "pictures": {name: len(getattr(question, name)) for name in ("train", "val", "test")},
-        "preparing_seconds": prepared,
-        "search_ended": searched,
-        "per_trial": seconds_per_trial(question, ledger, arguments.epochs_per_trial),
-        "best_score": ledger.events[-1]["best"] if ledger.events else None,
-        "test": test,
-        "peak_resident_bytes": peak,
-        "trials": ledger.trials,
-        "events": ledger.events,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "gpus": [gpu.name for gpu in tf.config.list_physical_devices("GPU")],
-    }
-    if arguments.json:
-        arguments.json.write_text(json.dumps(record, indent=1))
-    shown = {key: value for key, value in record.items() if key not in ("trials", "events")}
-    print(json.dumps(shown, indent=1))
+    search = {"kerastuner": search_with_keras_tuner, "optuna": search_with_optuna}[asked.contestant]
+    with temporary_folder() as folder:
+        if asked.quick:
+            vars(asked).update(small_question())
+        question = load_question(write_question(asked, asked.trials))
+        ledger = Ledger(asked.seconds, asked.epochs, asked.all_epochs)
+        preparing = since_start()
+        model = search(question, ledger, asked.trials, folder)
+        record = {
+            "pictures": {name: len(getattr(question, name)) for name in ("train", "val", "test")},
+            "preparing_seconds": preparing,
+            "search_ended": since_start(),
+            "per_trial": seconds_per_trial(question, ledger, asked.epochs_per_trial),
+            "best_score": max((event["score"] for event in ledger.events), default=None),
+            "test": score_on_test(question, model),
+            "trials": ledger.trials,
+            "events": ledger.events,
+            "gpus": [gpu.name for gpu in tf.config.list_physical_devices("GPU")],
+        }
+    print({key: value for key, value in record.items() if key not in ("trials", "events")})
+    if asked.json:
+        asked.json.write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""What write_whole promises: the old content or the new, never a part of it."""
+
+import pytest
+
+from wastetune.files import write_whole
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_beside_it(tmp_path):
+    file = tmp_path / "report.json"
+    file.write_text("old")
+
+    def fail(part):
+        part.write_text("half of the n")
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        write_whole(file, fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert file.read_text() == "old"
+    write_whole(file, lambda part: part.write_text("new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert file.read_text() == "new"
+
+
+def test_writers_at_the_same_time_have_hidden_names_of_their_own_with_the_suffix(tmp_path):
+    file, parts = tmp_path / "model.keras", []
+
+    def write_both(part):
+        parts.append(part)
+        write_whole(file, lambda other: (parts.append(other), other.write_text("second")))
+        part.write_text("first")
+
+    write_whole(file, write_both)
+    assert len({part.name for part in parts}) == 2
+    assert all(part.name.startswith(".") and part.suffix == ".keras" for part in parts)
+    assert file.read_text() == "first"
+
+
+def test_a_folder_is_complete_or_absent(tmp_path):
+    folder = tmp_path / "pictures"
+
+    def write(part, names):
+        part.mkdir()
+        for name in names:
+            (part / name).write_text(name)
+        if not names:
+            raise ValueError("no names")
+
+    with pytest.raises(ValueError, match="no names"):
+        write_whole(folder, lambda part: write(part, []))
+    assert not list(tmp_path.iterdir())
+    write_whole(folder, lambda part: write(part, ["a", "b"]))
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
+    with pytest.raises(OSError, match="not empty"):
+        write_whole(folder, lambda part: write(part, ["c"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
+
+
+def test_the_next_writer_overwrites_what_a_killed_one_left_under_a_given_name(tmp_path):
+    file, part = tmp_path / "pixels.npy", tmp_path / "pixels.part"
+    part.write_text("left by a killed writer")
+    write_whole(file, lambda given: given.write_text("whole"), part=part)
+    assert [path.name for path in tmp_path.iterdir()] == ["pixels.npy"]
+    assert file.read_text() == "whole"
