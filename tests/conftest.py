@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+from wastetune.settings import SETTINGS
+
 pytest_plugins = [
     "support.browser",
     "support.mlflow_store",
@@ -16,16 +18,7 @@ pytest_plugins = [
 ]
 
 
-OURS = (
-    "WASTETUNE_DATA",
-    "WASTETUNE_WEIGHTS",
-    "WASTETUNE_STORAGE",
-    "WASTETUNE_CACHE_GB",
-    "WASTETUNE_LEASE",
-    "WASTETUNE_PARENT",
-    "WASTETUNE_RUNTIME",
-    "MLFLOW_TRACKING_URI",
-)
+OURS = (*(setting.variable for setting in SETTINGS), "WASTETUNE_PARENT")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,3 +35,13 @@ def before(tmp_path_factory):
         patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         yield environment
+
+
+def pytest_collection_modifyitems(items):
+    """Marks tests by the fixtures that they use; `slow` stands where a test or a module is slow."""
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        if "postgres" in used or "postgresql" in item.nodeid:
+            item.add_marker("postgres")
+        if "browser" in used:
+            item.add_marker("browser")

@@ -1,6 +1,7 @@
 """Trained models that are made without training."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -59,7 +60,7 @@ def finished(tmp_path_factory):
     from wastetune.report.html import write_page
     from wastetune.report.predictions import Predictions, write_predictions
     from wastetune.search.history import History
-    from wastetune.training.evaluation import score_predictions, scores_dict
+    from wastetune.training.evaluation import score_predictions
 
     folder = tmp_path_factory.mktemp("finished")
     results, data = folder / "results" / "colours", folder / "data"
@@ -81,7 +82,7 @@ def finished(tmp_path_factory):
     labels = np.array([each.label for each in shown])
     paths = tuple(each.path for each in shown)
     write_predictions(Predictions(index.classes, paths, labels, said, said.argmax(axis=1)), results)
-    scores = scores_dict(score_predictions(labels, said, index.classes))
+    scores = asdict(score_predictions(labels, said, index.classes))
     about = {"study": "colours", "backbone": "mean_colour", "dataset": "drawn", "input_size": 64}
     about |= {"classes": index.classes, "test": scores}
     save_description(results / "bundle", BundleDescription.from_dict(about))

@@ -1,11 +1,14 @@
 """The report of a finished study, made up."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 
 from wastetune.report.results import Report
 from wastetune.report.results_folder import write_results
 from wastetune.search.history import History
-from wastetune.training.evaluation import score_predictions, scores_dict
+from wastetune.training.evaluation import score_predictions
 
 # The nine classes of WID: long names, unequal sizes.
 CLASSES = [
@@ -25,7 +28,7 @@ def scores(skill, classes=CLASSES, seed=0):
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(classes)), rng.integers(40, 190, len(classes)))
     probabilities = rng.random((len(labels), len(classes))) + skill * np.eye(len(classes))[labels]
-    return scores_dict(score_predictions(labels, probabilities, classes))
+    return json.loads(json.dumps(asdict(score_predictions(labels, probabilities, classes))))
 
 
 def report_values(**changes):

@@ -1,12 +1,10 @@
 """Scores agree with scikit-learn where both are defined, and stay defined where it warns."""
 
-import json
-
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_recall_fscore_support
 
-from wastetune.training.evaluation import gain_intervals, score_predictions, scores_dict
+from wastetune.training.evaluation import gain_intervals, score_predictions
 from wastetune.training.metrics import metric_value
 
 CLASSES = ["card board", "glass", "metal", "paper"]
@@ -110,8 +108,3 @@ def test_the_gain_of_macro_f1_covers_the_difference_and_turns_with_the_sides():
     scored = [score_predictions(labels, one, CLASSES).f1_macro for one in (ours, theirs)]
     assert 0 < low < scored[0] - scored[1] < high
     assert gain_intervals(labels, theirs, ours)["f1_macro"] == pytest.approx((-high, -low), abs=0.02)
-
-
-def test_scores_dict_survives_json():
-    plain = scores_dict(score_predictions(*predictions(), CLASSES))
-    assert json.loads(json.dumps(plain)) == plain

@@ -1,7 +1,7 @@
 """Scores of a set of predictions, with bootstrap confidence intervals."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -96,14 +96,6 @@ def gain_intervals(labels: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any
         name: (float(low), float(high))
         for name, score in (("accuracy", accuracy), ("f1_macro", macro_f1))
         for low, high in [np.percentile(score(first) - score(second), [2.5, 97.5])]
-    }
-
-
-def scores_dict(scores: Scores) -> dict[str, Any]:
-    """The scores as plain JSON types: dictionaries, lists, numbers."""
-    return asdict(scores) | {
-        "confusion_matrix": [list(row) for row in scores.confusion_matrix],
-        "intervals": {name: list(interval) for name, interval in scores.intervals.items()},
     }
 
 
