@@ -23,10 +23,15 @@ def first_line(error: BaseException, most: int = 200) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:most]
 
 
+def install_command(extra: str | None) -> str:
+    """The command that installs the packages of an extra of wastetune, or those of wastetune itself."""
+    return f"pip install 'wastetune[{extra}]'" if extra else "pip install wastetune"
+
+
 @contextmanager
-def optional_import(what: str, extra: str) -> Iterator[None]:
-    """Imports inside raise UserError where a package is missing, with the extra of wastetune that installs it."""
+def optional_import(what: str, extra: str | None) -> Iterator[None]:
+    """Imports inside raise UserError where a package is missing, with the command that installs it."""
     try:
         yield
     except ImportError as error:
-        raise UserError(f"{what} is not installed ({error}); pip install 'wastetune[{extra}]'") from error
+        raise UserError(f"{what} is not installed ({error}); {install_command(extra)}") from error

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from wastetune.backbones.backbone import Backbone, build_trunk
 from wastetune.backbones.cuts import Cut
-from wastetune.errors import UserError
+from wastetune.errors import UserError, install_command
 from wastetune.settings import RUNTIME
 
 RUNTIMES = ("auto", "keras", "openvino")
@@ -52,8 +52,7 @@ def choose_runtime() -> str:
     installed = find_spec("openvino") is not None
     if wanted == "openvino" and not installed:
         raise UserError(
-            f"{RUNTIME.variable} is openvino, which is not installed: pip install 'wastetune[openvino]', "
-            "or set it to auto"
+            f"{RUNTIME.variable} is openvino, which is not installed: {install_command('openvino')}, or set it to auto"
         )
     if wanted == "auto":
         return "openvino" if installed and _is_tensorflow_on_cpu() else "keras"

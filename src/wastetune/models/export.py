@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from wastetune.console import suppressed_stderr
-from wastetune.errors import UserError
+from wastetune.errors import UserError, install_command
 from wastetune.files import remove, write_whole
 from wastetune.models.bundle import BundleDescription, load_description, load_model
 from wastetune.models.loading import INPUT, INSIDE, KEY, OUTPUT, SIGNATURE
@@ -62,7 +62,7 @@ def write_export(bundle: Path, format: str, folder: Path) -> Path:
     except ImportError as error:
         raise UserError(
             f"export to {kind.title} needs more packages ({error}); install them: "
-            f"pip install 'wastetune[{format.partition('-')[0]}]'"
+            f"{install_command(format.partition('-')[0])}"
         ) from error
     return target
 

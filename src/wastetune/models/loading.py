@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wastetune.console import suppressed_stderr
-from wastetune.errors import UserError, first_line
+from wastetune.errors import UserError, first_line, install_command
 from wastetune.models.bundle import DESCRIPTION_FILE, MODEL_FILE, BundleDescription, load_description, read_keras
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -63,8 +63,7 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
         raise
     except ImportError as error:
         library, extra = _NEEDS.get(kind, ("TensorFlow", None))
-        how = f"pip install 'wastetune[{extra}]'" if extra else "pip install wastetune"
-        raise UserError(f"{path} needs {library} ({error}); install it: {how}") from error
+        raise UserError(f"{path} needs {library} ({error}); install it: {install_command(extra)}") from error
     except Exception as error:  # runtimes raise anything over a broken file
         again = "delete it and run the study" if kind == "bundle" else "export it"
         raise UserError(f"the model in {path} cannot be read: {first_line(error)}; {again} again") from error

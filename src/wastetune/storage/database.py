@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from wastetune.errors import UserError, first_line, optional_import
+from wastetune.errors import UserError, first_line, install_command, optional_import
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
 from wastetune.storage.retry import with_retries
 
@@ -57,7 +57,7 @@ def open_storage(url: str, *, patient: bool = False) -> "BaseStorage":
         return with_retries(lambda: _open_database(url, parsed)) if patient else _open_database(url, parsed)
     except ImportError as error:
         raise UserError(
-            f"the driver for {shown} is not installed ({error}); for PostgreSQL: pip install 'wastetune[postgres]'"
+            f"the driver for {shown} is not installed ({error}); for PostgreSQL: {install_command('postgres')}"
         ) from error
     except (SQLAlchemyError, OSError, RuntimeError) as error:
         reason = first_line(getattr(error, "orig", None) or error)

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from wastetune.errors import UserError
+from wastetune.errors import UserError, optional_import
 from wastetune.network import LOOPBACK_HOSTS, free_port, http_address, listen
 from wastetune.storage.database import hide_password, quote_password
 from wastetune.storage.study import get_study_attr, read_study_info
@@ -157,10 +157,8 @@ class _QuietHandler(WSGIRequestHandler):
 
 @contextlib.contextmanager
 def _dashboard_server(study: "optuna.Study", results: Path, host: str, port: int) -> Iterator[str]:
-    try:
+    with optional_import("the Optuna dashboard", extra=None):
         from optuna_dashboard import wsgi
-    except ImportError as error:
-        raise UserError(f"the Optuna dashboard is not installed ({error}); pip install optuna-dashboard") from error
     warnings.filterwarnings("ignore", module="optuna")  # it warns at each request for a new study
     pictures = DrawnPictures(study, artifact_folder(study._storage), results)
     app = _same_origin_only(wsgi(study._storage, artifact_store=pictures), host)
