@@ -1,5 +1,6 @@
 """Fixtures for all tests; they are defined in `support/`."""
 
+import gc
 import os
 import signal
 
@@ -35,6 +36,12 @@ def before(tmp_path_factory):
         patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         yield environment
+
+
+def pytest_collection_finish():
+    """Collects garbage rarely: Keras and TensorFlow leave millions of objects, which each collection would visit."""
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 100)
 
 
 def pytest_collection_modifyitems(items):

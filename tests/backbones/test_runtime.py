@@ -13,6 +13,8 @@ from wastetune.backbones.runtime import choose_runtime, open_trunk
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 # Of the largest activation. The store's float16 keeps 5e-4, so what runs the trunk is not seen in it.
 AGREEMENT = 1e-5

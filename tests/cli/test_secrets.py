@@ -10,6 +10,8 @@ from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import open_study
 from wastetune.storage.trials import begin_trial, complete_trial
 
+pytestmark = pytest.mark.slow
+
 ODD = "p{a}%25:s%s@w/ö"  # as it stands in a URL: %25 is a percent sign
 REAL = "p{a}%:s%s@w/ö"
 
@@ -43,15 +45,15 @@ def test_mlflow_takes_it_too(protected):
     assert ODD not in str(mirror.client.get_run(mirror.parent).to_dictionary())
 
 
-def test_no_command_shows_it(protected, run_cli, tiny, tmp_path):
+def test_no_command_shows_it(protected, run_cli, tiny_heads, tmp_path):
     url = protected()
     said = [
-        run_cli("worker", "--study", tiny, "--storage", url, "--timeout", 0.01),
+        run_cli("worker", "--study", tiny_heads, "--storage", url, "--timeout", 0.01),
         run_cli("status", "--study", "tiny", "--storage", url),
         run_cli("status", "--study", "tiny", "--storage", url.replace("secretive", "nobody")),
         run_cli("status", "--study", "none", "--storage", url),
         run_cli("sync", "--study", "tiny", "--storage", url, "--tracking-uri", protected("wrong" + ODD)),
-        run_cli("worker", "--study", tiny, WASTETUNE_STORAGE=protected("wrong" + ODD)),
+        run_cli("worker", "--study", tiny_heads, WASTETUNE_STORAGE=protected("wrong" + ODD)),
         run_cli("proxy", "--storage", protected("wrong" + ODD)),
     ]
     assert [ran.returncode for ran in said] == [0, 0, 2, 2, 2, 2, 2]
@@ -61,8 +63,8 @@ def test_no_command_shows_it(protected, run_cli, tiny, tmp_path):
         assert not any(part in words for part in ("p{a}", "s%s", "w/ö", "%C3%B6"))
 
 
-def test_workers_do_not_get_it_in_their_command_line(protected, start_cli, tiny, mlflow_store):
-    run = start_cli("run", "--study", tiny, "--workers", 1, "--no-retrain", WASTETUNE_STORAGE=protected())
+def test_workers_do_not_get_it_in_their_command_line(protected, start_cli, tiny_heads, mlflow_store):
+    run = start_cli("run", "--study", tiny_heads, "--workers", 1, "--no-retrain", WASTETUNE_STORAGE=protected())
     seen = set()
     while run.poll() is None:
         listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True)

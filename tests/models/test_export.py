@@ -19,6 +19,8 @@ from wastetune.models.export import FORMATS, Format, Source, write_export
 from wastetune.models.loading import open_model
 from wastetune.models.parity import export_study
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, tiny, _empty_store):

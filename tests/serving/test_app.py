@@ -17,6 +17,8 @@ from wastetune.data.image import read_picture, resize_picture
 from wastetune.models.loading import open_model
 from wastetune.models.predict import PROBABILITY
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("streamlit", reason="the app needs pip install 'wastetune[app]'")
 
 WAIT = 60_000  # milliseconds, on a slow machine

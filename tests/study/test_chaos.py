@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CHAOS = "from support.chaos import main; main()"
 
 

@@ -13,6 +13,8 @@ import pytest
 from wastetune.storage.budget import LOST, is_void, only_finished, retry_due
 from wastetune.storage.database import open_storage
 
+pytestmark = pytest.mark.slow
+
 LEASE = "3"
 
 
@@ -57,9 +59,12 @@ def running(url, name="slow"):
     return {t.number: t.user_attrs["owner"]["pid"] for t in trials if t.state.name == "RUNNING"}
 
 
-def test_run_with_workers_ends_with_exactly_its_trials_and_a_report(tiny, run_cli, tmp_path, mlflow_store, postgres):
+def test_run_with_workers_ends_with_exactly_its_trials_and_a_report(
+    tiny_heads, run_cli, tmp_path, mlflow_store, postgres
+):
     url = postgres.new_database()
-    ran = run_cli("run", "--study", tiny, "--trials", 7, "--workers", 2, "--storage", url, WASTETUNE_CACHE="cache")
+    options = ("--trials", 7, "--workers", 2, "--storage", url)
+    ran = run_cli("run", "--study", tiny_heads, *options, WASTETUNE_CACHE="cache")
     assert (ran.returncode, ran.stderr) == (0, "")
     trials = study_of(url).trials
     assert len(only_finished(trials)) == 7

@@ -21,6 +21,8 @@ from wastetune.study.prepare import TuningData, prepare_study
 from wastetune.study.run import run_study
 from wastetune.study.spec import load_study
 
+pytestmark = pytest.mark.slow
+
 CACHE = {"WASTETUNE_CACHE": "cache"}  # in the folder that the command runs in
 NOISE = re.compile(r"INFO|WARNING|Warning|I0000|E0000|W0000|oneDNN|Traceback|\x1b|\r")
 

@@ -41,8 +41,18 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory, pictures):
     """The path of a study file whose trials take about a second; its space lies beside it."""
-    folder = tmp_path_factory.mktemp("study")
-    (folder / "tiny_space.toml").write_text(SPACE)
+    return _write_study(tmp_path_factory.mktemp("study"), pictures, SPACE)
+
+
+@pytest.fixture(scope="session")
+def tiny_heads(tmp_path_factory, pictures):
+    """The same study with heads alone: no trial compiles a part of the backbone."""
+    space = SPACE.replace("{ float = [0.9, 1.0], default = 1.0 }", "1.0")
+    return _write_study(tmp_path_factory.mktemp("heads"), pictures, space)
+
+
+def _write_study(folder, pictures, space):
+    (folder / "tiny_space.toml").write_text(space)
     study = folder / "tiny.toml"
     study.write_text(STUDY.format(pictures=pictures, space=folder / "tiny_space.toml"))
     return study

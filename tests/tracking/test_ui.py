@@ -16,16 +16,18 @@ import pytest
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import open_study
 
+pytestmark = pytest.mark.slow
+
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny, _empty_store, start_in):
+def folder(tmp_path_factory, tiny_heads, _empty_store, start_in):
     """Where a study of three trials has run."""
     folder = tmp_path_factory.mktemp("shown")
     (folder / "mlruns").mkdir()
     shutil.copyfile(_empty_store, folder / "mlruns" / "mlflow.db")
-    process = start_in(folder, "run", "--study", tiny)
+    process = start_in(folder, "run", "--study", tiny_heads)
     stdout, stderr = process.communicate(timeout=280)
     assert (process.returncode, stderr) == (0, ""), stdout + stderr
     assert "wastetune-pictures version 1 is registered in MLflow; it is the champion, as the first" in stdout
