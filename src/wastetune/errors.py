@@ -18,8 +18,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(choices)}." if choices else "none are known."
 
 
-def first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of an error's message without a full stop, at most so many characters; its type if it is empty."""
+def first_line(error: BaseException, most: int | None = None) -> str:
+    """The first line of an error's message without a full stop; its type if it is empty.
+
+    `most` cuts it after so many characters: only where no password is still to be hidden in it.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:most]
 
 

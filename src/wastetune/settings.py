@@ -80,7 +80,7 @@ def cache_limit() -> int | None:
 
 def lease_seconds() -> float:
     """Seconds without a heartbeat after which a worker loses its trial."""
-    text = LEASE.resolve()
+    text = os.environ.get(LEASE.variable, LEASE.default)  # an empty one is a mistake: it must not pass for 60
     try:
         seconds = float(text)
     except ValueError:

@@ -82,17 +82,21 @@ def test_its_trials_are_read(old):
     assert all(each.epochs and each.best_epoch and each.config for each in records)
 
 
-def test_a_finished_study_is_not_run_again_and_one_more_trial_resumes_it(old):
+def test_a_finished_study_is_not_run_again(old):
     accept_these_versions(old)
     results = old / "results" / "old"
     (results / "bundle" / "model.keras").touch()  # its content is not read
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
-    told = json.loads(before[results / "report.json"])
     study = find_study(open_storage("sqlite:///wastetune.db"), "old")
-    if study.user_attrs["fingerprint"] == told["begun_with"]:  # nothing new was installed since
-        run(old)
-        assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+    if study.user_attrs["fingerprint"] != json.loads(before[results / "report.json"])["begun_with"]:
+        pytest.skip("another version of wastetune, or of Keras's random weights, makes it another study")
+    run(old)
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
 
+
+def test_one_more_trial_resumes_it(old):
+    accept_these_versions(old)
+    told = json.loads((old / "results" / "old" / "report.json").read_text())
     report = run(old, trials=4).to_dict()
     assert report["trials"] == {"complete": 4, "pruned": 0, "failed": 0}
     assert report["begun_with"].keys() == told["begun_with"].keys()

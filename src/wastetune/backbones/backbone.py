@@ -58,15 +58,16 @@ def load_backbone(
             )
     except ValueError as error:
         if isinstance(source, Path):
-            raise UserError(f"the weights in {source} do not fit {name}: {first_line(error)}") from error
-        raise UserError(f"{name} cannot be built for pictures of {side} px: {first_line(error)}") from error
+            raise UserError(f"the weights in {source} do not fit {name}: {first_line(error, most=200)}") from error
+        raise UserError(f"{name} cannot be built for pictures of {side} px: {first_line(error, most=200)}") from error
     except Exception as error:  # Keras raises a bare Exception when a download fails
         if isinstance(source, Path):
-            raise UserError(f"the weights in {source} cannot be read: {first_line(error)}") from error
+            raise UserError(f"the weights in {source} cannot be read: {first_line(error, most=200)}") from error
         place = folder or Path("weights")
         raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded ({first_line(error)}); without a network, "
-            f"put a file named {weights_file_name(name)} into {place} and pass --weights {place}, or --weights none"
+            f"the ImageNet weights of {name} could not be downloaded ({first_line(error, most=200)}); "
+            f"without a network, put a file named {weights_file_name(name)} into {place} and pass "
+            f"--weights {place}, or --weights none"
         ) from error
     for layer in body.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

@@ -1,7 +1,6 @@
 """The `wastetune` command; each group of commands is imported when one of its commands is asked for."""
 
 from importlib import import_module
-from importlib.metadata import version
 
 import click
 
@@ -54,7 +53,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("wastetune"))
+@click.version_option(package_name="wastetune")
 def main() -> None:
     """Find the best transfer-learning classifier for a folder of pictures, and an honest number for it.
 

@@ -27,7 +27,7 @@ def count_live(trials: "Iterable[FrozenTrial]") -> int:
 
 def default_is_due(trials: "Iterable[FrozenTrial]") -> bool:
     """Whether the default configuration neither is complete nor runs."""
-    return not any(read_attrs(trial).default and trial.state.name in ("COMPLETE", "RUNNING") for trial in trials)
+    return not any(trial.state.name in ("COMPLETE", "RUNNING") and read_attrs(trial).default for trial in trials)
 
 
 def find_duplicate(trials: "Iterable[FrozenTrial]", config: Mapping[str, Any]) -> int | None:

@@ -53,7 +53,6 @@ class Refit:
 class RefitResult:
     """A configuration fitted on all but the test set, and its predictions of the test set."""
 
-    config: TrialConfig
     epochs: int
     scores: Scores
     probabilities: npt.NDArray[np.float32]  # (n, classes)
@@ -190,7 +189,6 @@ def refit(
         parameters = int(whole.count_params())
         keep(whole)
     return RefitResult(
-        config,
         epochs,
         score_predictions(sealed.labels, probabilities, context.classes),
         probabilities,

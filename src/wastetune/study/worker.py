@@ -120,13 +120,14 @@ def run_worker(
             ended = _run_one(started, heartbeat, memory, context, notes, bar, check)
             heartbeat.hold(None)
             on_trial(ended)
-            failures = failures + 1 if ended.state.name == "FAIL" and read_attrs(ended).failure != LOST else 0
+            attrs = read_attrs(ended)
+            failures = failures + 1 if ended.state.name == "FAIL" and attrs.failure != LOST else 0
             if failures == _MAX_FAILURES:
                 raise UserError(
-                    f"{failures} trials in a row failed, the last one with: {read_attrs(ended).failure}; "
+                    f"{failures} trials in a row failed, the last one with: {attrs.failure}; "
                     "mend the cause and run the same command again"
                 )
-            models += read_attrs(ended).cut != TOP.name
+            models += attrs.cut != TOP.name
             if renew_after is not None and models >= renew_after:
                 return True
 

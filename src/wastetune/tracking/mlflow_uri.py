@@ -65,7 +65,7 @@ def check_store(uri: str) -> None:
 
 def render_reason(error: Exception, uri: str) -> str:
     """The first line of a store's error, without the password of its URI."""
-    line = first_line(error, most=10_000)
+    line = first_line(error)
     for given in (uri.rstrip("/"), quote_password(uri).rstrip("/")):
         line = line.replace(given, hide_password(given))
     return line[:_LONGEST_REASON]
