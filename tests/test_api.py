@@ -21,10 +21,10 @@ from wastetune.training.config import TrialConfig
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, tiny, _empty_store):
+def ran(tmp_path_factory, tiny, empty_store):
     """A study run from Python: the folder with all of it, the report that was given."""
     folder = tmp_path_factory.mktemp("api")
-    shutil.copyfile(_empty_store, folder / "mlflow.db")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     report = wastetune.run_study(
         tiny,
         trials=2,

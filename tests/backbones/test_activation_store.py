@@ -107,7 +107,7 @@ def fill(count, wait=lambda: None):
     def read(rows):
         nonlocal taken
         taken += len(rows)
-        time.sleep(0.1)
+        time.sleep(0.03)
         return pictures.read(rows)
     slow, backbone = replace(pictures, read=read), load_backbone(name, "none", size=SIZE)
     wait()

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -19,11 +20,8 @@ SIZE = 32
 # Of the largest activation. The store's float16 keeps 5e-4, so what runs the trunk is not seen in it.
 AGREEMENT = 1e-5
 
-try:
-    import openvino
-except ImportError:
-    openvino = None
-needs_openvino = pytest.mark.skipif(openvino is None, reason="OpenVINO is not installed: pip install openvino")
+# Found, not imported: that is left to wastetune, which keeps its telemetry from a process and a request per conversion.
+needs_openvino = pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed: pip install openvino")
 
 
 @pytest.fixture
@@ -70,13 +68,18 @@ def largest_difference(one, other):
 
 
 @needs_openvino
-@pytest.mark.parametrize("name", ["mobilenet_v3_small_075", "resnet50", "convnext_tiny", "efficientnet_v2_b0"])
-def test_runtimes_agree_at_every_cut(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "count"),
+    # ConvNeXt takes a second for each of its blocks; the first seven have each kind.
+    [("mobilenet_v3_small_075", None), ("resnet50", None), ("convnext_tiny", 7), ("efficientnet_v2_b0", None)],
+)
+def test_runtimes_agree_at_the_cuts(name, count, monkeypatch):
     backbone = load_backbone(name, "none", size=SIZE)
-    assert len(backbone.cuts) > 10, "OpenVINO sorts Identity_10 before Identity_2"
+    cuts = backbone.cuts[:count]
+    assert count or len(cuts) > 10, "OpenVINO sorts Identity_10 before Identity_2"
     pixels = draw_pixels(19)  # no whole number of batches
-    keras, fast = (run_with(each, backbone, backbone.cuts, pixels, monkeypatch) for each in ("keras", "openvino"))
-    for cut, one, other in zip(backbone.cuts, keras, fast, strict=True):
+    keras, fast = (run_with(each, backbone, cuts, pixels, monkeypatch) for each in ("keras", "openvino"))
+    for cut, one, other in zip(cuts, keras, fast, strict=True):
         assert one.shape == other.shape == (19, *activation_shape(backbone, cut))
         assert one.dtype == other.dtype == np.float32
         assert largest_difference(one, other) < AGREEMENT, cut.name

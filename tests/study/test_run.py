@@ -33,11 +33,11 @@ def trials_of(folder, name="tiny"):
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory, tiny, _empty_store, start_in):
+def first(tmp_path_factory, tiny, empty_store, start_in):
     """A finished study of three trials: the folder it ran in, with a cache of its own, and what it printed."""
     folder = tmp_path_factory.mktemp("first")
     (folder / "mlruns").mkdir()
-    shutil.copyfile(_empty_store, folder / "mlruns" / "mlflow.db")
+    shutil.copyfile(empty_store, folder / "mlruns" / "mlflow.db")
     process = start_in(folder, "run", "--study", tiny, fresh=True, **CACHE)
     stdout, stderr = process.communicate(timeout=280)
     assert process.returncode == 0, stdout + stderr

@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def _empty_store(tmp_path_factory):
+def empty_store(tmp_path_factory):
     from mlflow import MlflowClient
 
     file = tmp_path_factory.mktemp("mlflow") / "empty.db"
@@ -15,9 +15,9 @@ def _empty_store(tmp_path_factory):
 
 
 @pytest.fixture
-def mlflow_store(_empty_store, tmp_path):
+def mlflow_store(empty_store, tmp_path):
     """The URI of an empty MLflow store, at the place in the working folder `tmp_path` where wastetune looks for it."""
     file = tmp_path / "mlruns" / "mlflow.db"
     file.parent.mkdir()
-    shutil.copyfile(_empty_store, file)
+    shutil.copyfile(empty_store, file)
     return f"sqlite:///{file}"

@@ -22,11 +22,11 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_heads, _empty_store, start_in):
+def folder(tmp_path_factory, tiny_heads, empty_store, start_in):
     """Where a study of three trials has run."""
     folder = tmp_path_factory.mktemp("shown")
     (folder / "mlruns").mkdir()
-    shutil.copyfile(_empty_store, folder / "mlruns" / "mlflow.db")
+    shutil.copyfile(empty_store, folder / "mlruns" / "mlflow.db")
     process = start_in(folder, "run", "--study", tiny_heads)
     stdout, stderr = process.communicate(timeout=280)
     assert (process.returncode, stderr) == (0, ""), stdout + stderr
