@@ -1,9 +1,6 @@
 """The examples run, and print what they say they print."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +10,14 @@ pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def test_the_small_study_says_its_answer_its_best_trials_and_what_is_on_new_pictures(mlflow_store, tmp_path):
-    command = [sys.executable, EXAMPLES / "small_study.py", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, timeout=280, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    answer, table, pictures, passed_over = done.stdout.strip().split("\n\n")
+def test_the_small_study_says_its_answer_its_best_trials_and_what_is_on_new_pictures(
+    mlflow_store, start_python, tmp_path
+):
+    code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    process = start_python(code, EXAMPLES / "small_study.py", tmp_path)
+    stdout, stderr = process.communicate(timeout=280)
+    assert (process.returncode, stderr) == (0, "")
+    answer, table, pictures, passed_over = stdout.strip().split("\n\n")
 
     winner, score, low, high = map(
         float, re.fullmatch(r"trial (\d) won; macro F1 on the test set (\S+) \((\S+) to (\S+)\)", answer).groups()

@@ -33,13 +33,12 @@ def backbone(request):
     return load_backbone(request.param, "none", size=SIZE.get(request.param, 32))
 
 
-def test_tail_of_trunk_is_the_whole_backbone_at_every_cut(backbone):
+def test_tail_of_trunk_is_the_whole_backbone_at_its_cuts(backbone):
     pixels = np.random.default_rng(0).uniform(0, 255, (2, backbone.size, backbone.size, 3)).astype(np.float32)
     whole = np.asarray(backbone.body(backbone.preprocess(pixels)))
     assert np.ptp(whole) > 0
-    lower = backbone.cuts[:-1]
-    if len(lower) > 30:  # the stages of ResNet152 repeat one block up to 36 times: every sixth cut reaches each stage
-        lower = lower[::6]
+    # Blocks of a stage repeat one another: every second cut, of ResNet152 every sixth, reaches each stage.
+    lower = backbone.cuts[:-1][:: 6 if len(backbone.cuts) > 30 else 2]
     for cut, activations in zip(lower, build_trunk(backbone, lower)(pixels), strict=True):
         _, tail = split(backbone, cut)
         assert activations.shape[1:] == activation_shape(backbone, cut)

@@ -125,7 +125,7 @@ def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres
     assert broken == []
     trials = read_trials(study)
     assert len(trials) >= 10
-    # Where the answer to a creation was lost, Optuna creates a twin, which is failed after the lease: it has no heartbeat.
+    # Where the answer to a creation was lost, Optuna creates a twin; it has no heartbeat and is failed after the lease.
     complete = [trial.user_attrs["owner"]["token"] for trial in trials if trial.state.name == "COMPLETE"]
     assert len(set(complete)) == len(complete)
     assert {trial.user_attrs["owner"]["token"] for trial in trials} == set(complete)
