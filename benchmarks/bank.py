@@ -78,7 +78,10 @@ def compare_banks(prepared: Prepared, config: TrialConfig, quick: bool) -> Itera
         train, val = np.array(split.train), np.array(split.val)
         for seed in range(1 if quick else 2):
             for name, views in epochs.items():
-                sets = [TrainingSet(tuple(Activations((v[train],)) for v in seen), labels[train]) for seen in views]
+                sets = [
+                    TrainingSet(tuple(Activations((v[train],)) for v in seen), labels[train], int(labels.max()) + 1)
+                    for seen in views
+                ]
                 scores[name].append(score(backbone, config, sets, Activations((plain[val],)), labels[val], seed))
     for name, values in scores.items():
         gap = np.array(scores["new"]) - np.array(values)

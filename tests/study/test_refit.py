@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+import wastetune.study.objective
 import wastetune.study.refit
 from wastetune.console import open_console
+from wastetune.data.splits import draw_folds
+from wastetune.models.bundle import load_model, save_model
 from wastetune.storage.records import TrialAttrs
-from wastetune.study.objective import run_trial
+from wastetune.study.objective import cross_predict, run_trial
 from wastetune.study.refit import refit
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed
@@ -28,7 +31,7 @@ def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(p
         kept.append(np.asarray(model(pixels)))
 
     given = attrs(frozen_depth=frozen_depth, augmentation=1.0)
-    final = refit(prepared.context, prepared.test, number=3, attrs=given, bar=BAR, keep=keep)
+    final = refit(prepared.context, prepared.test, {3: given}, bar=BAR, keep=keep)
     np.testing.assert_allclose(kept[0], final.probabilities, atol=5e-3)
     np.testing.assert_allclose(kept[0].sum(axis=1), 1, atol=1e-5)
     assert final.largest_difference < 5e-3
@@ -41,7 +44,7 @@ def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(p
 def test_a_model_that_disagrees_with_the_stored_activations_is_no_winner(prepared, monkeypatch):
     monkeypatch.setattr(wastetune.study.refit, "TOLERANCE", -1.0)
     with pytest.raises(TrainingFailed, match="differs from the stored activations"):
-        refit(prepared.context, prepared.test, number=3, attrs=attrs(), bar=BAR)
+        refit(prepared.context, prepared.test, {3: attrs()}, bar=BAR)
 
 
 def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypatch):
@@ -53,16 +56,60 @@ def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypat
         fit_final(model, train, **options)
 
     monkeypatch.setattr(wastetune.study.refit, "fit_final", spy)
-    refit(prepared.context, prepared.test, number=3, attrs=attrs(augmentation=1.0), bar=BAR)
+    refit(prepared.context, prepared.test, {3: attrs(augmentation=1.0)}, bar=BAR)
     count = len(prepared.context.data.train) + len(prepared.context.data.val)
     assert seen == [(count, [count, count], 2 * (count // 8))]
 
 
 def test_the_same_trial_retrained_twice_is_the_same_model(prepared):
-    one, two = (
-        refit(prepared.context, prepared.test, number=5, attrs=attrs(frozen_depth=11 / 12), bar=BAR) for _ in range(2)
-    )
+    one, two = (refit(prepared.context, prepared.test, {5: attrs(frozen_depth=11 / 12)}, bar=BAR) for _ in range(2))
     np.testing.assert_array_equal(one.probabilities, two.probabilities)
+
+
+def test_several_heads_are_one_model_with_the_mean_of_their_probabilities_at_a_temperature(prepared, tmp_path):
+    members = {1: attrs(), 2: attrs(learning_rate=1.0, augmentation=1.0), 4: attrs(head_layers=0, head_units=None)}
+    alone = [
+        refit(prepared.context, prepared.test, {number: given}, bar=BAR).probabilities
+        for number, given in members.items()
+    ]
+    together = refit(
+        prepared.context,
+        prepared.test,
+        members,
+        temperature=0.5,
+        bar=BAR,
+        keep=lambda model: save_model(tmp_path, model),
+    )
+    kept = load_model(tmp_path)
+    pixels = prepared.test.read(range(len(prepared.test))).astype(np.float32)
+    mean = np.mean(alone, axis=0)
+    np.testing.assert_allclose(together.uncalibrated, mean, atol=1e-6)
+    np.testing.assert_allclose(together.probabilities, mean**2 / (mean**2).sum(axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(kept.predict_on_batch(pixels), together.probabilities, atol=5e-3)
+    assert np.abs(alone[0] - alone[1]).max() > 0.02  # a mean that is not one of them
+
+
+def test_out_of_fold_predictions_come_from_models_that_did_not_see_the_pictures(prepared, monkeypatch):
+    context, fitted = prepared.context, []
+    fit_final = wastetune.study.objective.fit_final
+
+    def spy(learner, train, **options):
+        fitted.append(len(train.labels))
+        fit_final(learner, train, **options)
+
+    monkeypatch.setattr(wastetune.study.objective, "fit_final", spy)
+    config = TrialConfig.model_validate(attrs().config)
+    train, val = len(context.data.train), len(context.data.val)
+    held_out = np.repeat([-1, 0], [train, val])
+    made = cross_predict(context, config, held_out, number=0, epochs=1, bar=BAR)
+    assert fitted == [train]
+    assert not made[:train].any()
+    np.testing.assert_allclose(made[train:].sum(axis=1), 1, atol=1e-5)
+    rows = (*prepared.splits.train, *prepared.splits.val)
+    folds = draw_folds(prepared.index, rows, 3, seed=0)
+    everything = cross_predict(context, config, folds, number=0, epochs=1, bar=BAR)
+    assert fitted[1:] == [int((folds != fold).sum()) for fold in range(3)]
+    np.testing.assert_allclose(everything.sum(axis=1), 1, atol=1e-5)
 
 
 def test_a_trial_leaves_the_backbone_as_it_was(prepared):

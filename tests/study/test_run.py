@@ -87,6 +87,9 @@ def test_the_report_has_every_key_and_its_numbers_agree_with_each_other(report):
     assert sum(report["counts"][side] for side in ("train", "val", "test")) == 42
     assert report["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
     assert set(report["best"]) == {"number", "score", "config"}
+    assert set(report["final"]["members"]) <= set(report["final"]["considered"]) <= {0, 1, 2}
+    assert report["final"]["score"] >= report["final"]["default_score"]
+    assert report["calibration"]["log_loss"] > 0
     assert report["test_opened_for"] == [report["best"]["number"]]
     assert report["duplicates"] == report["contradictions"] == 1
     for part in ("test", "default_test"):
@@ -241,7 +244,8 @@ def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, ru
     assert trials_of(finished) == [("COMPLETE", None)] * 4
     report = json.loads((folder / "report.json").read_text())
     assert report["trials"]["complete"] == 4
-    assert ("retraining" in more.stdout) == (report["best"]["number"] == 3)
+    assert ("retraining" in more.stdout) == (3 in report["final"]["considered"])
+    assert len(report["test_opened_for"]) == 1 + (3 in report["final"]["members"])
 
 
 def test_a_lost_page_is_written_again_without_training(finished, run_cli, tiny):

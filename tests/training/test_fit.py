@@ -44,7 +44,7 @@ def vectors(count, seed, size):
 def sets(backbone):
     size = backbone.body.output.shape[1]
     train, val = vectors(120, 1, size), vectors(60, 2, size)
-    return TrainingSet((Activations((train[0],)),), train[1]), ValidationSet(Activations((val[0],)), val[1])
+    return TrainingSet((Activations((train[0],)),), train[1], CLASSES), ValidationSet(Activations((val[0],)), val[1])
 
 
 def fitted(backbone, sets, config, seed=0, cut=TOP, **options):
@@ -75,7 +75,7 @@ def test_it_stops_early(backbone, sets):
 
 
 def test_a_loss_that_is_not_finite_is_a_failure_not_a_score(backbone, sets):
-    broken = TrainingSet((Activations((np.full_like(sets[0].views[0].chunks[0], np.nan),)),), sets[0].labels)
+    broken = TrainingSet((Activations((np.full_like(sets[0].views[0].chunks[0], np.nan),)),), sets[0].labels, CLASSES)
     with pytest.raises(TrainingFailed, match="loss became nan"):
         fitted(backbone, (broken, sets[1]), config())
 
@@ -83,7 +83,7 @@ def test_a_loss_that_is_not_finite_is_a_failure_not_a_score(backbone, sets):
 def test_balanced_weights_help_the_rare_class(backbone, sets):
     train, val = sets
     rows = np.concatenate([np.flatnonzero(train.labels != 0), np.flatnonzero(train.labels == 0)[:4]])
-    rare = TrainingSet((Activations((train.views[0].chunks[0][rows],)),), train.labels[rows])
+    rare = TrainingSet((Activations((train.views[0].chunks[0][rows],)),), train.labels[rows], CLASSES)
     recall = {}
     for weighting in ("none", "balanced"):
         result = fitted(backbone, (rare, val), config(class_weighting=weighting, epochs=3, learning_rate=0.003))
@@ -95,7 +95,7 @@ def test_every_view_is_trained_on(backbone, sets):
     """Two views of which one is noise: a fit that saw only the first would not be disturbed by it."""
     train, val = sets
     noise = Activations((np.random.default_rng(3).normal(0, 50, train.views[0].chunks[0].shape).astype(np.float32),))
-    result = fitted(backbone, (TrainingSet((train.views[0], noise), train.labels), val), config())
+    result = fitted(backbone, (TrainingSet((train.views[0], noise), train.labels, CLASSES), val), config())
     assert result.history[-1].loss > 2 * fitted(backbone, sets, config()).history[-1].loss
 
 
@@ -104,7 +104,7 @@ def test_a_tail_learns_keeps_its_statistics_and_is_put_back(backbone):
     draw = np.random.default_rng(0)
     inputs = draw.normal(0, 1, (32, 1, 1, 96)).astype(np.float32)
     labels = draw.integers(0, CLASSES, 32)
-    train = TrainingSet((Activations((inputs,)),), labels)
+    train = TrainingSet((Activations((inputs,)),), labels, CLASSES)
     before = backbone.body.get_weights()
     with open_learner(backbone, cut, config(), CLASSES, horizon=6, seed=0) as model:
         moving = [w for w in model.weights if "moving" in w.path and "head" not in w.path]
@@ -126,7 +126,7 @@ def test_training_and_prediction_see_the_same_network(backbone):
     inputs = (draw.normal(0, 1, (48, 1, 1, 96)) + 2 * np.eye(96)[labels][:, None, None]).astype(np.float32)
     with open_learner(backbone, cut, config(learning_rate=0.003), CLASSES, horizon=90, seed=0) as model:
         stored = Activations((inputs,))
-        fit_final(model, TrainingSet((stored,), labels), config=config(learning_rate=0.003), steps=90, seed=0)
+        fit_final(model, TrainingSet((stored,), labels, CLASSES), config=config(learning_rate=0.003), steps=90, seed=0)
         assert (predict_probabilities(model, stored).argmax(axis=1) == labels).mean() > 0.9
 
 
@@ -138,7 +138,7 @@ def test_what_was_trained_becomes_a_keras_model_that_says_the_same(backbone, dep
     inputs = np.random.default_rng(2).normal(0, 1, (48, *shape)).astype(np.float32)
     stored, labels = Activations((inputs,)), np.arange(48) % CLASSES
     with open_learner(backbone, cut, chosen, CLASSES, horizon=6, seed=0) as learner:
-        fit_final(learner, TrainingSet((stored,), labels), config=chosen, steps=6, seed=0)
+        fit_final(learner, TrainingSet((stored,), labels, CLASSES), config=chosen, steps=6, seed=0)
         with as_keras(learner, backbone, cut, chosen, CLASSES) as model:
             assert count_parameters(learner) == count_parameters(model)
             np.testing.assert_allclose(model.predict(inputs, verbose=0), learner.predict_on_batch(inputs), atol=1e-4)
@@ -146,7 +146,7 @@ def test_what_was_trained_becomes_a_keras_model_that_says_the_same(backbone, dep
 
 def test_pictures_are_read_in_their_views_whatever_their_order():
     views = tuple(Activations((np.arange(10.0).reshape(5, 2) + 100 * view,)) for view in range(3))
-    train = TrainingSet(views, np.zeros(5, np.int64))
+    train = TrainingSet(views, np.zeros(5, np.int64), 1)
     gathered = _gather(train, np.array([4, 0, 3]), np.array([2, 0, 0, 1, 0]))
     assert gathered.tolist() == [[8, 9], [200, 201], [106, 107]]
 

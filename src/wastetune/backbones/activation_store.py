@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Activations:
     """The activations of a picture set at one cut in one view, memory-mapped, in the order of the set."""
 
     chunks: tuple[npt.NDArray[Any], ...]
+    rows: npt.NDArray[np.int64] | None = None  # of the chunks, in this order; None: all of them
 
     @cached_property
     def ends(self) -> npt.NDArray[np.int64]:
@@ -67,13 +68,20 @@ class Activations:
         return tuple(self.chunks[0].shape[1:])
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return int(self.ends[-1]) if self.rows is None else len(self.rows)
 
     def __add__(self, other: "Activations") -> "Activations":
+        if self.rows is not None or other.rows is not None:
+            raise ValueError("activations are joined before rows of them are selected")
         return Activations(self.chunks + other.chunks)
+
+    def select(self, rows: npt.NDArray[np.int64]) -> "Activations":
+        """The activations of these rows alone; nothing is read."""
+        return replace(self, rows=rows if self.rows is None else self.rows[rows])
 
     def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The activations of these rows, (len(rows), ...) float32."""
+        rows = rows if self.rows is None else self.rows[rows]
         out = np.empty((len(rows), *self.shape), np.float32)
         chunk_of = np.searchsorted(self.ends, rows, side="right")
         for number in np.unique(chunk_of):

@@ -3,8 +3,12 @@
 import csv
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wastetune.data.index import ImageIndex, near_duplicate_keys
 from wastetune.errors import UserError
@@ -79,6 +83,19 @@ def split_index(index: ImageIndex, *, seed: int, val_fraction: float = 0.15, tes
         test=tuple(sorted(members["test"])),
         left_out=tuple(left_out),
     )
+
+
+def draw_folds(index: ImageIndex, rows: Sequence[int], folds: int, *, seed: int) -> NDArray[np.int64]:
+    """The fold, 0 to `folds` - 1, of each of these pictures of the index, (len(rows),).
+
+    Near-duplicates are in one fold. The groups of a class are dealt to the folds in turn, in an order drawn from the
+    seed, so each fold has its share of each class.
+    """
+    keys = near_duplicate_keys(index)
+    labels = {keys[row]: index.pictures[row].label for row in rows}  # a contradiction counts for one of its classes
+    dealt = sorted(labels, key=lambda key: (labels[key], seed_for("fold", seed, key), key))
+    fold_of = {key: place % folds for place, key in enumerate(dealt)}
+    return np.array([fold_of[keys[row]] for row in rows], np.int64)
 
 
 def write_split_table(index: ImageIndex, splits: Splits, path: Path) -> None:

@@ -27,7 +27,9 @@ class BundleDescription(Record):
     versions: dict[str, str] = Field(default_factory=dict)  # package -> version
     test: Scores | None = None
     input_size: int  # pixels a side
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)  # of the best trial
+    members: tuple[int, ...] = ()  # the trials whose heads are averaged, or the only one
+    temperature: float = 1.0  # by which the logits are divided, inside the model
 
 
 def save_model(folder: Path, model: Any) -> None:

@@ -17,6 +17,7 @@ from wastetune.report.predictions import Mistake
 from wastetune.report.published import draw_score_lanes, published_for
 from wastetune.report.results import Report
 from wastetune.report.text import (
+    WORSE,
     best_line,
     class_rows,
     data_facts,
@@ -78,6 +79,7 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         sections=SECTIONS,
         tiles=_tiles(report),
         findings=findings(report),
+        worse=WORSE,
         standings=[(_capital(name), *draw_score_lanes(report, key, published)) for name, key in keys],
         published=published,
         best_line=best_line(report),
@@ -125,8 +127,8 @@ def _tiles(report: Report) -> list[dict[str, str]]:
         note = f"95 % interval {span[0]:.3f} to {span[1]:.3f}" if span else f"{report.counts.test} test pictures"
         tiles.append({"name": _capital(name), "value": f"{getattr(test, key):.3f}", "note": note})
     name, key = metric
-    if report.default_won:
-        value, note = "none", "no trial was better"
+    if report.is_default:
+        value, note = "none", "nothing better was found"
     else:
         before = getattr(report.default_test, key)
         value = f"{getattr(test, key) - before:+.3f}"

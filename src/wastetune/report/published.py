@@ -69,9 +69,9 @@ class ScoreLane:
 
 def draw_score_lanes(report: Report, key: str, published: Sequence[Published]) -> tuple[list[ScoreLane], Markup]:
     """The final model, the default and what was published, the best first, on one axis; and that axis's labels."""
-    name = "default, this study" if report.default_won else "tuned, this study"
+    name = "default, this study" if report.is_default else "tuned, this study"
     rows = [_measured_row("winner", name, report.test, key)]
-    if not report.default_won:
+    if not report.is_default:
         rows.append(_measured_row("default", "default configuration", report.default_test, key))
     rows += sorted(filter(None, (_published_row(one, key) for one in published)), key=lambda row: -row.value)
     scale = number_scale(end for row in rows for end in (row.low, row.value, row.high))

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from wastetune.data.layout import Problem
 from wastetune.record import Record
+from wastetune.training.calibration import Calibration
 from wastetune.training.evaluation import Scores
 
 FILE = "report.json"
@@ -61,6 +62,17 @@ class Retrain(Record):
 
     epochs: int
     largest_difference: float | None = None  # between assembled model and stored activations, in a probability
+
+
+class FinalModel(Record):
+    """What the final model is made of, and its scores on validation pictures that it was not fitted on for them."""
+
+    kind: Literal["ensemble", "best", "default"]  # the mean of several heads, the winner, or the default configuration
+    members: tuple[int, ...]  # trials
+    considered: tuple[int, ...]  # the trials it was selected from
+    temperature: float  # by which its logits are divided
+    score: float  # the metric on the validation pictures, fitted on the training pictures alone
+    default_score: float  # likewise, of the default configuration
 
 
 class ModelSize(Record):
@@ -119,6 +131,13 @@ class FinalEvaluation(Record):
     versions: dict[str, str]  # package -> version
     gain: dict[str, tuple[float, float]] = Field(default_factory=dict)  # 95 % intervals of winner minus default
     model: ModelSize | None = None
+    final: FinalModel | None = None  # None: the winner alone, of a version before 0.2
+    calibration: Calibration | None = None  # on the test set
+    uncalibrated: Calibration | None = None  # likewise, at a temperature of 1
+
+    def is_worse(self, key: str) -> bool:
+        """Whether the final model is worse than the default on the test set, beyond chance, by a key of the scores."""
+        return key in self.gain and self.gain[key][1] < 0
 
 
 class Report(FinalEvaluation, StudySummary):  # in JSON the summary comes first: fields follow the reversed MRO
@@ -126,6 +145,11 @@ class Report(FinalEvaluation, StudySummary):  # in JSON the summary comes first:
 
     seconds: Seconds
     fingerprint: str
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the final model is that of the default configuration."""
+        return self.default_won if self.final is None else self.final.kind == "default"
 
     @property
     def evaluation(self) -> FinalEvaluation:

@@ -67,7 +67,9 @@ def findings(report: Report) -> list[str]:
     shown = dict.fromkeys([metric, METRICS["macro_f1"], METRICS["accuracy"]])
     scores = ", ".join(f"{name} {_with_interval(test, key)}" for name, key in shown)
     lines = [f"Test set: {scores}; 95 % intervals, {report.counts.test} pictures."]
-    if report.default_won:
+    if report.is_default and report.final:
+        lines.append("Final model: the default configuration; on validation pictures nothing was better.")
+    elif report.is_default:
         lines.append("Tuned against default: no trial was better than the default configuration.")
     else:
         pairs = [
@@ -77,11 +79,51 @@ def findings(report: Report) -> list[str]:
         gains = ", ".join(
             f"{name} {ours:.3f} against {theirs:.3f} ({ours - theirs:+.3f})" for name, ours, theirs in pairs
         )
+        if report.final:
+            lines.append(f"Final model: {final_model(report)}.")
         lines.append(f"Tuned against default: {gains}{_doubt(report)}.")
+        if report.is_worse(metric[1]):
+            lines.append(WORSE)
+    lines += optimism(report) + calibration_line(report)
     too_small = [edge.parameter for edge in report.edges if edge.widen]
     if too_small:
         lines.append(f"On a bound of the search space: {', '.join(too_small)}; a wider space may do better.")
     return lines
+
+
+WORSE = "WORSE THAN THE DEFAULT, beyond chance: tuning did not pay on these test pictures; it does not become champion."
+
+
+def final_model(report: Report) -> str:
+    """What the final model is made of: `mean of 6 heads (trials 3, 7, ...)`."""
+    assert report.final is not None
+    numbers = ", ".join(map(str, report.final.members))
+    if report.final.kind == "ensemble":
+        return f"the mean of {len(report.final.members)} heads (trials {numbers})"
+    return f"trial {numbers}"
+
+
+def optimism(report: Report) -> list[str]:
+    """How far the scores of the search can be trusted, in a sentence."""
+    if report.final is None:
+        return []
+    name, key = METRICS[report.metric]
+    return [
+        f"From search to test, {name}: best validation score {report.best.score:.3f}; final model fitted again, on "
+        f"validation pictures {report.final.score:.3f}; test set {getattr(report.test, key):.3f}."
+    ]
+
+
+def calibration_line(report: Report) -> list[str]:
+    """How far the probabilities can be trusted, in a sentence."""
+    if report.final is None or report.calibration is None or report.uncalibrated is None:
+        return []
+    now, before, temperature = report.calibration, report.uncalibrated, report.final.temperature
+    return [
+        f"Confidence is off by {100 * now.error:.1f} points on average ({100 * before.error:.1f} before calibration "
+        f"with temperature {temperature:.2f}); log loss {now.log_loss:.3f} ({before.log_loss:.3f}), "
+        f"Brier score {now.brier:.3f} ({before.brier:.3f})."
+    ]
 
 
 def _doubt(report: Report) -> str:
@@ -141,6 +183,8 @@ def best_line(report: Report) -> str:
     best = report.best
     score = f"validation {METRICS[report.metric][0]} {best.score:.3f}"
     retrained = f"retrained for {render_count(report.retrain.epochs, 'epoch')}"
+    if report.is_default:
+        retrained = "not retrained"
     return f"Best configuration: trial {best.number}, {score}; {retrained}"
 
 

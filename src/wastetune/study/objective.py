@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from wastetune.backbones.activation_store import (
     Activations,
     activation_bytes,
@@ -19,10 +22,20 @@ from wastetune.backbones.cuts import Cut
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.search.space import bounds, sample
+from wastetune.seeding import seed_for
 from wastetune.study.prepare import Bar, TrialContext, trial_seed
 from wastetune.training.config import TrialConfig
-from wastetune.training.fit import Epoch, FitResult, TrainingSet, ValidationSet, fit, steps_per_epoch
-from wastetune.training.learner import count_parameters, open_learner
+from wastetune.training.fit import (
+    Epoch,
+    FitResult,
+    TrainingSet,
+    ValidationSet,
+    fit,
+    fit_final,
+    predict_probabilities,
+    steps_per_epoch,
+)
+from wastetune.training.learner import FloatArray, count_parameters, open_learner
 from wastetune.training.metrics import confusion_counts
 
 if TYPE_CHECKING:
@@ -75,6 +88,31 @@ def run_trial(
     return TrialResult(fitted, confusion, activation_seconds, parameters)
 
 
+def cross_predict(
+    context: TrialContext, config: TrialConfig, folds: npt.NDArray[np.int64], *, number: int, epochs: int, bar: Bar
+) -> FloatArray:
+    """Class probabilities (n, classes) of the training and then the validation pictures, each out of fold.
+
+    folds: (n,), the fold of each picture, or -1 where it is only fitted on and its row stays 0. A picture is predicted
+    by a model that was fitted on all pictures outside its fold, for so many epochs, as the final model is.
+    TrainingFailed as in `run_trial`.
+    """
+    parts = (context.data.train, context.data.val)
+    train, val = (training_set(context, part, config, bar, ahead=False) for part in parts)
+    everything = train + val
+    cut = nearest_cut(context.backbone, config.frozen_depth)
+    probabilities = np.zeros((len(folds), len(context.classes)), np.float32)
+    for fold in np.unique(folds[folds >= 0]):
+        held_out = np.flatnonzero(folds == fold)
+        others = everything.select(np.flatnonzero(folds != fold))
+        steps = epochs * steps_per_epoch(len(others.labels), config)
+        seed = seed_for("fold", trial_seed(context, number), int(fold))
+        with open_learner(context.backbone, cut, config, len(context.classes), horizon=steps, seed=seed) as learner:
+            fit_final(learner, others, config=config, steps=steps, seed=seed)
+            probabilities[held_out] = predict_probabilities(learner, everything.views[0].select(held_out))
+    return probabilities
+
+
 def tuning_sets(context: TrialContext, config: TrialConfig, bar: Bar) -> tuple[TrainingSet, ValidationSet]:
     """The training and validation activations of a configuration, computed where they are not stored yet."""
     return training_set(context, context.data.train, config, bar), plain_set(context, context.data.val, config, bar)
@@ -89,7 +127,8 @@ def training_set(
     """
     cut = nearest_cut(context.backbone, config.frozen_depth)
     views = range(usable_views(config.augmentation, context.spec.views))
-    return TrainingSet(tuple(_activations(context, pictures, cut, view, bar, ahead) for view in views), pictures.labels)
+    stored = tuple(_activations(context, pictures, cut, view, bar, ahead) for view in views)
+    return TrainingSet(stored, pictures.labels, len(context.classes))
 
 
 def plain_set(

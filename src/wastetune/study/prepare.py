@@ -62,7 +62,7 @@ def trial_seed(context: TrialContext, number: int) -> int:
 
 _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 # Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
-_NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space"}
+_NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space", "final"}
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
-"""Refits the winner on training and validation pictures and evaluates it; the only reader of the test set."""
+"""Selects the final model, refits it on training and validation pictures and evaluates it.
+
+The only reader of the test set.
+"""
 
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +23,17 @@ from wastetune.files import remove
 from wastetune.models.bundle import MODEL_FILE, BundleDescription, save_description, save_model
 from wastetune.models.parity import FOLDER as EXPORTS
 from wastetune.report.predictions import Predictions
-from wastetune.report.results import FinalEvaluation, ModelSize, Report, Retrain, read_report
+from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Report, Retrain, read_report
+from wastetune.search.selection import ENSEMBLE, Candidates, find_candidates, select_members
 from wastetune.storage.records import TrialAttrs, read_attrs
-from wastetune.storage.study import best_trial, default_trial, get_study_attr, set_study_attr
-from wastetune.study.objective import plain_set, training_set
+from wastetune.storage.study import best_trial, get_study_attr, read_records, read_trials, set_study_attr
+from wastetune.study.objective import cross_predict, plain_set, training_set
 from wastetune.study.prepare import Bar, Prepared, TrialContext, package_versions, trial_seed
+from wastetune.training.calibration import fit_temperature, measure_calibration, scale_probabilities
 from wastetune.training.config import TrialConfig
 from wastetune.training.evaluation import Scores, gain_intervals, score_predictions
-from wastetune.training.fit import TrainingFailed, TrainingSet, fit_final, predict_probabilities, steps_per_epoch
-from wastetune.training.learner import as_keras, assemble_model, open_learner
+from wastetune.training.fit import TrainingFailed, fit_final, predict_probabilities, steps_per_epoch
+from wastetune.training.learner import as_keras, assemble_model, count_parameters, join_heads, open_learner
 
 if TYPE_CHECKING:
     import optuna
@@ -37,11 +42,12 @@ if TYPE_CHECKING:
 # The assembled model and the stored activations (half precision) may differ by so much in a probability.
 TOLERANCE = 0.1
 _CHECKED = 32
+_OPENED = "test_opened_for"  # what versions before 0.2 read and wrote
 
 
 @dataclass(frozen=True)
 class Refit:
-    """The evaluation of the winner and the default configuration on the test set, new or from an earlier run."""
+    """The evaluation of the final model and the default configuration on the test set, new or from an earlier run."""
 
     evaluation: FinalEvaluation
     seconds: float  # of the run that refitted
@@ -51,32 +57,40 @@ class Refit:
 
 @dataclass(frozen=True)
 class RefitResult:
-    """A configuration fitted on all but the test set, and its predictions of the test set."""
+    """Configurations fitted on all but the test set, and the mean of their predictions of the test set."""
 
-    epochs: int
+    epochs: int  # of the first one
     scores: Scores
-    probabilities: npt.NDArray[np.float32]  # (n, classes)
+    probabilities: npt.NDArray[np.float32]  # (n, classes), at the temperature
+    uncalibrated: npt.NDArray[np.float32]  # likewise, at a temperature of 1
     parameters: int  # of the whole model, trained or not
+    trained: int  # of them
     largest_difference: float  # between assembled model and stored activations, in a probability
     seconds: float
 
 
 def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, console: Console) -> Refit:
-    """Refits the winner and the default configuration, evaluates both, and writes the winner's bundle to the folder.
+    """Refits the final model and the default configuration, evaluates both, and writes the bundle to the folder.
 
-    Nothing is trained where the folder's report and bundle are of this winner already. The study stores that the test
+    Nothing is trained where the folder's report and bundle are of these trials already. The study stores that the test
     set was opened before it is read. UserError where a configuration can no longer be trained.
     """
-    best, default = best_trial(study), default_trial(study)
+    best = best_trial(study)
     assert best is not None
-    assert default is not None
+    most = ENSEMBLE if prepared.context.spec.final == "ensemble" else 1
+    candidates = find_candidates(read_records(study), most=most)
     bundle = folder / "bundle"
     earlier = read_report(folder) if (bundle / MODEL_FILE).exists() else None
     answered = (fingerprint_digest(prepared), best.number, read_attrs(best).config)
-    if earlier and (earlier.fingerprint, earlier.best.number, earlier.best.config) == answered:
+    considered = tuple(trial.number for trial in candidates.trials)
+    if (
+        earlier
+        and (earlier.fingerprint, earlier.best.number, earlier.best.config) == answered
+        and (earlier.final is None or earlier.final.considered == considered)
+    ):
         refitted = Refit(earlier.evaluation, earlier.seconds.retrain, earlier=earlier)
     else:
-        refitted = _refit_both(study, prepared, best, default, folder, console)
+        refitted = _refit_candidates(study, prepared, candidates, folder, console)
     save_description(bundle, _describe(prepared, best, refitted.evaluation))
     return refitted
 
@@ -86,53 +100,95 @@ def fingerprint_digest(prepared: Prepared) -> str:
     return hashlib.sha256(json.dumps(prepared.fingerprint).encode()).hexdigest()[:16]
 
 
-def _refit_both(
-    study: "optuna.Study",
-    prepared: Prepared,
-    best: "FrozenTrial",
-    default: "FrozenTrial",
-    folder: Path,
-    console: Console,
+def _refit_candidates(
+    study: "optuna.Study", prepared: Prepared, candidates: Candidates, folder: Path, console: Console
 ) -> Refit:
-    console.print("retraining the default configuration and the winner on train + validation")
-    opened = list(dict.fromkeys([*get_study_attr(study, "test_opened_for", ()), best.number]))
-    set_study_attr(study, "test_opened_for", opened)
-    context, test, bundle = prepared.context, prepared.test, folder / "bundle"
-
-    def refit_trial(trial: "FrozenTrial", keep: Callable[[Any], None]) -> RefitResult:
-        try:
-            return refit(context, test, number=trial.number, attrs=read_attrs(trial), bar=console.bar, keep=keep)
-        except TrainingFailed as error:
-            raise UserError(f"retraining trial {trial.number} came to nothing: {error}; the trials are kept") from error
-
-    baseline = None if best.number == default.number else refit_trial(default, lambda model: None)
-    winner = refit_trial(best, lambda model: save_model(bundle, model))
+    started = time.perf_counter()
+    context, test, bundle, bar = prepared.context, prepared.test, folder / "bundle", console.bar
+    attrs = {trial.number: read_attrs(trial) for trial in read_trials(study)}
+    default = candidates.default.number
+    try:
+        final, temperature = _select_final(context, candidates, attrs, console)
+        console.print(f"retraining the default configuration and the final model on train + validation{_of(final)}")
+        opened = _note_opening(study, final.members)
+        baseline = refit(context, test, {default: attrs[default]}, bar=bar)
+        ours = refit(
+            context,
+            test,
+            {number: attrs[number] for number in final.members},
+            temperature=temperature,
+            bar=bar,
+            keep=lambda model: save_model(bundle, model),
+        )
+    except TrainingFailed as error:
+        raise UserError(f"retraining came to nothing: {error}; the trials are kept") from error
     remove(folder / EXPORTS)  # they are of an earlier winner
-    seconds = winner.seconds + (baseline.seconds if baseline else 0.0)
-    baseline = baseline or winner
-    predicted_by_default = baseline.probabilities.argmax(axis=1)
     return Refit(
         evaluation=FinalEvaluation(
-            test=winner.scores,
+            test=ours.scores,
             default_test=baseline.scores,
-            retrain=Retrain(epochs=winner.epochs, largest_difference=winner.largest_difference),
-            test_opened_for=tuple(opened),
+            retrain=Retrain(epochs=ours.epochs, largest_difference=ours.largest_difference),
+            test_opened_for=opened,
             versions=package_versions(),
-            gain=gain_intervals(test.labels, winner.probabilities, baseline.probabilities),
+            gain=gain_intervals(test.labels, ours.probabilities, baseline.probabilities),
             model=ModelSize(
-                parameters=winner.parameters,
-                trained=read_attrs(best).trainable_parameters,
-                bytes=(bundle / MODEL_FILE).stat().st_size,
+                parameters=ours.parameters, trained=ours.trained, bytes=(bundle / MODEL_FILE).stat().st_size
             ),
+            final=final,
+            calibration=measure_calibration(test.labels, ours.probabilities),
+            uncalibrated=measure_calibration(test.labels, ours.uncalibrated),
         ),
-        seconds=seconds,
-        predictions=Predictions(context.classes, test.paths, test.labels, winner.probabilities, predicted_by_default),
+        seconds=time.perf_counter() - started,
+        predictions=Predictions(
+            context.classes, test.paths, test.labels, ours.probabilities, baseline.probabilities.argmax(axis=1)
+        ),
     )
+
+
+def _select_final(
+    context: TrialContext, candidates: Candidates, attrs: Mapping[int, TrialAttrs], console: Console
+) -> tuple[FinalModel, float]:
+    """The final model, by predictions of the validation pictures that fitting did not see, and its temperature."""
+    trials, labels = candidates.trials, context.data.val.labels
+    folds = np.repeat([-1, 0], [len(context.data.train), len(labels)])
+    held_out = {}
+    console.print(f"comparing {len(trials)} trials on validation pictures that they are not fitted on")
+    for trial in trials:
+        config, epochs = TrialConfig.model_validate(trial.config), attrs[trial.number].best_epoch
+        assert epochs is not None  # of a finished trial
+        predicted = cross_predict(context, config, folds, number=trial.number, epochs=epochs, bar=console.bar)
+        held_out[trial.number] = predicted[folds == 0]
+    chosen = select_members(labels, held_out, candidates, context.spec.metric)
+    temperature = fit_temperature(labels, np.mean([held_out[number] for number in chosen.members], axis=0))
+    final = FinalModel(
+        kind=chosen.kind,
+        members=chosen.members,
+        considered=tuple(trial.number for trial in trials),
+        temperature=temperature,
+        score=chosen.score,
+        default_score=chosen.default_score,
+    )
+    return final, temperature
+
+
+def _of(final: FinalModel) -> str:
+    return f": {len(final.members)} heads" if len(final.members) > 1 else f": trial {final.members[0]}"
+
+
+def _note_opening(study: "optuna.Study", members: tuple[int, ...]) -> tuple[int, ...]:
+    """Stores with the study that the test set is opened for these trials; gives the winner of each opening so far."""
+    openings = get_study_attr(study, "test_openings", [[number] for number in get_study_attr(study, _OPENED, ())])
+    if list(members) not in openings:
+        openings = [*openings, list(members)]
+        set_study_attr(study, "test_openings", openings)
+    opened = tuple(each[0] for each in openings)
+    set_study_attr(study, _OPENED, list(opened))
+    return opened
 
 
 def _describe(prepared: Prepared, best: "FrozenTrial", evaluation: FinalEvaluation) -> BundleDescription:
     context = prepared.context
-    return BundleDescription(
+    description = BundleDescription(
         study=context.spec.name,
         backbone=context.spec.backbone,
         dataset=prepared.index.folder.resolve().name,
@@ -143,42 +199,54 @@ def _describe(prepared: Prepared, best: "FrozenTrial", evaluation: FinalEvaluati
         input_size=context.backbone.size,
         config=dict(read_attrs(best).config),
     )
+    if evaluation.final is None:  # refitted by a version before 0.2
+        return description
+    made_of = {"members": evaluation.final.members, "temperature": evaluation.final.temperature}
+    return description.model_copy(update=made_of)
 
 
 def refit(
     context: TrialContext,
     test: PictureSet,
+    members: Mapping[int, TrialAttrs],
     *,
-    number: int,
-    attrs: TrialAttrs,
     bar: Bar,
+    temperature: float = 1.0,
     keep: Callable[[Any], None] = lambda model: None,
 ) -> RefitResult:
-    """Fits a finished trial's stored configuration again and evaluates it on the test pictures.
+    """Fits the stored configurations of finished trials again and evaluates their mean on the test pictures.
 
-    It makes as many passes over train + validation as the trial's best epoch had over train, and the learning-rate
-    schedule is rescaled to end there, so that the model that is kept has converged. `keep` is called with the whole
-    model, from pixels to probabilities, while it has its weights.
+    Each makes as many passes over train + validation as its trial's best epoch had over train, and the learning-rate
+    schedule is rescaled to end there, so that the model that is kept has converged. All have one cut.
+    `keep` is called with the whole model, from pixels to probabilities, while it has its weights.
     TrainingFailed where that model does not agree with the stored activations.
     """
     started = time.perf_counter()
-    config = TrialConfig.model_validate(attrs.config)
-    epochs = attrs.best_epoch
-    assert epochs is not None  # of a finished trial
-    cut = nearest_cut(context.backbone, config.frozen_depth)
-    train = _join(
-        *(training_set(context, part, config, bar, ahead=False) for part in (context.data.train, context.data.val))
-    )
-    sealed = plain_set(context, test, config, bar, ahead=False)
-    seed = trial_seed(context, number)
-    steps = epochs * steps_per_epoch(len(train.labels), config)
+    configs = {number: TrialConfig.model_validate(attrs.config) for number, attrs in members.items()}
+    cut = nearest_cut(context.backbone, next(iter(configs.values())).frozen_depth)
+    classes, fitted, logits, trained = len(context.classes), [], [], 0
     with ExitStack() as stack:
-        classes = len(context.classes)
-        learner = stack.enter_context(open_learner(context.backbone, cut, config, classes, horizon=steps, seed=seed))
-        fit_final(learner, train, config=config, steps=steps, seed=seed)
-        probabilities = predict_probabilities(learner, sealed.activations)
-        model = stack.enter_context(as_keras(learner, context.backbone, cut, config, classes))
-        whole = assemble_model(context.backbone, cut, model)
+        inputs = None
+        for number, config in configs.items():
+            epochs = members[number].best_epoch
+            assert epochs is not None  # of a finished trial
+            parts = (context.data.train, context.data.val)
+            train, val = (training_set(context, part, config, bar, ahead=False) for part in parts)
+            sealed = plain_set(context, test, config, bar, ahead=False)
+            everything, seed = train + val, trial_seed(context, number)
+            steps = epochs * steps_per_epoch(len(everything.labels), config)
+            learner = stack.enter_context(
+                open_learner(context.backbone, cut, config, classes, horizon=steps, seed=seed)
+            )
+            fit_final(learner, everything, config=config, steps=steps, seed=seed)
+            fitted.append(predict_probabilities(learner, sealed.activations))
+            trained += count_parameters(learner)
+            model = stack.enter_context(as_keras(learner, context.backbone, cut, config, classes))
+            inputs = model.input if inputs is None else inputs
+            logits.append(model.output if len(configs) == 1 else model(inputs))
+        uncalibrated = np.mean(fitted, axis=0)
+        probabilities = scale_probabilities(uncalibrated, temperature).astype(np.float32)
+        whole = assemble_model(context.backbone, cut, join_heads(inputs, logits, temperature))
         some = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))  # of all classes
         pixels = np.concatenate([test.read(range(row, row + 1)) for row in some]).astype(np.float32)
         difference = float(np.abs(np.asarray(whole.predict_on_batch(pixels)) - probabilities[some]).max())
@@ -189,15 +257,12 @@ def refit(
         parameters = int(whole.count_params())
         keep(whole)
     return RefitResult(
-        epochs,
-        score_predictions(sealed.labels, probabilities, context.classes),
-        probabilities,
-        parameters,
-        difference,
-        time.perf_counter() - started,
+        epochs=next(iter(members.values())).best_epoch or 0,
+        scores=score_predictions(test.labels, probabilities, context.classes),
+        probabilities=probabilities,
+        uncalibrated=uncalibrated,
+        parameters=parameters,
+        trained=trained,
+        largest_difference=difference,
+        seconds=time.perf_counter() - started,
     )
-
-
-def _join(first: TrainingSet, second: TrainingSet) -> TrainingSet:
-    views = tuple(a + b for a, b in zip(first.views, second.views, strict=True))
-    return TrainingSet(views, np.concatenate([first.labels, second.labels]))

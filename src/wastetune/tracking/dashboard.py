@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wastetune.errors import first_line
 from wastetune.formatting import render_value
 from wastetune.report.results import Report
+from wastetune.report.text import final_model
 from wastetune.signals import deferred_signals
 from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import StudyInfo, read_study_info
@@ -160,17 +161,23 @@ def _answer(report: Report, metric: str, trial: str, files: str, link: str) -> l
     best, test, default = report.best, report.test, report.default_test
     comparison = (
         "it is the default configuration"
-        if report.default_won
+        if report.is_default
         else f"the default configuration has {default.f1_macro:.3f} and {default.accuracy:.3f}"
     )
     return [
         f"[Trial {best.number}]({trial}) is best, with a validation {metric} of {best.score:.4f}. "
-        f"Trained again on train + validation, it has macro F1 **{test.f1_macro:.3f}** and accuracy "
+        f"{_subject(report)} macro F1 **{test.f1_macro:.3f}** and accuracy "
         f"**{test.accuracy:.3f}** on the sealed test set; {comparison}.",
         "",
         f"{f'[Open the report]({link}). ' if link else ''}Files: `{files}`",
         "",
     ]
+
+
+def _subject(report: Report) -> str:
+    if report.final is None:
+        return "Trained again on train + validation, it has"
+    return f"The final model, {final_model(report)}, trained again on train + validation, has"
 
 
 def _worst_classes(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 The registered model of a data set is `wastetune-<data set>`. The alias moves to a version with a higher score than the
 champion's on the same test pictures, by the same metric. Scores on other pictures cannot be compared: such a version
-gets the alias only where there is no champion yet.
+gets the alias only where there is no champion yet. A version that is worse than its study's default never gets it.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
+WORSE = "not the champion: it is worse than its study's default configuration, beyond chance"
 _MODEL = "wastetune.model"  # the sha256 of its file
 _LOGGED = "wastetune.logged_model"  # its id in MLflow, which a version does not show
 _TEST = "wastetune.test_split"  # the sha256 of its test pictures and their classes
@@ -48,7 +49,8 @@ def register_model(mirror: Mirror, report: Report, folder: Path) -> str | None:
                 mirror.client.delete_model_version(name, version.version)  # another process was faster
                 version = first
             else:
-                comparison = _update_champion(mirror, name, version)
+                worse = report.is_worse(METRICS[report.metric][1])
+                comparison = WORSE if worse else _update_champion(mirror, name, version)
                 _link_final(mirror, version)
                 return f"{name} version {version.version} is registered in MLflow; {comparison}"
         _link_final(mirror, version)
@@ -164,7 +166,11 @@ def _update_champion(mirror: Mirror, name: str, version: "ModelVersion") -> str:
     before = float(other["score"])
     if score > before:
         client.set_registered_model_alias(name, CHAMPION, version.version)
-        return f"it is the champion now: {metric} {score:.4f} on the test set, version {champion} {before:.4f}"
+        looks = sum(each.tags.get(_TEST) == tags[_TEST] for each in client.search_model_versions(f"name = '{name}'"))
+        return (
+            f"it is the champion now: {metric} {score:.4f} on the test set, version {champion} {before:.4f}; "
+            f"the best of {looks} looks at these test pictures, so expect a little less"
+        )
     return f"version {champion} stays champion: {metric} {before:.4f} on the test set, this one {score:.4f}"
 
 

@@ -25,10 +25,19 @@ class TrainingFailed(Exception):
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The activations of n pictures in each view to train on, and their labels (n,)."""
+    """The activations of n pictures in each view to train on, their labels (n,), and the number of all classes."""
 
     views: tuple[Activations, ...]
     labels: LabelArray
+    classes: int
+
+    def __add__(self, other: "TrainingSet") -> "TrainingSet":
+        views = tuple(a + b for a, b in zip(self.views, other.views, strict=True))
+        return TrainingSet(views, np.concatenate([self.labels, other.labels]), self.classes)
+
+    def select(self, rows: LabelArray) -> "TrainingSet":
+        """These pictures alone."""
+        return TrainingSet(tuple(view.select(rows) for view in self.views), self.labels[rows], self.classes)
 
 
 @dataclass(frozen=True)
@@ -143,11 +152,11 @@ def _batches(
     train: TrainingSet, config: TrialConfig, steps: int, rng: np.random.Generator
 ) -> Iterator[tuple[FloatArray, FloatArray, FloatArray]]:
     """Batches of one size, each picture in a random view; pictures that do not fill a batch are left out this time."""
-    count, classes = len(train.labels), int(train.labels.max()) + 1
+    count = len(train.labels)
     order = rng.permutation(count)
     view_of = rng.integers(0, len(train.views), count)
-    class_weights = _class_weights(train.labels, config)
-    one_hot = np.eye(classes, dtype=np.float32)
+    class_weights = _class_weights(train, config)
+    one_hot = np.eye(train.classes, dtype=np.float32)
     batches = np.array_split(order[: steps * config.batch_size], steps)
     at_once = max(1, _CHUNK // (4 * math.prod(train.views[0].shape) * len(batches[0])))
     for start in range(0, steps, at_once):
@@ -175,8 +184,8 @@ def _gather(train: TrainingSet, rows: npt.NDArray[np.int64], view_of: npt.NDArra
     return inputs
 
 
-def _class_weights(labels: LabelArray, config: TrialConfig) -> FloatArray:
-    counts = np.bincount(labels).astype(np.float32)
+def _class_weights(train: TrainingSet, config: TrialConfig) -> FloatArray:
     if config.class_weighting == "none":
-        return np.ones_like(counts)
-    return np.asarray(len(labels) / (len(counts) * np.maximum(counts, 1)), np.float32)
+        return np.ones(train.classes, np.float32)
+    counts = np.bincount(train.labels, minlength=train.classes).astype(np.float32)
+    return np.asarray(len(train.labels) / (train.classes * np.maximum(counts, 1)), np.float32)

@@ -1,0 +1,82 @@
+"""Selects the trials that the final model is made of.
+
+The highest of many nearly equal validation scores is the luckiest one. So the final model is the mean of the best
+trials and the default, unless held-out pictures say that the default alone is better. Measured in docs/results.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wastetune.backbones.cuts import TOP
+from wastetune.storage.records import TrialRecord
+from wastetune.training.metrics import metric_value
+
+ENSEMBLE = 5  # heads, besides the default's
+
+Kind = Literal["ensemble", "best", "default"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The trials that the final model may be made of."""
+
+    together: tuple[TrialRecord, ...]  # to be averaged, the winner first
+    default: TrialRecord
+
+    @property
+    def trials(self) -> tuple[TrialRecord, ...]:
+        """All of them, each once."""
+        return self.together if self.default in self.together else (*self.together, self.default)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the final model is made of: trials by number, and the held-out scores that decided."""
+
+    kind: Kind
+    members: tuple[int, ...]
+    score: float
+    default_score: float
+
+
+def find_candidates(trials: Sequence[TrialRecord], *, most: int = ENSEMBLE) -> Candidates:
+    """The winner and the next best trials, `most` in all, with the default, among the trials of a study.
+
+    Only heads are averaged, because they share the trunk: each tail would cost a pass of its part of the backbone. So a
+    winner with a tail stands alone. Of equal scores, the earlier trial is the better one.
+    ValueError where the default trial is not complete.
+    """
+    complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
+    default = next((trial for trial in complete if trial.default), None)
+    if default is None:
+        raise ValueError("the default trial is not complete")
+    best = complete[0]
+    if most == 1 or best.cut != TOP.name:
+        return Candidates((best,), default)
+    heads = [trial for trial in complete if trial.cut == TOP.name]
+    chosen = heads[:most]
+    return Candidates(tuple(chosen if default not in heads or default in chosen else [*chosen, default]), default)
+
+
+def select_members(
+    labels: NDArray[Any], held_out: Mapping[int, NDArray[Any]], candidates: Candidates, metric: str
+) -> Selection:
+    """All of the candidates that can be averaged, or the default alone where that has the higher held-out score.
+
+    labels: (n,); held_out: trial number -> probabilities (n, c) of the same pictures, for each candidate.
+    """
+    default, members = candidates.default.number, tuple(each.number for each in candidates.together)
+    score = metric_value(metric, labels, np.mean([held_out[number] for number in members], axis=0))
+    default_score = metric_value(metric, labels, held_out[default])
+    if score < default_score or members == (default,):
+        return Selection("default", (default,), default_score, default_score)
+    return Selection("ensemble" if len(members) > 1 else "best", members, score, default_score)
+
+
+def _rank(trial: TrialRecord) -> tuple[float, int]:
+    assert trial.score is not None
+    return -trial.score, trial.number

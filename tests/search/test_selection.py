@@ -1,0 +1,97 @@
+"""What the final model is made of: pure functions over trials and held-out probabilities."""
+
+import numpy as np
+import pytest
+
+from wastetune.search.selection import ENSEMBLE, find_candidates, select_members
+from wastetune.storage.records import TrialRecord
+
+
+def trial(number, score, *, default=False, cut="top", state="complete"):
+    return TrialRecord(
+        number=number,
+        state=state,
+        score=score,
+        seconds=1.0,
+        parameters=10,
+        default=default,
+        config={},
+        drawn={},
+        epochs=(),
+        best_epoch=1,
+        failure="",
+        cut=cut,
+    )
+
+
+def numbers(trials):
+    return [each.number for each in trials]
+
+
+def test_the_best_heads_and_the_default_are_averaged():
+    trials = [trial(0, 0.1, default=True), *(trial(n, 0.5 + n / 100) for n in range(1, 9))]
+    found = find_candidates(trials)
+    assert numbers(found.together) == [8, 7, 6, 5, 4, 0]
+    assert len(found.together) == ENSEMBLE + 1
+    assert numbers(found.trials) == numbers(found.together)
+
+
+def test_a_default_among_the_best_is_counted_once_and_of_equal_scores_the_earlier_is_better():
+    found = find_candidates([trial(0, 0.7, default=True), trial(1, 0.7), trial(2, 0.9)])
+    assert numbers(found.together) == [2, 0, 1]
+
+
+def test_pruned_and_failed_trials_are_no_candidates():
+    trials = [trial(0, 0.5, default=True), trial(1, 0.99, state="pruned"), trial(2, None, state="failed")]
+    assert numbers(find_candidates(trials).together) == [0]
+    with pytest.raises(ValueError, match="default"):
+        find_candidates(trials[1:])
+
+
+def test_a_winner_with_a_tail_stands_alone_beside_the_default():
+    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9, cut="block_7")])
+    assert numbers(found.together) == [2]
+    assert numbers(found.trials) == [2, 0]
+
+
+def test_a_default_with_a_tail_is_not_averaged_with_heads():
+    found = find_candidates([trial(0, 0.5, default=True, cut="block_7"), trial(1, 0.8), trial(2, 0.9)])
+    assert numbers(found.together) == [2, 1]
+    assert numbers(found.trials) == [2, 1, 0]
+
+
+def test_without_an_ensemble_the_winner_is_compared_with_the_default():
+    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)], most=1)
+    assert (numbers(found.together), numbers(found.trials)) == ([2], [2, 0])
+
+
+LABELS = np.array([0, 0, 1, 1])
+
+
+def said(*right):
+    """Probabilities that are right about these pictures and wrong about the others."""
+    predicted = np.where(np.isin(np.arange(4), right), LABELS, 1 - LABELS)
+    return np.eye(2)[predicted] * 0.8 + 0.1
+
+
+def test_members_that_are_better_together_are_kept_together():
+    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)])
+    held_out = {2: said(0, 1, 2), 1: said(1, 2, 3), 0: said(0, 3)}
+    chosen = select_members(LABELS, held_out, found, "accuracy")
+    assert (chosen.kind, chosen.members) == ("ensemble", (2, 1, 0))
+    assert (chosen.score, chosen.default_score) == (1.0, 0.5)
+
+
+def test_a_default_that_is_better_on_held_out_pictures_is_kept():
+    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)])
+    held_out = {2: said(0), 1: said(0), 0: said(0, 1, 2, 3)}
+    chosen = select_members(LABELS, held_out, found, "accuracy")
+    assert (chosen.kind, chosen.members, chosen.score) == ("default", (0,), 1.0)
+
+
+def test_a_winner_alone_is_told_as_such_and_the_default_alone_as_the_default():
+    tail = find_candidates([trial(0, 0.5, default=True), trial(2, 0.9, cut="block_7")])
+    chosen = select_members(LABELS, {2: said(0, 1, 2), 0: said(0, 1)}, tail, "accuracy")
+    assert (chosen.kind, chosen.members) == ("best", (2,))
+    alone = find_candidates([trial(0, 0.5, default=True)])
+    assert select_members(LABELS, {0: said(0)}, alone, "accuracy").kind == "default"
