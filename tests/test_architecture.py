@@ -37,7 +37,7 @@ LIBRARIES = {
     "optuna_dashboard": "tracking.ui",
     "mlflow": "tracking",
     "pandas": "api",
-    "sklearn": "training",
+    "sklearn": "models.shift",
     "tensorflow": "backbones.runtime models",
     "onnxruntime": "models.loading",
     "ai_edge_litert": "models.loading",

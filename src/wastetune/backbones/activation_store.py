@@ -90,6 +90,15 @@ class Activations:
         return out
 
 
+def pooled(activations: Activations, *, at_once: int = 256) -> npt.NDArray[np.float32]:
+    """The mean over all places of each picture's activations, (n, channels) float32."""
+    means = []
+    for start in range(0, len(activations), at_once):
+        part = activations.take(np.arange(start, min(start + at_once, len(activations))))
+        means.append(part.mean(axis=tuple(range(1, part.ndim - 1))) if part.ndim > 2 else part)
+    return np.concatenate(means)
+
+
 def open_store(cache: Path, limit: int | None = None) -> Store:
     """The store in a cache folder, of at most `limit` bytes; by default of half the free space of the disk."""
     folder = cache / "activations"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from wastetune.data.layout import Problem
+from wastetune.models.shift import Shift
 from wastetune.record import Record
 from wastetune.training.calibration import Calibration
 from wastetune.training.evaluation import Scores
@@ -131,9 +132,10 @@ class FinalEvaluation(Record):
     versions: dict[str, str]  # package -> version
     gain: dict[str, tuple[float, float]] = Field(default_factory=dict)  # 95 % intervals of winner minus default
     model: ModelSize | None = None
-    final: FinalModel | None = None  # None: the winner alone, of a version before 0.2
+    final: FinalModel | None = None  # None: the winner alone, of an earlier version
     calibration: Calibration | None = None  # on the test set
     uncalibrated: Calibration | None = None  # likewise, at a temperature of 1
+    shift: Shift | None = None  # of the test pictures
 
     def is_worse(self, key: str) -> bool:
         """Whether the final model is worse than the default on the test set, beyond chance, by a key of the scores."""

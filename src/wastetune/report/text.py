@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from wastetune.formatting import aligned, markdown_table, render_count, render_duration, render_value, shortened
+from wastetune.models.shift import TOLD_APART
 from wastetune.report.results import Report, TrialCounts
 from wastetune.training.evaluation import Scores
 from wastetune.training.metrics import METRICS
@@ -66,7 +67,7 @@ def findings(report: Report) -> list[str]:
     metric = METRICS[report.metric]
     shown = dict.fromkeys([metric, METRICS["macro_f1"], METRICS["accuracy"]])
     scores = ", ".join(f"{name} {_with_interval(test, key)}" for name, key in shown)
-    lines = [f"Test set: {scores}; 95 % intervals, {report.counts.test} pictures."]
+    lines = [*shift_line(report), f"Test set: {scores}; 95 % intervals, {report.counts.test} pictures."]
     if report.is_default and report.final:
         lines.append("Final model: the default configuration; on validation pictures nothing was better.")
     elif report.is_default:
@@ -101,6 +102,19 @@ def final_model(report: Report) -> str:
     if report.final.kind == "ensemble":
         return f"the mean of {len(report.final.members)} heads (trials {numbers})"
     return f"trial {numbers}"
+
+
+def shift_line(report: Report) -> list[str]:
+    """A warning where the test pictures are not like the training pictures."""
+    shift = report.shift
+    if shift is None or shift.auroc < TOLD_APART:
+        return []
+    worst = max(shift.per_class, key=lambda name: shift.per_class[name], default="")
+    where = f", most of all in {worst}" if worst else ""
+    return [
+        "Your test pictures are not like your training pictures, so expect less than the validation score: "
+        f"a classifier tells them apart with AUROC {shift.auroc:.2f}{where} (0.5: alike)."
+    ]
 
 
 def optimism(report: Report) -> list[str]:

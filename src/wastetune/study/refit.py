@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from wastetune.backbones.activation_store import pooled
 from wastetune.backbones.backbone import nearest_cut
 from wastetune.console import Console
 from wastetune.data.pixels import PictureSet
@@ -22,6 +23,7 @@ from wastetune.errors import UserError
 from wastetune.files import remove
 from wastetune.models.bundle import MODEL_FILE, BundleDescription, save_description, save_model
 from wastetune.models.parity import FOLDER as EXPORTS
+from wastetune.models.shift import Shift, measure_shift
 from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Report, Retrain, read_report
 from wastetune.search.selection import ENSEMBLE, Candidates, find_candidates, select_members
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 # The assembled model and the stored activations (half precision) may differ by so much in a probability.
 TOLERANCE = 0.1
 _CHECKED = 32
-_OPENED = "test_opened_for"  # what versions before 0.2 read and wrote
+_OPENED = "test_opened_for"  # what earlier versions read and wrote
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def _refit_candidates(
             final=final,
             calibration=measure_calibration(test.labels, ours.probabilities),
             uncalibrated=measure_calibration(test.labels, ours.uncalibrated),
+            shift=_shift_of_test(context, test, attrs[final.members[0]], bar),
         ),
         seconds=time.perf_counter() - started,
         predictions=Predictions(
@@ -171,6 +174,24 @@ def _select_final(
     return final, temperature
 
 
+def _shift_of_test(context: TrialContext, test: PictureSet, attrs: TrialAttrs, bar: Bar) -> Shift:
+    """How far the test pictures are from those that the final model learned from, at its cut."""
+    config = TrialConfig.model_validate(attrs.config)
+    sides = [
+        plain_set(context, pictures, config, bar, ahead=False)
+        for pictures in (context.data.train, context.data.val, test)
+    ]
+    train, val, sealed = (pooled(side.activations) for side in sides)
+    return measure_shift(
+        np.concatenate([train, val]),
+        sealed,
+        (np.concatenate([sides[0].labels, sides[1].labels]), sides[2].labels),
+        context.classes,
+        test.paths,
+        seed=context.spec.seed,
+    )
+
+
 def _of(final: FinalModel) -> str:
     return f": {len(final.members)} heads" if len(final.members) > 1 else f": trial {final.members[0]}"
 
@@ -199,7 +220,7 @@ def _describe(prepared: Prepared, best: "FrozenTrial", evaluation: FinalEvaluati
         input_size=context.backbone.size,
         config=dict(read_attrs(best).config),
     )
-    if evaluation.final is None:  # refitted by a version before 0.2
+    if evaluation.final is None:  # refitted by an earlier version
         return description
     made_of = {"members": evaluation.final.members, "temperature": evaluation.final.temperature}
     return description.model_copy(update=made_of)
