@@ -10,8 +10,10 @@ from PIL import Image
 
 from support.reports import a_report, report_values, scores, write
 from wastetune.report.figures import draw_confusion_matrix
+from wastetune.report.html import render_page
 from wastetune.report.results import Report, read_report
-from wastetune.report.text import render_markdown, render_report
+from wastetune.report.text import WORSE, render_markdown, render_report
+from wastetune.search.history import History
 from wastetune.study.summary import edge_findings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,6 +58,52 @@ def test_each_metric_is_named_once_in_the_headline():
 def test_a_winning_default_is_said_to_win():
     best = report_values()["best"] | {"number": 0}
     assert "no trial was better than the default" in render_report(a_report(best=best))
+
+
+def calibration(error):
+    return {"error": error, "log_loss": 0.3, "brier": 0.15, "bins": []}
+
+
+def made_of(kind, *members, **changes):
+    """A report of a final model that is made of these trials."""
+    final = {"kind": kind, "members": members, "considered": [17, 0], "temperature": 0.66}
+    final |= {"score": 0.94, "default_score": 0.93}
+    return a_report(final=final, calibration=calibration(0.034), uncalibrated=calibration(0.108), **changes)
+
+
+def words(report):
+    return " ".join(render_report(report).split())
+
+
+def test_the_final_model_is_told_with_its_optimism_and_calibration():
+    said = words(made_of("ensemble", 17, 3, 0))
+    assert "Final model: the mean of 3 heads (trials 17, 3, 0)." in said
+    assert "best validation score 0.951; final model fitted again, on validation pictures 0.940; test set" in said
+    assert "off by 3.4 points on average (10.8 before calibration with temperature 0.66)" in said
+    assert "Final model: trial 17." in words(made_of("best", 17))
+
+
+def test_a_default_that_was_kept_is_told_as_such():
+    said = words(made_of("default", 0))
+    assert "Final model: the default configuration; on validation pictures nothing was better." in said
+    assert "Tuned against default" not in said
+    assert "trial 17, validation macro F1 0.951; not retrained" in said
+
+
+def test_a_final_model_that_is_worse_beyond_chance_is_said_loudly():
+    worse = {"f1_macro": [-0.13, -0.08], "accuracy": [0, 0]}
+    assert WORSE in words(made_of("ensemble", 17, 0, gain=worse))
+    assert WORSE not in words(made_of("ensemble", 17, 0, gain={"f1_macro": [-0.13, 0.01], "accuracy": [0, 0]}))
+    page = render_page(made_of("ensemble", 17, 0, gain=worse), History((), {}, {}), None)
+    assert '<li class="worse">WORSE' in page
+
+
+@pytest.mark.parametrize(("auroc", "warned"), [(0.99, True), (0.6, False)])
+def test_test_pictures_that_are_unlike_those_of_training_are_told_before_the_score(auroc, warned):
+    shift = {"auroc": auroc, "per_class": {"Glass": 0.8, "Metal": 0.9}, "least_alike": ["Glass/1.jpg"]}
+    said = words(a_report(shift=shift))
+    assert ("most of all in Metal" in said) == warned
+    assert not warned or said.index("not like your training pictures") < said.index("Test set:")
 
 
 def test_a_results_folder_holds_whole_files_and_is_replaced_by_another_report(tmp_path):

@@ -7,7 +7,7 @@ from support.reports import a_report, scores
 from wastetune.storage.study import DataSource
 from wastetune.tracking.mlflow_runs import mirror_final
 from wastetune.tracking.mlflow_store import open_mirror
-from wastetune.tracking.model_registry import model_name, register_model
+from wastetune.tracking.model_registry import WORSE, model_name, register_model
 from wastetune.tracking.model_registry import test_digest as digest_of
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
@@ -96,6 +96,16 @@ def test_a_model_is_registered_once_also_when_the_report_around_it_changes(mirro
     assert versions_of(mirror) == [(1, 0.5)]
     (final,) = (run for run in mirror.client.search_runs([mirror.experiment]) if run.info.run_name == "mine final")
     assert len(final.outputs.model_outputs) == 1
+
+
+def test_a_model_that_is_worse_than_its_default_is_no_champion_even_as_the_first(mirror, results):
+    from mlflow.exceptions import MlflowException
+
+    worse = scored(0.5, gain={"f1_macro": [-0.2, -0.1], "accuracy": [-0.2, -0.1]})
+    assert register_model(mirror, worse, results(0.0)).endswith(WORSE)
+    with pytest.raises(MlflowException, match="champion"):
+        champion_of(mirror)
+    assert "it is the champion, as the first" in register_model(mirror, scored(0.4), results(0.1))
 
 
 def test_only_a_higher_score_on_the_same_test_pictures_makes_a_champion(mirror, results):
