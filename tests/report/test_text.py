@@ -68,7 +68,8 @@ def made_of(kind, *members, **changes):
     """A report of a final model that is made of these trials."""
     final = {"kind": kind, "members": members, "considered": [17, 0], "temperature": 0.66}
     final |= {"score": 0.94, "default_score": 0.93}
-    return a_report(final=final, calibration=calibration(0.034), uncalibrated=calibration(0.108), **changes)
+    measured = {"calibration": calibration(0.034), "uncalibrated": calibration(0.108)}
+    return a_report(final=final, **measured | changes)
 
 
 def words(report):
@@ -81,6 +82,14 @@ def test_the_final_model_is_told_with_its_optimism_and_calibration():
     assert "best validation score 0.951; final model fitted again, on validation pictures 0.940; test set" in said
     assert "off by 3.4 points on average (10.8 before calibration with temperature 0.66)" in said
     assert "Final model: trial 17." in words(made_of("best", 17))
+
+
+def test_the_page_shows_accuracy_by_confidence_and_leaves_it_out_where_it_was_not_measured():
+    bins = [{"low": 0.8, "high": 0.9, "count": 40, "confidence": 0.85, "accuracy": 0.775}]
+    page = render_page(made_of("best", 17, calibration=calibration(0.034) | {"bins": bins}), History((), {}, {}), None)
+    assert "calibrated: 40 pictures, 85 % sure, 78 % right" in page
+    assert page.count('href="#confidence"') == page.count('id="confidence"') == 1
+    assert "confidence" not in render_page(a_report(), History((), {}, {}), None)
 
 
 def test_a_default_that_was_kept_is_told_as_such():

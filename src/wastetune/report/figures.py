@@ -59,6 +59,26 @@ def draw_curves(report: Report, history: History) -> list[Markup]:
     return charts
 
 
+def draw_reliability(report: Report) -> Markup | None:
+    """Accuracy by confidence on the test set, before and after calibration; None where it was not measured."""
+    if report.calibration is None or report.uncalibrated is None:
+        return None
+    scale = Scale(0.0, 1.0, False, tuple((tick / 5, f"{20 * tick} %") for tick in range(6)))
+    plot = Plot(scale, scale)
+    marks = [line(plot, [(0, 0), (1, 1)], "best line")]
+    for kind, name, measured in (
+        ("complete", "before calibration", report.uncalibrated),
+        ("winner", "calibrated", report.calibration),
+    ):
+        for each in filter(lambda bin: bin.count, measured.bins):
+            title = (
+                f"{name}: {each.count} pictures, {100 * each.confidence:.0f} % sure, {100 * each.accuracy:.0f} % right"
+            )
+            radius = 2 + 6 * (each.count / report.counts.test) ** 0.5
+            marks.append(dot(plot, (each.confidence, each.accuracy), kind, title, radius=radius))
+    return framed(plot, marks, x_label="confidence", y_label="share that is right", what="accuracy by confidence")
+
+
 def draw_search(report: Report, history: History) -> Markup:
     """Each trial's score in the order of the trials, and the best so far."""
     complete = [trial for trial in history.trials if trial.state == "complete"]

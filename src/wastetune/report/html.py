@@ -12,7 +12,14 @@ from markupsafe import Markup
 from wastetune.data.image import draw_thumbnail
 from wastetune.files import write_whole
 from wastetune.formatting import load_templates, render_count, render_duration, render_value, shortened
-from wastetune.report.figures import SHADE, draw_curves, draw_frontier, draw_search, draw_slices
+from wastetune.report.figures import (
+    SHADE,
+    draw_curves,
+    draw_frontier,
+    draw_reliability,
+    draw_search,
+    draw_slices,
+)
 from wastetune.report.predictions import Mistake
 from wastetune.report.published import draw_score_lanes, published_for
 from wastetune.report.results import Report
@@ -38,6 +45,7 @@ SECTIONS = (
     ("answer", "The answer"),
     ("classes", "Classes"),
     ("confusion", "Confusion matrix"),
+    ("confidence", "Confidence"),
     ("curves", "Learning curves"),
     ("search", "Search history"),
     ("mattered", "What mattered"),
@@ -76,7 +84,7 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         "report.html",
         title=render_title(report),
         report=report,
-        sections=SECTIONS,
+        sections=[each for each in SECTIONS if each[0] != "confidence" or report.calibration],
         tiles=_tiles(report),
         findings=findings(report),
         worse=WORSE,
@@ -89,6 +97,8 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         short_names=[shortened(name, 24) for name in report.classes],
         matrix=_matrix(report),
         confusions=_confusions(report),
+        reliability=draw_reliability(report),
+        calibration=_calibration(report),
         curves=draw_curves(report, history),
         search=draw_search(report, history),
         search_note=_search_note(report),
@@ -167,6 +177,17 @@ def _matrix(report: Report) -> list[list[dict[str, Any]]]:
             cells.append({"count": count, "shade": shade, "kind": kind.strip(), "title": title})
         rows.append(cells)
     return rows
+
+
+def _calibration(report: Report) -> list[tuple[str, str, str]]:
+    """Rows of figures that are lower for better probabilities: name, before and after calibration."""
+    if report.calibration is None or report.uncalibrated is None:
+        return []
+    names = {"error": "calibration error", "log_loss": "log loss", "brier": "Brier score"}
+    return [
+        (name, f"{getattr(report.uncalibrated, key):.3f}", f"{getattr(report.calibration, key):.3f}")
+        for key, name in names.items()
+    ]
 
 
 def _confusions(report: Report, most: int = 3) -> list[str]:
