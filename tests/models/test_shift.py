@@ -40,3 +40,10 @@ def test_other_pictures_are_told_apart_in_the_class_that_differs():
 def test_the_strangest_picture_comes_first_and_a_seed_gives_one_answer():
     assert measured(6.0, strangest=50.0).least_alike[0] == "7.jpg"
     assert measured(6.0) == measured(6.0)
+
+
+def test_too_few_pictures_tell_nothing():
+    few = clouds(19, 1)
+    training = clouds(300, 2)
+    paths = [f"{number}.jpg" for number in range(19)]
+    assert measure_shift(training[0], few[0], (training[1], few[1]), CLASSES, paths, seed=0) is None

@@ -48,3 +48,9 @@ def test_the_error_is_the_distance_of_confidence_and_accuracy():
 
 def test_a_probability_of_one_that_was_wrong_is_no_infinite_loss():
     assert np.isfinite(measure_calibration(np.array([1]), np.array([[1.0, 0.0]])).log_loss)
+
+
+def test_a_few_predictions_that_are_all_right_make_the_model_not_certain():
+    labels = np.array([0, 1] * 5)
+    right = np.where(np.eye(2)[labels], 0.7, 0.3)
+    assert 0.7 < scale_probabilities(right, fit_temperature(labels, right)).max() < 0.9

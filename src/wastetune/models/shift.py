@@ -1,5 +1,6 @@
 """Shift: whether other pictures are like the training pictures, as features of the trunk show them."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLD_APART = 0.75  # AUROC; a random split of TrashNet or WID stays below 0.6
-_MOST = 2000  # pictures of each set that the classifier learns from
+_MOST, _FEWEST = 2000, 20  # pictures of each set that the classifier learns from
 _FOLDS = 5
 _LEAST_ALIKE = 12
 
@@ -29,8 +30,10 @@ def measure_shift(
     paths: Sequence[str],
     *,
     seed: int,
-) -> Shift:
+) -> Shift | None:
     """The shift between training pictures (n, f) and others (m, f), whose paths are given; labels of both.
+
+    None with fewer than 20 pictures in a set.
 
     A logistic regression between the two, its scores out of fold. Sets of more than 2,000 pictures are sampled, seeded.
     Source: Lopez-Paz and Oquab 2017, "Revisiting classifier two-sample tests".
@@ -41,6 +44,8 @@ def measure_shift(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    if min(len(training), len(others)) < _FEWEST:
+        return None
     rng = np.random.default_rng(seed)
     rows = [np.sort(rng.permutation(len(each))[:_MOST]) for each in (training, others)]
     features = np.concatenate([training[rows[0]], others[rows[1]]])
@@ -48,7 +53,9 @@ def measure_shift(
     label = np.concatenate([labels[0][rows[0]], labels[1][rows[1]]])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200, class_weight="balanced"))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    score = cross_val_predict(model, features, is_other, cv=folds, method="decision_function")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it need not converge
+        score = cross_val_predict(model, features, is_other, cv=folds, method="decision_function")
     per_class = {}
     for number, name in enumerate(classes):
         inside = label == number

@@ -68,7 +68,6 @@ class RefitResult:
     parameters: int  # of the whole model, trained or not
     trained: int  # of them
     largest_difference: float  # between assembled model and stored activations, in a probability
-    seconds: float
 
 
 def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, console: Console) -> Refit:
@@ -174,7 +173,7 @@ def _select_final(
     return final, temperature
 
 
-def _shift_of_test(context: TrialContext, test: PictureSet, attrs: TrialAttrs, bar: Bar) -> Shift:
+def _shift_of_test(context: TrialContext, test: PictureSet, attrs: TrialAttrs, bar: Bar) -> Shift | None:
     """How far the test pictures are from those that the final model learned from, at its cut."""
     config = TrialConfig.model_validate(attrs.config)
     sides = [
@@ -242,7 +241,6 @@ def refit(
     `keep` is called with the whole model, from pixels to probabilities, while it has its weights.
     TrainingFailed where that model does not agree with the stored activations.
     """
-    started = time.perf_counter()
     configs = {number: TrialConfig.model_validate(attrs.config) for number, attrs in members.items()}
     cut = nearest_cut(context.backbone, next(iter(configs.values())).frozen_depth)
     classes, fitted, logits, trained = len(context.classes), [], [], 0
@@ -285,5 +283,4 @@ def refit(
         parameters=parameters,
         trained=trained,
         largest_difference=difference,
-        seconds=time.perf_counter() - started,
     )

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 BINS = 15
 _SMALLEST = 1e-12  # of a probability, in a logarithm
+_PRIOR = 0.2  # standard deviation of the logarithm of a temperature
 _RANGE = (np.log(0.05), np.log(20.0))  # of the logarithm of a temperature
 
 
@@ -35,13 +36,15 @@ class Calibration:
 def fit_temperature(labels: NDArray[Any], probabilities: NDArray[Any]) -> float:
     """The temperature with the lowest log loss on held-out predictions, in [0.05, 20].
 
-    labels: (n,) int; probabilities: (n, c). Above 1 it makes predictions less confident. Source: Guo et al. 2017,
-    "On calibration of modern neural networks".
+    labels: (n,) int; probabilities: (n, c). Above 1 it makes predictions less confident. A normal prior on its
+    logarithm keeps it near 1 where there are few predictions.
+    Source: Guo et al. 2017, "On calibration of modern neural networks".
     """
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
-        return log_loss(labels, scale_probabilities(probabilities, float(np.exp(log_temperature))))
+        scaled = scale_probabilities(probabilities, float(np.exp(log_temperature)))
+        return log_loss(labels, scaled) + (log_temperature / _PRIOR) ** 2 / (2 * len(labels))
 
     return float(np.exp(minimize_scalar(loss, bounds=_RANGE, method="bounded").x))
 
