@@ -65,7 +65,11 @@ def test_every_command_has_help_with_an_example_of_itself(path):
     command = main
     for name in path:
         command = command.get_command(click.Context(command), name)
-    text = command.get_help(click.Context(command, info_name=" ".join(("wastetune", *path)), max_content_width=100))
+    # A command keeps the help option that it is first asked for.
+    names = {"help_option_names": ["-h", "--help"]}
+    text = command.get_help(
+        click.Context(command, info_name=" ".join(("wastetune", *path)), max_content_width=100, **names)
+    )
     _, _, example = text.partition("Example:")
     assert " ".join(("wastetune", *path)) in example.split("Options:")[0]
     assert all(len(line) <= 100 for line in text.splitlines())

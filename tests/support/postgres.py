@@ -26,6 +26,10 @@ def open_postgres():
     with tempfile.TemporaryDirectory(prefix="wastetune-pg-") as folder:
         Path(folder).chmod(0o755)
         with Postgres(pgserver.get_server(Path(folder) / "data", cleanup_mode=None)) as server:
+            # Pools of finished tests keep their connections until garbage is collected, which is rare here.
+            server.server.psql("ALTER SYSTEM SET max_connections = 500;")
+            server.stop()
+            server.start()
             yield server
 
 
