@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from wastetune.data.layout import Problem
 from wastetune.models.shift import Shift
 from wastetune.record import Record
+from wastetune.search.selection import Kind
 from wastetune.training.calibration import Calibration
 from wastetune.training.evaluation import Scores
 
@@ -68,7 +69,7 @@ class Retrain(Record):
 class FinalModel(Record):
     """What the final model is made of, and its scores on validation pictures that it was not fitted on for them."""
 
-    kind: Literal["ensemble", "best", "default"]  # the mean of several heads, the winner, or the default configuration
+    kind: Kind
     members: tuple[int, ...]  # trials
     considered: tuple[int, ...]  # the trials it was selected from
     temperature: float  # by which its logits are divided

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from wastetune.formatting import aligned, markdown_table, render_count, render_duration, render_value, shortened
 from wastetune.models.shift import TOLD_APART
-from wastetune.report.results import Report, TrialCounts
+from wastetune.report.results import FinalModel, Report, TrialCounts
 from wastetune.training.evaluation import Scores
 from wastetune.training.metrics import METRICS
 
@@ -81,7 +81,7 @@ def findings(report: Report) -> list[str]:
             f"{name} {ours:.3f} against {theirs:.3f} ({ours - theirs:+.3f})" for name, ours, theirs in pairs
         )
         if report.final:
-            lines.append(f"Final model: {final_model(report)}.")
+            lines.append(f"Final model: {final_model(report.final)}.")
         lines.append(f"Tuned against default: {gains}{_doubt(report)}.")
         if report.is_worse(metric[1]):
             lines.append(WORSE)
@@ -95,12 +95,11 @@ def findings(report: Report) -> list[str]:
 WORSE = "WORSE THAN THE DEFAULT, beyond chance: tuning did not pay on these test pictures; it does not become champion."
 
 
-def final_model(report: Report) -> str:
-    """What the final model is made of: `mean of 6 heads (trials 3, 7, ...)`."""
-    assert report.final is not None
-    numbers = ", ".join(map(str, report.final.members))
-    if report.final.kind == "ensemble":
-        return f"the mean of {len(report.final.members)} heads (trials {numbers})"
+def final_model(final: FinalModel) -> str:
+    """What the final model is made of: `the mean of 6 heads (trials 3, 7, ...)`, or `trial 3`."""
+    numbers = ", ".join(map(str, final.members))
+    if final.kind == "ensemble":
+        return f"the mean of {len(final.members)} heads (trials {numbers})"
     return f"trial {numbers}"
 
 

@@ -17,6 +17,7 @@ from wastetune.training.metrics import metric_value
 
 ENSEMBLE = 5  # heads, besides the default's
 
+# The mean of several heads, the winner alone, or the default configuration.
 Kind = Literal["ensemble", "best", "default"]
 
 

@@ -97,9 +97,7 @@ def cross_predict(
     by a model that was fitted on all pictures outside its fold, for so many epochs, as the final model is.
     TrainingFailed as in `run_trial`.
     """
-    parts = (context.data.train, context.data.val)
-    train, val = (training_set(context, part, config, bar, ahead=False) for part in parts)
-    everything = train + val
+    everything = fitting_set(context, config, bar)
     cut = nearest_cut(context.backbone, config.frozen_depth)
     probabilities = np.zeros((len(folds), len(context.classes)), np.float32)
     for fold in np.unique(folds[folds >= 0]):
@@ -116,6 +114,14 @@ def cross_predict(
 def tuning_sets(context: TrialContext, config: TrialConfig, bar: Bar) -> tuple[TrainingSet, ValidationSet]:
     """The training and validation activations of a configuration, computed where they are not stored yet."""
     return training_set(context, context.data.train, config, bar), plain_set(context, context.data.val, config, bar)
+
+
+def fitting_set(context: TrialContext, config: TrialConfig, bar: Bar) -> TrainingSet:
+    """The activations of the training and then the validation pictures, on which the final model is fitted."""
+    train, val = (
+        training_set(context, part, config, bar, ahead=False) for part in (context.data.train, context.data.val)
+    )
+    return train + val
 
 
 def training_set(

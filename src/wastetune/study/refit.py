@@ -26,10 +26,11 @@ from wastetune.models.parity import FOLDER as EXPORTS
 from wastetune.models.shift import Shift, measure_shift
 from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Report, Retrain, read_report
+from wastetune.report.text import final_model
 from wastetune.search.selection import ENSEMBLE, Candidates, find_candidates, select_members
 from wastetune.storage.records import TrialAttrs, read_attrs
 from wastetune.storage.study import best_trial, get_study_attr, read_records, read_trials, set_study_attr
-from wastetune.study.objective import cross_predict, plain_set, training_set
+from wastetune.study.objective import cross_predict, fitting_set, plain_set
 from wastetune.study.prepare import Bar, Prepared, TrialContext, package_versions, trial_seed
 from wastetune.training.calibration import fit_temperature, measure_calibration, scale_probabilities
 from wastetune.training.config import TrialConfig
@@ -65,6 +66,7 @@ class RefitResult:
     scores: Scores
     probabilities: npt.NDArray[np.float32]  # (n, classes), at the temperature
     uncalibrated: npt.NDArray[np.float32]  # likewise, at a temperature of 1
+    each: Mapping[int, npt.NDArray[np.float32]]  # likewise, of each configuration alone
     parameters: int  # of the whole model, trained or not
     trained: int  # of them
     largest_difference: float  # between assembled model and stored activations, in a probability
@@ -109,10 +111,11 @@ def _refit_candidates(
     attrs = {trial.number: read_attrs(trial) for trial in read_trials(study)}
     default = candidates.default.number
     try:
-        final, temperature = _select_final(context, candidates, attrs, console)
-        console.print(f"retraining the default configuration and the final model on train + validation{_of(final)}")
+        final, temperature = _select_final(context, candidates, console)
+        console.print(
+            f"retraining the default configuration and the final model, {final_model(final)}, on train + validation"
+        )
         opened = _note_opening(study, final.members)
-        baseline = refit(context, test, {default: attrs[default]}, bar=bar)
         ours = refit(
             context,
             test,
@@ -121,17 +124,21 @@ def _refit_candidates(
             bar=bar,
             keep=lambda model: save_model(bundle, model),
         )
+        if default in final.members:
+            by_default = ours.each[default]
+        else:
+            by_default = refit(context, test, {default: attrs[default]}, bar=bar).uncalibrated
     except TrainingFailed as error:
         raise UserError(f"retraining came to nothing: {error}; the trials are kept") from error
     remove(folder / EXPORTS)  # they are of an earlier winner
     return Refit(
         evaluation=FinalEvaluation(
             test=ours.scores,
-            default_test=baseline.scores,
+            default_test=score_predictions(test.labels, by_default, context.classes),
             retrain=Retrain(epochs=ours.epochs, largest_difference=ours.largest_difference),
             test_opened_for=opened,
             versions=package_versions(),
-            gain=gain_intervals(test.labels, ours.probabilities, baseline.probabilities),
+            gain=gain_intervals(test.labels, ours.probabilities, by_default),
             model=ModelSize(
                 parameters=ours.parameters, trained=ours.trained, bytes=(bundle / MODEL_FILE).stat().st_size
             ),
@@ -142,23 +149,21 @@ def _refit_candidates(
         ),
         seconds=time.perf_counter() - started,
         predictions=Predictions(
-            context.classes, test.paths, test.labels, ours.probabilities, baseline.probabilities.argmax(axis=1)
+            context.classes, test.paths, test.labels, ours.probabilities, by_default.argmax(axis=1)
         ),
     )
 
 
-def _select_final(
-    context: TrialContext, candidates: Candidates, attrs: Mapping[int, TrialAttrs], console: Console
-) -> tuple[FinalModel, float]:
+def _select_final(context: TrialContext, candidates: Candidates, console: Console) -> tuple[FinalModel, float]:
     """The final model, by predictions of the validation pictures that fitting did not see, and its temperature."""
     trials, labels = candidates.trials, context.data.val.labels
     folds = np.repeat([-1, 0], [len(context.data.train), len(labels)])
     held_out = {}
     console.print(f"comparing {len(trials)} trials on validation pictures that they are not fitted on")
     for trial in trials:
-        config, epochs = TrialConfig.model_validate(trial.config), attrs[trial.number].best_epoch
-        assert epochs is not None  # of a finished trial
-        predicted = cross_predict(context, config, folds, number=trial.number, epochs=epochs, bar=console.bar)
+        config = TrialConfig.model_validate(trial.config)
+        assert trial.best_epoch is not None  # of a complete trial
+        predicted = cross_predict(context, config, folds, number=trial.number, epochs=trial.best_epoch, bar=console.bar)
         held_out[trial.number] = predicted[folds == 0]
     chosen = select_members(labels, held_out, candidates, context.spec.metric)
     temperature = fit_temperature(labels, np.mean([held_out[number] for number in chosen.members], axis=0))
@@ -189,10 +194,6 @@ def _shift_of_test(context: TrialContext, test: PictureSet, attrs: TrialAttrs, b
         test.paths,
         seed=context.spec.seed,
     )
-
-
-def _of(final: FinalModel) -> str:
-    return f": {len(final.members)} heads" if len(final.members) > 1 else f": trial {final.members[0]}"
 
 
 def _note_opening(study: "optuna.Study", members: tuple[int, ...]) -> tuple[int, ...]:
@@ -243,27 +244,26 @@ def refit(
     """
     configs = {number: TrialConfig.model_validate(attrs.config) for number, attrs in members.items()}
     cut = nearest_cut(context.backbone, next(iter(configs.values())).frozen_depth)
-    classes, fitted, logits, trained = len(context.classes), [], [], 0
+    classes, logits, trained = len(context.classes), [], 0
+    fitted: dict[int, npt.NDArray[np.float32]] = {}
     with ExitStack() as stack:
         inputs = None
         for number, config in configs.items():
             epochs = members[number].best_epoch
             assert epochs is not None  # of a finished trial
-            parts = (context.data.train, context.data.val)
-            train, val = (training_set(context, part, config, bar, ahead=False) for part in parts)
+            everything, seed = fitting_set(context, config, bar), trial_seed(context, number)
             sealed = plain_set(context, test, config, bar, ahead=False)
-            everything, seed = train + val, trial_seed(context, number)
             steps = epochs * steps_per_epoch(len(everything.labels), config)
             learner = stack.enter_context(
                 open_learner(context.backbone, cut, config, classes, horizon=steps, seed=seed)
             )
             fit_final(learner, everything, config=config, steps=steps, seed=seed)
-            fitted.append(predict_probabilities(learner, sealed.activations))
+            fitted[number] = predict_probabilities(learner, sealed.activations)
             trained += count_parameters(learner)
             model = stack.enter_context(as_keras(learner, context.backbone, cut, config, classes))
             inputs = model.input if inputs is None else inputs
             logits.append(model.output if len(configs) == 1 else model(inputs))
-        uncalibrated = np.mean(fitted, axis=0)
+        uncalibrated = np.mean(list(fitted.values()), axis=0)
         probabilities = scale_probabilities(uncalibrated, temperature).astype(np.float32)
         whole = assemble_model(context.backbone, cut, join_heads(inputs, logits, temperature))
         some = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))  # of all classes
@@ -280,6 +280,7 @@ def refit(
         scores=score_predictions(test.labels, probabilities, context.classes),
         probabilities=probabilities,
         uncalibrated=uncalibrated,
+        each=fitted,
         parameters=parameters,
         trained=trained,
         largest_difference=difference,

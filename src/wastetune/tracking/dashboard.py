@@ -177,7 +177,7 @@ def _answer(report: Report, metric: str, trial: str, files: str, link: str) -> l
 def _subject(report: Report) -> str:
     if report.final is None:
         return "Trained again on train + validation, it has"
-    return f"The final model, {final_model(report)}, trained again on train + validation, has"
+    return f"The final model, {final_model(report.final)}, trained again on train + validation, has"
 
 
 def _worst_classes(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> list[str]:
