@@ -99,6 +99,12 @@ def test_a_default_that_was_kept_is_told_as_such():
     assert "trial 17, validation macro F1 0.951; not retrained" in said
 
 
+@pytest.mark.parametrize("report", [made_of, lambda kind, *members, **changes: a_report(**changes)])
+def test_a_default_that_won_was_retrained(report):
+    best = report_values()["best"] | {"number": 0}
+    assert "trial 0, validation macro F1 0.951; retrained for 5 epochs" in words(report("default", 0, best=best))
+
+
 def test_a_final_model_that_is_worse_beyond_chance_is_said_loudly():
     worse = {"f1_macro": [-0.13, -0.08], "accuracy": [0, 0]}
     assert WORSE in words(made_of("ensemble", 17, 0, gain=worse))

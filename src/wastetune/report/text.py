@@ -196,7 +196,7 @@ def best_line(report: Report) -> str:
     best = report.best
     score = f"validation {METRICS[report.metric][0]} {best.score:.3f}"
     retrained = f"retrained for {render_count(report.retrain.epochs, 'epoch')}"
-    if report.is_default:
+    if report.is_default and not report.default_won:
         retrained = "not retrained"
     return f"Best configuration: trial {best.number}, {score}; {retrained}"
 
