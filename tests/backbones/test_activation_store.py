@@ -12,12 +12,14 @@ from filelock import FileLock
 from support.pictures import SIZE, draw_noise
 from wastetune.backbones.activation_store import (
     CHUNK,
+    Activations,
     _chunks,
     activation_bytes,
     fill_activations,
     missing_pictures,
     open_activations,
     open_store,
+    pooled,
 )
 from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.backbones.cuts import TOP
@@ -168,6 +170,19 @@ def test_the_store_keeps_to_its_limit_and_forgets_what_was_used_longest_ago(tmp_
     assert missing_pictures(store, backbone, pictures, [TOP], 1, 0.5) == 0
     assert missing_pictures(store, backbone, pictures, [TOP], 2, 0.5) == 100
     assert sum(path.stat().st_size for path in stored(store)) <= store.limit
+
+
+def test_rows_can_be_selected_and_pooled_without_reading_the_rest():
+    chunks = tuple(np.arange(24.0).reshape(2, 2, 2, 3) + 100 * number for number in range(3))
+    stored = Activations(chunks)
+    some = stored.select(np.array([5, 0, 3])).select(np.array([2, 0]))
+    everything = np.concatenate(chunks)
+    assert len(some) == 2
+    np.testing.assert_array_equal(some.take(np.array([1, 0])), everything[[5, 3]])
+    np.testing.assert_allclose(pooled(some), everything[[3, 5]].mean(axis=(1, 2)))
+    np.testing.assert_allclose(pooled(stored, at_once=4), everything.mean(axis=(1, 2)))
+    with pytest.raises(ValueError, match="joined before"):
+        some + stored
 
 
 def test_what_cannot_fit_is_said_before_the_work(tmp_path, backbone):

@@ -69,11 +69,9 @@ def test_workers_do_not_get_it_in_their_command_line(protected, start_cli, tiny_
     while run.poll() is None:
         listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True)
         seen |= set(listed.stdout.splitlines())
-        if any(" -m wastetune worker " in line for line in seen):
-            run.terminate()
         time.sleep(0.2)
     run.communicate()
-    assert run.returncode == 130
+    assert run.returncode == 0
     assert any(" -m wastetune worker " in line for line in seen)
     assert not any("p{a}" in line for line in seen)
 

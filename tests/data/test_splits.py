@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wastetune.data.index import ImageIndex, Picture
-from wastetune.data.splits import Splits, split_digest, split_index, write_split_table
+from wastetune.data.splits import Splits, draw_folds, split_digest, split_index, write_split_table
 from wastetune.errors import UserError
 
 
@@ -62,7 +62,8 @@ def test_larger_shares_only_take_pictures_from_train(index: ImageIndex) -> None:
     assert set(small.test) < set(large.test)
 
 
-def test_lookalikes_stay_on_one_side_also_across_classes() -> None:
+def lookalikes() -> list[Picture]:
+    """300 pairs of pictures that look nearly the same, in different classes."""
     noise = np.random.default_rng(0)
     pictures = []
     for number in range(300):
@@ -70,6 +71,11 @@ def test_lookalikes_stay_on_one_side_also_across_classes() -> None:
         for copy in range(2):
             nearly = thumbnail + noise.integers(0, 4, 144, np.uint8)
             pictures.append(picture(2 * number + copy, (number + copy) % 3, appearance=nearly.tobytes().hex()))
+    return pictures
+
+
+def test_lookalikes_stay_on_one_side_also_across_classes() -> None:
+    pictures = lookalikes()
     index = index_of(pictures)
     side_of = sides(index, split_index(index, seed=0))
     pairs = [(side_of[a.path], side_of[b.path]) for a, b in zip(pictures[::2], pictures[1::2], strict=True)]
@@ -104,6 +110,22 @@ def test_classes_that_share_all_their_pictures_can_still_be_split() -> None:
     ]
     split = split_index(index_of(pictures), seed=0)
     assert [len(side) for side in (split.train, split.val, split.test)] == [2, 2, 2]
+
+
+def test_folds_have_equal_shares_of_each_class_and_the_seed_decides(index: ImageIndex) -> None:
+    rows = range(100, 2000)
+    folds = draw_folds(index, rows, 5, seed=0)
+    for label in range(4):
+        of_class = folds[[index.pictures[row].label == label for row in rows]]
+        assert np.ptp(np.bincount(of_class, minlength=5)) <= 1
+    np.testing.assert_array_equal(folds, draw_folds(index, rows, 5, seed=0))
+    assert (folds != draw_folds(index, rows, 5, seed=1)).any()
+
+
+def test_lookalikes_are_in_one_fold_also_across_classes() -> None:
+    folds = draw_folds(index_of(lookalikes()), range(600), 5, seed=0)
+    assert set(folds) == set(range(5))
+    np.testing.assert_array_equal(folds[::2], folds[1::2])
 
 
 def test_fractions_that_leave_nothing_are_refused(index: ImageIndex) -> None:

@@ -87,13 +87,10 @@ def test_run_with_workers_ends_with_exactly_its_trials_and_a_report(
     }
 
 
-def test_a_killed_worker_is_replaced_and_its_successor_ends_with_the_run(slow_study, start_cli, tmp_path, mlflow_store):
+def test_a_killed_worker_is_replaced_and_its_trial_tried_again(slow_study, start_cli, tmp_path, mlflow_store):
     url = f"sqlite:///{tmp_path / 'wastetune.db'}"
     run = start_cli(
-        *("run", "--study", slow_study, "--trials", 1, "--workers", 1, "--no-retrain"),
-        WASTETUNE_CACHE="cache",
-        WASTETUNE_LEASE=LEASE,
-        PYTHONUNBUFFERED="1",
+        "run", "--study", slow_study, "--trials", 1, "--workers", 1, "--no-retrain", WASTETUNE_CACHE="cache"
     )
     ((number, victim),) = wait_until(lambda: running(url)).items()
     os.kill(victim, signal.SIGKILL)
@@ -101,11 +98,11 @@ def test_a_killed_worker_is_replaced_and_its_successor_ends_with_the_run(slow_st
     lost, retry = study_of(url, "slow").trials
     assert (lost.number, lost.state.name, lost.user_attrs["failure"]) == (number, "FAIL", "worker lost")
     assert (retry.number, retry.user_attrs["config"]) == (again, lost.user_attrs["config"])
-
-    run.kill()
+    run.send_signal(signal.SIGTERM)
     stdout, _ = run.communicate(timeout=60)
     assert "a worker died (signal 9); another one takes its place" in stdout
-    wait_until(lambda: not is_alive(successor), seconds=20)
+    assert run.returncode == 130
+    assert not is_alive(successor)
     handed_back = study_of(url, "slow").trials[1]
     assert (handed_back.state.name, handed_back.user_attrs["failure"]) == ("FAIL", "interrupted")
 
@@ -195,6 +192,16 @@ def test_a_renewed_worker_goes_on_in_the_same_process(tiny, start_cli, tmp_path)
         "0 of 3 trials are finished",
         "2 of 3 trials are finished",
     ]
+
+
+def test_workers_end_when_the_run_that_started_them_was_killed(slow_study, start_cli, tmp_path, mlflow_store):
+    url = f"sqlite:///{tmp_path / 'wastetune.db'}"
+    run = start_cli("run", "--study", slow_study, "--workers", 1, WASTETUNE_CACHE="cache", WASTETUNE_LEASE=LEASE)
+    ((_, worker),) = wait_until(lambda: running(url)).items()
+    run.kill()
+    run.communicate(timeout=60)
+    wait_until(lambda: not is_alive(worker), seconds=20)
+    assert running(url) == {}
 
 
 def is_alive(pid):

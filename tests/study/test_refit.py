@@ -112,6 +112,17 @@ def test_out_of_fold_predictions_come_from_models_that_did_not_see_the_pictures(
     np.testing.assert_allclose(everything.sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("frozen_depth", [1.0, 11 / 12])
+def test_the_shift_of_the_test_pictures_is_measured_at_the_models_cut(prepared, frozen_depth, monkeypatch):
+    context, test = prepared.context, prepared.test
+    given = attrs(frozen_depth=frozen_depth)
+    assert wastetune.study.refit._shift_of_test(context, test, given, BAR) is None  # so few pictures tell nothing
+    monkeypatch.setattr("wastetune.models.shift._FEWEST", 1)
+    shift = wastetune.study.refit._shift_of_test(context, test, given, BAR)
+    assert len(set(shift.least_alike) & set(test.paths)) == 12 < len(test)
+    assert set(shift.per_class) == set(context.classes)
+
+
 def test_a_trial_leaves_the_backbone_as_it_was(prepared):
     before = prepared.context.backbone.body.get_weights()
     config = TrialConfig.model_validate(attrs(frozen_depth=11 / 12).config)
