@@ -22,13 +22,13 @@ from wastetune.backbones.cuts import TOP
 from wastetune.backbones.runtime import open_trunk
 from wastetune.data.pixels import open_pixels
 from wastetune.data.splits import split_index
+from wastetune.evaluation.metrics import metric_value
 from wastetune.search.space import default_params, load_space, sample
 from wastetune.settings import cache_folder
 from wastetune.study.prepare import Prepared
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingSet, fit_final, predict_probabilities, steps_per_epoch
 from wastetune.training.learner import open_learner
-from wastetune.training.metrics import metric_value
 
 BANKS = (1, 2, 4, 8)
 FRESH = 1000  # number of the first new view, higher than those of any bank

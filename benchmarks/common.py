@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 from wastetune.console import open_console, silence_tensorflow
-from wastetune.data.synthetic import write_sample
+from wastetune.datasets.synthetic import write_sample
 from wastetune.settings import DATA, WEIGHTS
 from wastetune.study.prepare import Prepared, prepare_study
 from wastetune.study.spec import load_study

@@ -23,6 +23,8 @@ from common import folders, prepare, temporary_folder, write_study
 
 from wastetune.console import open_console, silence_tensorflow
 from wastetune.data.splits import draw_folds
+from wastetune.evaluation.calibration import fit_temperature, log_loss, measure_calibration, scale_probabilities
+from wastetune.evaluation.metrics import metric_value
 from wastetune.formatting import markdown_table
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import default_trial, read_trials
@@ -30,9 +32,7 @@ from wastetune.study import worker
 from wastetune.study.objective import cross_predict
 from wastetune.study.prepare import join_study
 from wastetune.study.refit import refit
-from wastetune.training.calibration import fit_temperature, log_loss, measure_calibration, scale_probabilities
 from wastetune.training.config import TrialConfig
-from wastetune.training.metrics import metric_value
 
 BACKBONE = {"backbone": "mobilenet_v3_small_075", "weights": "imagenet", "space": "head"}
 DEVELOPED = ("trashnet", "wid_to_trashnet", "small")

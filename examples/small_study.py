@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import wastetune
-from wastetune.data.synthetic import write_sample
+from wastetune.datasets.synthetic import write_sample
 
 SPACE = """\
 head_layers   = { int = [0, 1], default = 0 }

@@ -14,7 +14,7 @@ from PIL import Image
 import wastetune
 from wastetune import UserError
 from wastetune.data.image import read_picture, resize_picture
-from wastetune.data.synthetic import write_sample
+from wastetune.datasets.synthetic import write_sample
 from wastetune.models.bundle import load_model
 from wastetune.storage.database import open_storage
 from wastetune.training.config import TrialConfig

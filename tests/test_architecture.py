@@ -15,8 +15,10 @@ SOURCE = Path(wastetune.__file__).parent
 # The order in which rooms may import each other: each only earlier ones. The root is the ground under all of them, but
 # for the front door (`api`, `__init__`, `__main__`), which stands on top.
 ROOMS = (
+    "datasets",
     "data",
     "backbones",
+    "evaluation",
     "training",
     "storage",
     "search",
@@ -37,7 +39,7 @@ LIBRARIES = {
     "optuna_dashboard": "tracking.ui",
     "mlflow": "tracking",
     "pandas": "api",
-    "sklearn": "models.shift",
+    "sklearn": "evaluation.shift",
     "tensorflow": "backbones.runtime models",
     "onnxruntime": "models.loading",
     "ai_edge_litert": "models.loading",

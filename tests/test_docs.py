@@ -9,7 +9,7 @@ import pytest
 
 import wastetune
 from wastetune.backbones.catalog import BACKBONES
-from wastetune.data.datasets import KNOWN_DATASETS
+from wastetune.datasets.catalog import KNOWN_DATASETS
 from wastetune.study.spec import StudySpec
 from wastetune.training.config import TrialConfig
 

@@ -32,9 +32,9 @@ from question import (
     write_question,
 )
 
+from wastetune.evaluation.metrics import metric_value
 from wastetune.search.space import sample
 from wastetune.training.config import TrialConfig
-from wastetune.training.metrics import metric_value
 
 STARTED = psutil.Process().create_time()
 

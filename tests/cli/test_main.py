@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from wastetune.cli.main import main
-from wastetune.data.datasets import KNOWN_DATASETS
+from wastetune.datasets.catalog import KNOWN_DATASETS
 from wastetune.study.spec import study_names
 
 HEAVY = {

@@ -12,7 +12,7 @@ import wastetune.data.pixels
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.data.index import ImageIndex, index_folder
 from wastetune.data.pixels import open_pixels
-from wastetune.data.synthetic import write_sample
+from wastetune.datasets.synthetic import write_sample
 from wastetune.errors import UserError
 
 

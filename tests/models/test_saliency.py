@@ -7,7 +7,7 @@ from PIL import Image
 
 from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.data.image import read_picture, resize_picture
-from wastetune.data.synthetic import write_sample
+from wastetune.datasets.synthetic import write_sample
 from wastetune.errors import UserError
 from wastetune.models.bundle import BundleDescription, load_model, save_description, save_model
 from wastetune.models.saliency import open_saliency_model, split_at_pooling

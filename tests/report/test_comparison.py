@@ -7,7 +7,7 @@ import json
 import pytest
 
 from support.reports import CLASSES, a_report, scores, write
-from wastetune.data.datasets import KNOWN_DATASETS
+from wastetune.datasets.catalog import KNOWN_DATASETS
 from wastetune.errors import UserError
 from wastetune.report.comparison import (
     compare_studies,

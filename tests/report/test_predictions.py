@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 
+from wastetune.evaluation.metrics import confusion_counts
 from wastetune.report.predictions import Mistake, Predictions, confident_mistakes, read_predictions, write_predictions
-from wastetune.training.metrics import confusion_counts
 
 CLASSES = ("glass, green", "metal")
 

@@ -117,7 +117,7 @@ def test_the_shift_of_the_test_pictures_is_measured_at_the_models_cut(prepared, 
     context, test = prepared.context, prepared.test
     given = attrs(frozen_depth=frozen_depth)
     assert wastetune.study.refit._shift_of_test(context, test, given, BAR) is None  # so few pictures tell nothing
-    monkeypatch.setattr("wastetune.models.shift._FEWEST", 1)
+    monkeypatch.setattr("wastetune.evaluation.shift._FEWEST", 1)
     shift = wastetune.study.refit._shift_of_test(context, test, given, BAR)
     assert len(set(shift.least_alike) & set(test.paths)) == 12 < len(test)
     assert set(shift.per_class) == set(context.classes)

@@ -31,7 +31,7 @@ from optuna.trial import FixedTrial
 from support.postgres import open_postgres
 from wastetune.cli.main import main as command_line
 from wastetune.console import open_console
-from wastetune.data.synthetic import write_sample
+from wastetune.datasets.synthetic import write_sample
 from wastetune.errors import UserError
 from wastetune.search.space import default_params
 from wastetune.settings import Locations

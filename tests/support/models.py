@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from support.reports import a_report
-from wastetune.data.synthetic import write_sample
+from wastetune.datasets.synthetic import write_sample
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +56,11 @@ def finished(tmp_path_factory):
     from wastetune.data.image import read_picture, resize_picture
     from wastetune.data.index import index_folder
     from wastetune.data.splits import split_index, write_split_table
+    from wastetune.evaluation.scores import score_predictions
     from wastetune.models.bundle import BundleDescription, save_description, save_model
     from wastetune.report.html import write_page
     from wastetune.report.predictions import Predictions, write_predictions
     from wastetune.search.history import History
-    from wastetune.training.evaluation import score_predictions
 
     folder = tmp_path_factory.mktemp("finished")
     results, data = folder / "results" / "colours", folder / "data"

@@ -5,10 +5,10 @@ from dataclasses import asdict
 
 import numpy as np
 
+from wastetune.evaluation.scores import score_predictions
 from wastetune.report.results import Report
 from wastetune.report.results_folder import write_results
 from wastetune.search.history import History
-from wastetune.training.evaluation import score_predictions
 
 # The nine classes of WID: long names, unequal sizes.
 CLASSES = [

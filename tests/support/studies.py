@@ -3,7 +3,7 @@
 import pytest
 
 from wastetune.console import open_console
-from wastetune.data.synthetic import write_sample
+from wastetune.datasets.synthetic import write_sample
 from wastetune.study.prepare import prepare_study
 from wastetune.study.spec import load_study
 

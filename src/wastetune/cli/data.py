@@ -26,7 +26,7 @@ def list_(folder: Path) -> None:
     Example:
       wastetune data list
     """
-    from wastetune.data.datasets import KNOWN_DATASETS
+    from wastetune.datasets.catalog import KNOWN_DATASETS
 
     for source in KNOWN_DATASETS:
         here = "here" if (folder / source.name).is_dir() else "fetch" if source.url else "by hand"
@@ -46,7 +46,7 @@ def fetch(name: str, folder: Path) -> None:
     Example:
       wastetune data fetch trashnet
     """
-    from wastetune.data.datasets import fetch_dataset
+    from wastetune.datasets.catalog import fetch_dataset
 
     with click.progressbar(length=0, label=name) as bar:
 
@@ -68,8 +68,8 @@ def check(dataset: str, folder: Path) -> None:
     Example:
       wastetune data check data/trashnet
     """
-    from wastetune.data.datasets import find_dataset
     from wastetune.data.index import contradictions, duplicate_groups, index_folder, near_duplicate_groups
+    from wastetune.datasets.catalog import find_dataset
 
     index = index_folder(find_dataset(dataset, folder))
     click.echo(f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes")
@@ -92,7 +92,7 @@ def sample(folder: Path, per_class: int, seed: int) -> None:
     Example:
       wastetune data sample demo/pictures
     """
-    from wastetune.data.synthetic import write_sample
+    from wastetune.datasets.synthetic import write_sample
 
     click.echo(f"{write_sample(folder, per_class=per_class, seed=seed)}: a data set of drawn pictures")
 

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError
+from wastetune.evaluation.scores import Scores
 from wastetune.files import write_whole
 from wastetune.record import Record
-from wastetune.training.evaluation import Scores
 
 MODEL_FILE = "model.keras"
 DESCRIPTION_FILE = "bundle.json"

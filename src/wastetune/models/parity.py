@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from wastetune.data.splits import read_split_table
 from wastetune.errors import UserError
+from wastetune.evaluation.metrics import metric_value
 from wastetune.files import remove, write_whole
 from wastetune.formatting import aligned
 from wastetune.models.bundle import MODEL_FILE, load_description
@@ -18,7 +19,6 @@ from wastetune.models.latency import Latency, measure_latency
 from wastetune.models.loading import Model, open_model
 from wastetune.models.predict import predict_files
 from wastetune.record import Record
-from wastetune.training.metrics import metric_value
 
 FOLDER = "export"
 FILE = "export.json"

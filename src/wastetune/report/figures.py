@@ -6,6 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from wastetune.evaluation.metrics import METRICS
 from wastetune.formatting import render_value, shortened
 from wastetune.report.results import Report
 from wastetune.report.svg import (
@@ -23,7 +24,6 @@ from wastetune.report.svg import (
 )
 from wastetune.search.history import History, Searched
 from wastetune.storage.records import TrialRecord
-from wastetune.training.metrics import METRICS
 
 _MANY = 150  # trials; more are drawn smaller
 # Shades grow with the square root of the share, so that a confusion of 5 % is visible.

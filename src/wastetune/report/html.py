@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from wastetune.data.image import draw_thumbnail
+from wastetune.evaluation.metrics import METRICS
 from wastetune.files import write_whole
 from wastetune.formatting import load_templates, render_count, render_duration, render_value, shortened
 from wastetune.report.figures import (
@@ -36,7 +37,6 @@ from wastetune.report.text import (
     worst_confusions,
 )
 from wastetune.search.history import History
-from wastetune.training.metrics import METRICS
 
 FILE = "report.html"
 MISTAKES = 24  # thumbnails: some 5 KB each

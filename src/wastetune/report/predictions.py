@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from wastetune.evaluation.metrics import confusion_counts
 from wastetune.files import write_whole
 from wastetune.models.predict import PROBABILITY
-from wastetune.training.metrics import confusion_counts
 
 FILE = "predictions.csv"
 _COLUMNS = ("path", "split", "true", "predicted", "predicted by default")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from wastetune.data.datasets import KNOWN_DATASETS
+from wastetune.datasets.catalog import KNOWN_DATASETS
+from wastetune.evaluation.scores import Scores
 from wastetune.report.results import Report
 from wastetune.report.svg import Scale, mark, number_scale
-from wastetune.training.evaluation import Scores
 
 
 @dataclass(frozen=True)

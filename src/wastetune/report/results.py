@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import Field
 
 from wastetune.data.layout import Problem
-from wastetune.models.shift import Shift
+from wastetune.evaluation.calibration import Calibration
+from wastetune.evaluation.scores import Scores
+from wastetune.evaluation.shift import Shift
 from wastetune.record import Record
 from wastetune.search.selection import Kind
-from wastetune.training.calibration import Calibration
-from wastetune.training.evaluation import Scores
 
 FILE = "report.json"
 

@@ -3,11 +3,11 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from wastetune.evaluation.metrics import METRICS
+from wastetune.evaluation.scores import Scores
+from wastetune.evaluation.shift import TOLD_APART
 from wastetune.formatting import aligned, markdown_table, render_count, render_duration, render_value, shortened
-from wastetune.models.shift import TOLD_APART
 from wastetune.report.results import FinalModel, Report, TrialCounts
-from wastetune.training.evaluation import Scores
-from wastetune.training.metrics import METRICS
 
 WIDTH = 100
 COLUMNS = ("", "precision", "recall", "f1", "support")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wastetune.backbones.cuts import TOP
+from wastetune.evaluation.metrics import metric_value
 from wastetune.storage.records import TrialRecord
-from wastetune.training.metrics import metric_value
 
 ENSEMBLE = 5  # heads, besides the default's
 

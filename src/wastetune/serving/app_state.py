@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wastetune.data.datasets import find_dataset
+from wastetune.datasets.catalog import find_dataset
 from wastetune.errors import UserError, first_line
 from wastetune.models.bundle import BundleDescription, load_description
 from wastetune.models.neighbors import NeighborIndex, open_neighbor_index

@@ -21,6 +21,7 @@ from wastetune.backbones.backbone import nearest_cut, reachable_cuts
 from wastetune.backbones.cuts import Cut
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
+from wastetune.evaluation.metrics import confusion_counts
 from wastetune.search.space import bounds, sample
 from wastetune.seeding import seed_for
 from wastetune.study.prepare import Bar, TrialContext, trial_seed
@@ -36,7 +37,6 @@ from wastetune.training.fit import (
     steps_per_epoch,
 )
 from wastetune.training.learner import FloatArray, count_parameters, open_learner
-from wastetune.training.metrics import confusion_counts
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

@@ -13,10 +13,10 @@ from wastetune.backbones.backbone import Backbone, load_backbone
 from wastetune.backbones.catalog import find_architecture
 from wastetune.backbones.runtime import choose_runtime
 from wastetune.console import Console
-from wastetune.data.datasets import find_dataset
 from wastetune.data.index import ImageIndex, index_folder
 from wastetune.data.pixels import PictureSet, open_pixels, select_pictures
 from wastetune.data.splits import Splits, split_digest, split_index
+from wastetune.datasets.catalog import find_dataset
 from wastetune.errors import UserError
 from wastetune.search.distributions import render_param
 from wastetune.search.space import SearchSpace, load_space

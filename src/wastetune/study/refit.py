@@ -20,10 +20,12 @@ from wastetune.backbones.backbone import nearest_cut
 from wastetune.console import Console
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
+from wastetune.evaluation.calibration import fit_temperature, measure_calibration, scale_probabilities
+from wastetune.evaluation.scores import Scores, gain_intervals, score_predictions
+from wastetune.evaluation.shift import Shift, measure_shift
 from wastetune.files import remove
 from wastetune.models.bundle import MODEL_FILE, BundleDescription, save_description, save_model
 from wastetune.models.parity import FOLDER as EXPORTS
-from wastetune.models.shift import Shift, measure_shift
 from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Report, Retrain, read_report
 from wastetune.report.text import final_model
@@ -32,9 +34,7 @@ from wastetune.storage.records import TrialAttrs, read_attrs
 from wastetune.storage.study import best_trial, get_study_attr, read_records, read_trials, set_study_attr
 from wastetune.study.objective import cross_predict, fitting_set, plain_set
 from wastetune.study.prepare import Bar, Prepared, TrialContext, package_versions, trial_seed
-from wastetune.training.calibration import fit_temperature, measure_calibration, scale_probabilities
 from wastetune.training.config import TrialConfig
-from wastetune.training.evaluation import Scores, gain_intervals, score_predictions
 from wastetune.training.fit import TrainingFailed, fit_final, predict_probabilities, steps_per_epoch
 from wastetune.training.learner import as_keras, assemble_model, count_parameters, join_heads, open_learner
 

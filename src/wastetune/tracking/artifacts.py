@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from wastetune.evaluation.metrics import METRICS
 from wastetune.files import write_whole
 from wastetune.settings import ARTIFACTS
 from wastetune.storage.database import engine_of
@@ -16,7 +17,6 @@ from wastetune.storage.records import TrialAttrs, read_attrs
 from wastetune.storage.study import read_study_info
 from wastetune.storage.trials import RunningTrial
 from wastetune.tracking.trial_svg import draw_confusion, draw_learning_curve
-from wastetune.training.metrics import METRICS
 
 if TYPE_CHECKING:
     import optuna

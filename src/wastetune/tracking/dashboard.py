@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune.errors import first_line
+from wastetune.evaluation.metrics import METRICS
 from wastetune.formatting import render_value
 from wastetune.report.results import Report
 from wastetune.report.text import final_model
@@ -20,7 +21,6 @@ from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import StudyInfo, read_study_info
 from wastetune.storage.trials import RunningTrial
 from wastetune.tracking.artifacts import REPORT, Pictures, artifact_folder, draw_pictures, find_report, upload
-from wastetune.training.metrics import METRICS
 
 if TYPE_CHECKING:
     import optuna

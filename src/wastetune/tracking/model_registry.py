@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wastetune.data.splits import read_split_table
+from wastetune.evaluation.metrics import METRICS
 from wastetune.models.bundle import MODEL_FILE, load_model
 from wastetune.report.results import Report
 from wastetune.tracking.mlflow_runs import find_final
 from wastetune.tracking.mlflow_store import Mirror
-from wastetune.training.metrics import METRICS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,1 +1,1 @@
-"""Fits tail and head on stored activations, and scores the predictions."""
+"""Fits tail and head on stored activations."""

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wastetune.backbones.activation_store import Activations
+from wastetune.evaluation.metrics import metric_value
 from wastetune.training.config import TrialConfig
 from wastetune.training.learner import FloatArray, Learner
-from wastetune.training.metrics import metric_value
 
 LabelArray = npt.NDArray[np.int64]
 

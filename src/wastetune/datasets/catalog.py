@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from wastetune.data.download import download, unpack
+from wastetune.datasets.download import download, unpack
 from wastetune.errors import UserError
 from wastetune.files import write_whole
 

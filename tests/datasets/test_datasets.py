@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from wastetune.data.datasets import KNOWN_DATASETS, KnownDataset, fetch_dataset, find_dataset
-from wastetune.data.download import download
+from wastetune.datasets.catalog import KNOWN_DATASETS, KnownDataset, fetch_dataset, find_dataset
+from wastetune.datasets.download import download
 from wastetune.errors import UserError
 
 
@@ -178,7 +178,7 @@ def test_an_archive_with_a_link_is_not_unpacked(host: Host, source: KnownDataset
 def test_an_archive_that_is_too_large_is_not_unpacked(
     source: KnownDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wastetune.data.download.MAX_UNPACKED", 5000)
+    monkeypatch.setattr("wastetune.datasets.download.MAX_UNPACKED", 5000)
     with pytest.raises(UserError, match="would unpack to more than"):
         fetch_dataset(source, tmp_path)
     assert left_in(tmp_path) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from wastetune.training.calibration import fit_temperature, log_loss, measure_calibration, scale_probabilities
+from wastetune.evaluation.calibration import fit_temperature, log_loss, measure_calibration, scale_probabilities
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from wastetune.data.index import contradictions, index_folder
-from wastetune.data.synthetic import write_sample
+from wastetune.datasets.synthetic import write_sample
 from wastetune.errors import UserError
 
 

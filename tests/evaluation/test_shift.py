@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wastetune.models.shift import TOLD_APART, measure_shift
+from wastetune.evaluation.shift import TOLD_APART, measure_shift
 
 CLASSES = ("box", "leaf")
 

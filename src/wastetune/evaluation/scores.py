@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wastetune.evaluation.metrics import Counts, accuracy, balanced_accuracy, confusion_counts, macro_f1, per_class
 from wastetune.seeding import seed_for
-from wastetune.training.metrics import Counts, accuracy, balanced_accuracy, confusion_counts, macro_f1, per_class
 
 RESAMPLES = 1000
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_recall_fscore_support
 
-from wastetune.training.evaluation import gain_intervals, score_predictions
-from wastetune.training.metrics import metric_value
+from wastetune.evaluation.metrics import metric_value
+from wastetune.evaluation.scores import gain_intervals, score_predictions
 
 CLASSES = ["card board", "glass", "metal", "paper"]
 

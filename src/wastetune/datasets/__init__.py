@@ -1,0 +1,1 @@
+"""Known data sets, their download, and generated pictures."""
