@@ -27,6 +27,7 @@ ROOMS = (
     "tracking",
     "serving",
     "study",
+    "checks",
     "cli",
 )
 FRONT_DOOR = {"wastetune", "wastetune.api", "wastetune.__main__"}
