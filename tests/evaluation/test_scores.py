@@ -95,16 +95,30 @@ def test_the_interval_of_a_gain_is_that_of_pictures_only_one_of_two_knows():
     labels = np.zeros(400, int)
     ours = np.eye(2)[[0] * 360 + [1] * 40]
     theirs = np.eye(2)[[0] * 300 + [1] * 60 + [0] * 40]
-    low, high = gain_intervals(labels, ours, theirs)["accuracy"]
+    low, high = gain_intervals(labels, [(ours, theirs)])["accuracy"]
     error = 1.96 * np.sqrt((0.25 - 0.05**2) / 400)  # of a difference that is 1, 0 or -1
     assert (low, high) == pytest.approx((0.05 - error, 0.05 + error), abs=0.008)
-    assert gain_intervals(labels, ours, ours)["accuracy"] == (0, 0)
+    assert gain_intervals(labels, [(ours, ours)])["accuracy"] == (0, 0)
 
 
 def test_the_gain_of_macro_f1_covers_the_difference_and_turns_with_the_sides():
     (labels, ours), (_, theirs) = predictions(300), predictions(300, seed=0)
     theirs = theirs[:, [1, 0, 2, 3]]
-    low, high = gain_intervals(labels, ours, theirs)["f1_macro"]
+    low, high = gain_intervals(labels, [(ours, theirs)])["f1_macro"]
     scored = [score_predictions(labels, one, CLASSES).f1_macro for one in (ours, theirs)]
     assert 0 < low < scored[0] - scored[1] < high
-    assert gain_intervals(labels, theirs, ours)["f1_macro"] == pytest.approx((-high, -low), abs=0.02)
+    assert gain_intervals(labels, [(theirs, ours)])["f1_macro"] == pytest.approx((-high, -low), abs=0.02)
+
+
+def test_intervals_over_seeds_reach_from_the_worst_fit_to_the_best():
+    labels, good = predictions(600, seed=1)
+    bad = good[::-1]  # right by chance only
+    alone = score_predictions(labels, good, CLASSES)
+    both = score_predictions(labels, good, CLASSES, repeats=[bad])
+    assert both.f1_macro == alone.f1_macro
+    for key, (low, high) in alone.intervals.items():
+        assert both.intervals[key][0] < getattr(score_predictions(labels, bad, CLASSES), key) + 0.05 < low
+        assert both.intervals[key][1] == pytest.approx(high, abs=0.01)
+    low, high = gain_intervals(labels, [(good, bad), (bad, good)])["accuracy"]
+    assert low < -0.2 < 0.2 < high
+    assert low == pytest.approx(-high, abs=0.05)

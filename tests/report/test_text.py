@@ -12,7 +12,7 @@ from support.reports import a_report, report_values, scores, write
 from wastetune.report.figures import draw_confusion_matrix
 from wastetune.report.html import render_page
 from wastetune.report.results import Report, read_report
-from wastetune.report.text import WORSE, render_markdown, render_report
+from wastetune.report.text import render_markdown, render_report
 from wastetune.search.history import History
 from wastetune.study.summary import edge_findings
 
@@ -67,7 +67,7 @@ def calibration(error):
 def made_of(kind, *members, **changes):
     """A report of a final model that is made of these trials."""
     final = {"kind": kind, "members": members, "considered": [17, 0], "temperature": 0.66}
-    final |= {"score": 0.94, "default_score": 0.93}
+    final |= {"score": 0.94, "default_score": 0.93} | changes.pop("final", {})
     measured = {"calibration": calibration(0.034), "uncalibrated": calibration(0.108)}
     return a_report(final=final, **measured | changes)
 
@@ -107,8 +107,9 @@ def test_a_default_that_won_was_retrained(report):
 
 def test_a_final_model_that_is_worse_beyond_chance_is_said_loudly():
     worse = {"f1_macro": [-0.13, -0.08], "accuracy": [0, 0]}
-    assert WORSE in words(made_of("ensemble", 17, 0, gain=worse))
-    assert WORSE not in words(made_of("ensemble", 17, 0, gain={"f1_macro": [-0.13, 0.01], "accuracy": [0, 0]}))
+    assert "WORSE THAN THE DEFAULT" in words(made_of("ensemble", 17, 0, gain=worse))
+    doubtful = {"f1_macro": [-0.13, 0.01], "accuracy": [0, 0]}
+    assert "WORSE THAN THE DEFAULT" not in words(made_of("ensemble", 17, 0, gain=doubtful))
     page = render_page(made_of("ensemble", 17, 0, gain=worse), History((), {}, {}), None)
     assert '<li class="worse">WORSE' in page
 
@@ -196,5 +197,50 @@ def test_edges_are_measured_on_the_scale_of_the_search(config, found):
 
 
 def test_a_test_set_that_was_opened_again_is_said_to_be():
-    assert "opened 2 times, for trials 3, 17" in render_report(a_report(test_opened_for=[3, 17]))
-    assert "opened" not in render_report(a_report(test_opened_for=[17]))
+    opened = [{"study": "other", "trials": [3, 4], "when": "2026-11-24T10:00:00Z"}, {"study": "mine", "trials": [17]}]
+    said = "evaluated 2 times: 2026-11-24 other (trials 3, 4); mine (trials 17)"
+    assert said in words(a_report(openings=opened))
+    assert "evaluated" not in words(a_report(openings=opened[1:]))
+    many = [opened[1] | {"trials": [number]} for number in range(9)]
+    assert "evaluated 9 times: the last, mine (trials 4)" in words(a_report(openings=many))
+
+
+def test_a_report_of_an_earlier_version_counts_its_winners():
+    said = "evaluated 2 times: resnet50_wid (trials 3); resnet50_wid (trials 17)"
+    assert said in words(a_report(test_opened_for=[3, 17]))
+    assert "evaluated" not in words(a_report(test_opened_for=[17]))
+
+
+def test_a_split_that_leaks_is_said_first_and_loudly():
+    leaking = a_report(leaked=93)
+    assert words(leaking).index("LEAKS") < words(leaking).index("Test set:")
+    page = render_page(leaking, History((), {}, {}), None)
+    assert '<li class="worse">THE SPLIT LEAKS' in page
+    assert "are on both sides of the split" in page
+    assert "LEAKS" not in render_page(a_report(), History((), {}, {}), None)
+
+
+def test_intervals_over_several_seeds_name_the_other_scores():
+    said = words(a_report(repeats={"f1_macro": [0.8761, 0.8894], "accuracy": [0.88, 0.89]}))
+    assert "over 789 pictures and 3 seeds (macro F1 0.876 and 0.889 with the others)" in said
+    assert "95 % intervals, 789 pictures." in words(a_report())
+
+
+def test_unsure_answers_and_prediction_sets_are_shown_with_what_they_did_to_the_test_pictures():
+    thresholds = [{"precision": p, "confidence": c, "coverage": 0.8} for p, c in ((0.95, 0.71), (0.99, 0.93))]
+    final = {"thresholds": thresholds}
+    answered = [
+        {"precision": 0.95, "coverage": 0.82, "accuracy": 0.9481},
+        {"precision": 0.99, "coverage": 0.0, "accuracy": None},
+    ]
+    covered = [{"promised": 0.9, "coverage": 0.912, "size": 1.236}]
+    curve = [[0.1, 1.0], [1.0, 0.88]]
+    report = made_of("ensemble", 17, 3, final=final, answered=answered, covered=covered, accuracy_by_coverage=curve)
+    said = words(report)
+    assert "to be right 95 % of the time, it answers 82 % of the test pictures (94.8 % of them right)." in said
+    page = render_page(report, History((), {}, {}), None)
+    assert "wanted 95 %: 82 % of the pictures answered, 94.8 % right" in page
+    assert '<th scope="row">99 %</th><td class="n">93 %</td><td class="n">0 %</td><td class="n">none</td>' in page
+    assert '<th scope="row">90 %</th><td class="n">91.2 %</td><td class="n">1.24</td>' in page
+    assert "Unsure is an answer" not in words(made_of("ensemble", 17, 3))
+    assert "Unsure is an answer" not in render_page(made_of("ensemble", 17, 3), History((), {}, {}), None)

@@ -49,13 +49,13 @@ def test_a_model_that_disagrees_with_the_stored_activations_is_no_winner(prepare
 
 def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypatch):
     seen = []
-    fit_final = wastetune.study.refit.fit_final
+    fit_final = wastetune.study.objective.fit_final
 
     def spy(model, train, **options):
         seen.append((len(train.labels), [len(view) for view in train.views], options["steps"]))
         fit_final(model, train, **options)
 
-    monkeypatch.setattr(wastetune.study.refit, "fit_final", spy)
+    monkeypatch.setattr(wastetune.study.objective, "fit_final", spy)
     refit(prepared.context, prepared.test, {3: attrs(augmentation=1.0)}, bar=BAR)
     count = len(prepared.context.data.train) + len(prepared.context.data.val)
     assert seen == [(count, [count, count], 2 * (count // 8))]
@@ -64,6 +64,16 @@ def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypat
 def test_the_same_trial_retrained_twice_is_the_same_model(prepared):
     one, two = (refit(prepared.context, prepared.test, {5: attrs(frozen_depth=11 / 12)}, bar=BAR) for _ in range(2))
     np.testing.assert_array_equal(one.probabilities, two.probabilities)
+
+
+def test_fitted_again_with_other_seeds_it_is_another_model_of_the_same_trials(prepared):
+    members = {1: attrs(), 2: attrs(learning_rate=1.0)}
+    first = refit(prepared.context, prepared.test, members, bar=BAR).each
+    repeats = [wastetune.study.refit._refit_again(prepared.context, prepared.test, members, n, BAR) for n in (1, 2, 1)]
+    for number in members:
+        different = [first[number], repeats[0][number], repeats[1][number]]
+        assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(different, [*different[1:], different[0]], strict=True))
+        np.testing.assert_array_equal(repeats[0][number], repeats[2][number])
 
 
 def test_several_heads_are_one_model_with_the_mean_of_their_probabilities_at_a_temperature(prepared, tmp_path):

@@ -7,7 +7,7 @@ from support.reports import a_report, scores
 from wastetune.storage.study import DataSource
 from wastetune.tracking.mlflow_runs import mirror_final
 from wastetune.tracking.mlflow_store import open_mirror
-from wastetune.tracking.model_registry import WORSE, model_name, register_model
+from wastetune.tracking.model_registry import model_name, register_model
 from wastetune.tracking.model_registry import test_digest as digest_of
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
@@ -102,13 +102,38 @@ def test_a_model_that_is_worse_than_its_default_is_no_champion_even_as_the_first
     from mlflow.exceptions import MlflowException
 
     worse = scored(0.5, gain={"f1_macro": [-0.2, -0.1], "accuracy": [-0.2, -0.1]})
-    assert register_model(mirror, worse, results(0.0)).endswith(WORSE)
+    said = register_model(mirror, worse, results(0.0))
+    assert said.endswith("not the champion: it is worse than its study's default configuration, beyond chance")
     with pytest.raises(MlflowException, match="champion"):
         champion_of(mirror)
     assert "it is the champion, as the first" in register_model(mirror, scored(0.4), results(0.1))
 
 
-def test_only_a_higher_score_on_the_same_test_pictures_makes_a_champion(mirror, results):
+def test_a_model_whose_split_leaks_is_no_champion(mirror, results):
+    said = register_model(mirror, scored(0.9, leaked=12), results(0.0))
+    assert said.endswith("not the champion: its split leaks, so its scores are too high")
+    assert "it is the champion, as the first" in register_model(mirror, scored(0.4), results(0.1))
+
+
+def test_the_champion_is_the_better_one_on_validation_pictures_whatever_the_test_set_says(mirror, results):
+    def validated(score, f1, **changes):
+        final = {"kind": "best", "members": [17], "considered": [17, 0], "temperature": 1.0}
+        return scored(f1, final=final | {"score": score, "default_score": 0.1}, **changes)
+
+    register_model(mirror, validated(0.9, 0.5), results(0.0))
+    said = register_model(mirror, validated(0.8, 0.7), results(0.1))
+    assert said.endswith(
+        "version 1 stays champion: macro_f1 on validation pictures 0.8000, of version 1 0.9000; "
+        "on the test pictures 0.7000 and 0.5000"
+    )
+    looks = [{"study": "mine", "trials": [number]} for number in range(3)]
+    said = register_model(mirror, validated(0.95, 0.4, openings=looks), results(0.2))
+    assert "it is the champion now: macro_f1 on validation pictures 0.9500, of version 1 0.9000" in said
+    assert said.endswith("on the test pictures 0.4000 and 0.5000, evaluated 3 times")
+    assert champion_of(mirror) == "3"
+
+
+def test_without_a_validation_score_only_a_higher_score_on_the_same_test_pictures_makes_a_champion(mirror, results):
     said = [register_model(mirror, scored(0.5), results(0.0))]
     said.append(register_model(mirror, scored(0.5), results(0.1)))
     assert champion_of(mirror) == "1"
@@ -120,13 +145,14 @@ def test_only_a_higher_score_on_the_same_test_pictures_makes_a_champion(mirror, 
     assert champion_of(mirror) == "1"
     said.append(register_model(mirror, scored(0.6), results(0.5)))
     assert champion_of(mirror) == "6"
+    before = "of version 1 0.5000, which keeps no other score, so expect a little less"
     assert [line.split("; ")[1] for line in said] == [
         "it is the champion, as the first",
-        "version 1 stays champion: macro_f1 0.5000 on the test set, this one 0.5000",
-        "version 1 stays champion: macro_f1 0.5000 on the test set, this one 0.4000",
+        f"version 1 stays champion: macro_f1 on test pictures 0.5000, {before}",
+        f"version 1 stays champion: macro_f1 on test pictures 0.4000, {before}",
         "not compared with the champion, version 1: that has another test set or metric",
         "not compared with the champion, version 1: that has another test set or metric",
-        "it is the champion now: macro_f1 0.6000 on the test set, version 1 0.5000",
+        f"it is the champion now: macro_f1 on test pictures 0.6000, {before}",
     ]
     assert [score for _, score in versions_of(mirror)] == [0.5, 0.5, 0.4, 0.9, 0.75, 0.6]
 

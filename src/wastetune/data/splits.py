@@ -40,15 +40,17 @@ class Splits:
     left_out: tuple[int, ...] = ()  # training pictures that are near-duplicates of the data set's own test pictures
 
 
-def split_index(index: ImageIndex, *, seed: int, val_fraction: float = 0.15, test_fraction: float = 0.2) -> Splits:
-    """The split of an index. Near-duplicates are on one side, also across classes.
+def split_index(
+    index: ImageIndex, *, seed: int, val_fraction: float = 0.15, test_fraction: float = 0.2, grouped: bool = True
+) -> Splits:
+    """The split of an index. Near-duplicates are on one side, also across classes; not `grouped`, each picture alone.
 
     The side of a group of near-duplicates is drawn from the seed and its key alone, so it does not change when other
     files are added or removed; shares per class vary by chance. If a class has no picture on some side, the group
     nearest to that side is moved there.
 
     A data set with its own TEST keeps it. Validation then takes ``val_fraction / (1 - test_fraction)`` of
-    TRAIN, and TRAIN pictures that are near-duplicates of a TEST picture are left out.
+    TRAIN, and, `grouped`, TRAIN pictures that are near-duplicates of a TEST picture are left out.
 
     Raises UserError when the fractions leave nothing for a side, or a class has too few different pictures.
     """
@@ -56,7 +58,7 @@ def split_index(index: ImageIndex, *, seed: int, val_fraction: float = 0.15, tes
         raise UserError(
             f"val_fraction {val_fraction} and test_fraction {test_fraction} must be above 0 and add up to less than 1."
         )
-    keys = near_duplicate_keys(index)
+    keys = near_duplicate_keys(index) if grouped else tuple(picture.path for picture in index.pictures)
     own_test = {key for key, picture in zip(keys, index.pictures, strict=True) if picture.own_split == "test"}
     groups: dict[str, list[int]] = {}
     test, left_out = [], []
@@ -83,6 +85,13 @@ def split_index(index: ImageIndex, *, seed: int, val_fraction: float = 0.15, tes
         test=tuple(sorted(members["test"])),
         left_out=tuple(left_out),
     )
+
+
+def leaked_pictures(index: ImageIndex, splits: Splits) -> tuple[int, ...]:
+    """The test pictures with a near-duplicate among the training or validation pictures: none, if split in groups."""
+    keys = near_duplicate_keys(index)
+    seen = {keys[row] for row in (*splits.train, *splits.val)}
+    return tuple(row for row in splits.test if keys[row] in seen)
 
 
 def draw_folds(index: ImageIndex, rows: Sequence[int], folds: int, *, seed: int) -> NDArray[np.int64]:

@@ -40,12 +40,15 @@ class Scores:
     intervals: dict[str, tuple[float, float]]
 
 
-def score_predictions(labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str]) -> Scores:
+def score_predictions(
+    labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str], *, repeats: Sequence[NDArray[Any]] = ()
+) -> Scores:
     """All scores of a set of predictions, with 95 % intervals for accuracy and macro F1.
 
     labels: (n,) int, indices into classes; probabilities: (n, c). Averages are over all c classes, and undefined
     scores (the precision of a class that is never predicted) are 0; only balanced accuracy leaves out classes
-    without pictures. Intervals: percentile bootstrap over pictures, seeded.
+    without pictures. Intervals: percentile bootstrap over pictures, seeded; with `repeats`, the probabilities of the
+    same model fitted with other seeds, over pictures and seeds.
     Raises ValueError if shapes or labels do not fit, or a probability is not finite.
     """
     counts = confusion_counts(labels, probabilities)
@@ -68,30 +71,21 @@ def score_predictions(labels: NDArray[Any], probabilities: NDArray[Any], classes
             for i, name in enumerate(classes)
         },
         confusion_matrix=tuple(map(tuple, counts.tolist())),
-        intervals=_intervals(counts),
+        intervals=_intervals([counts, *(confusion_counts(labels, each) for each in repeats)]),
     )
 
 
-def gain_intervals(labels: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any]) -> dict[str, tuple[float, float]]:
-    """95 % intervals of the score of `ours` minus that of `theirs` on the same pictures, for accuracy and macro F1.
+def gain_intervals(
+    labels: NDArray[Any], fits: Sequence[tuple[NDArray[Any], NDArray[Any]]]
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the score of one model minus that of another on the same pictures, for accuracy and macro F1.
 
-    labels: (n,) int; ours, theirs: (n, c) probabilities. Paired percentile bootstrap over pictures, seeded: pictures
-    that are hard for both do not widen the interval.
+    labels: (n,) int; fits: the (n, c) probabilities of both models, for each seed that they were fitted with. Paired
+    percentile bootstrap over pictures and seeds, seeded: pictures that are hard for both do not widen the interval.
     """
-    for probabilities in (ours, theirs):
-        confusion_counts(labels, probabilities)  # raises if something does not fit
-    size, total = ours.shape[1], len(labels)
-    answers = (labels * size + ours.argmax(axis=1)) * size + theirs.argmax(axis=1)
-    cells, counts = np.unique(answers, return_counts=True)
-    drawn = np.random.default_rng(seed_for("gain", total)).multinomial(total, counts / total, size=RESAMPLES)
-
-    def matrices(predicted: NDArray[Any]) -> Counts:
-        table = np.zeros((RESAMPLES, size * size), np.int64)
-        for column, cell in enumerate(cells // size**2 * size + predicted):
-            table[:, cell] += drawn[:, column]
-        return table.reshape(-1, size, size)
-
-    first, second = matrices(cells // size % size), matrices(cells % size)
+    rng = np.random.default_rng(seed_for("gain", len(labels)))
+    pairs = [_paired_resamples(labels, ours, theirs, RESAMPLES // len(fits), rng) for ours, theirs in fits]
+    first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
     return {
         name: (float(low), float(high))
         for name, score in (("accuracy", accuracy), ("f1_macro", macro_f1))
@@ -99,10 +93,36 @@ def gain_intervals(labels: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any
     }
 
 
-def _intervals(counts: Counts) -> dict[str, tuple[float, float]]:
-    total = int(counts.sum())
+def _paired_resamples(
+    labels: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any], resamples: int, rng: np.random.Generator
+) -> tuple[Counts, Counts]:
+    """Confusion counts (resamples, c, c) of two models on the same drawn pictures."""
+    for probabilities in (ours, theirs):
+        confusion_counts(labels, probabilities)  # raises if something does not fit
+    size, total = ours.shape[1], len(labels)
+    answers = (labels * size + ours.argmax(axis=1)) * size + theirs.argmax(axis=1)
+    cells, counts = np.unique(answers, return_counts=True)
+    drawn = rng.multinomial(total, counts / total, size=resamples)
+
+    def matrices(predicted: NDArray[Any]) -> Counts:
+        table = np.zeros((resamples, size * size), np.int64)
+        for column, cell in enumerate(cells // size**2 * size + predicted):
+            table[:, cell] += drawn[:, column]
+        return table.reshape(-1, size, size)
+
+    return matrices(cells // size % size), matrices(cells % size)
+
+
+def _intervals(fits: Sequence[Counts]) -> dict[str, tuple[float, float]]:
+    """Resamples of each fit, as many of one as of another."""
+    total = int(fits[0].sum())
     rng = np.random.default_rng(seed_for("bootstrap", total))
-    drawn = rng.multinomial(total, counts.ravel() / total, size=RESAMPLES).reshape(-1, *counts.shape)
+    drawn = np.concatenate(
+        [
+            rng.multinomial(total, counts.ravel() / total, size=RESAMPLES // len(fits)).reshape(-1, *counts.shape)
+            for counts in fits
+        ]
+    )
     return {
         name: (float(low), float(high))
         for name, values in (("accuracy", accuracy(drawn)), ("f1_macro", macro_f1(drawn)))

@@ -8,7 +8,9 @@ from pydantic import Field
 
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError
+from wastetune.evaluation.conformal import SetThreshold
 from wastetune.evaluation.scores import Scores
+from wastetune.evaluation.selective import Threshold
 from wastetune.files import write_whole
 from wastetune.record import Record
 
@@ -30,6 +32,8 @@ class BundleDescription(Record):
     config: dict[str, Any] = Field(default_factory=dict)  # of the best trial
     members: tuple[int, ...] = ()  # the trials whose heads are averaged, or the only one
     temperature: float = 1.0  # by which the logits are divided, inside the model
+    thresholds: tuple[Threshold, ...] = ()  # below which an answer is "unsure"
+    set_thresholds: tuple[SetThreshold, ...] = ()  # of prediction sets
 
 
 def save_model(folder: Path, model: Any) -> None:

@@ -79,6 +79,25 @@ def draw_reliability(report: Report) -> Markup | None:
     return framed(plot, marks, x_label="confidence", y_label="share that is right", what="accuracy by confidence")
 
 
+def draw_coverage(report: Report) -> Markup | None:
+    """The share of right answers by the share of pictures answered; None where it was not measured."""
+    curve = report.accuracy_by_coverage
+    if not curve:
+        return None
+    across = Scale(0.0, 1.0, False, tuple((tick / 5, f"{20 * tick} %") for tick in range(6)))
+    up = number_scale([*(accuracy for _, accuracy in curve), 1.0])
+    plot = Plot(across, Scale(up.low, 1.0, False, tuple((at, f"{100 * at:.3g} %") for at, _ in up.ticks if at <= 1)))
+    marks = [line(plot, curve, "winner line")]
+    for each in report.answered:
+        if each.accuracy is not None:
+            title = (
+                f"wanted {100 * each.precision:.0f} %: {100 * each.coverage:.0f} % of the pictures answered, "
+                f"{100 * each.accuracy:.1f} % right"
+            )
+            marks.append(dot(plot, (each.coverage, each.accuracy), "winner", title))
+    return framed(plot, marks, x_label="share answered", y_label="share that is right", what="accuracy by coverage")
+
+
 def draw_search(report: Report, history: History) -> Markup:
     """Each trial's score in the order of the trials, and the best so far."""
     complete = [trial for trial in history.trials if trial.state == "complete"]

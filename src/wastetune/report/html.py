@@ -15,6 +15,7 @@ from wastetune.files import write_whole
 from wastetune.formatting import load_templates, render_count, render_duration, render_value, shortened
 from wastetune.report.figures import (
     SHADE,
+    draw_coverage,
     draw_curves,
     draw_frontier,
     draw_reliability,
@@ -25,15 +26,16 @@ from wastetune.report.predictions import Mistake
 from wastetune.report.published import draw_score_lanes, published_for
 from wastetune.report.results import Report
 from wastetune.report.text import (
-    WORSE,
     best_line,
     class_rows,
     data_facts,
     findings,
+    leak_line,
     problem_lines,
     render_states,
     render_title,
     warn_of_reuse,
+    worse_line,
     worst_confusions,
 )
 from wastetune.search.history import History
@@ -87,7 +89,7 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         sections=[each for each in SECTIONS if each[0] != "confidence" or report.calibration],
         tiles=_tiles(report),
         findings=findings(report),
-        worse=WORSE,
+        warnings=[*leak_line(report), *worse_line(report)],
         standings=[(_capital(name), *draw_score_lanes(report, key, published)) for name, key in keys],
         published=published,
         best_line=best_line(report),
@@ -99,6 +101,9 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         confusions=_confusions(report),
         reliability=draw_reliability(report),
         calibration=_calibration(report),
+        coverage=draw_coverage(report),
+        answered=_answered(report),
+        covered=[(f"{100 * one.promised:.0f} %", f"{100 * one.coverage:.1f} %", one.size) for one in report.covered],
         curves=draw_curves(report, history),
         search=draw_search(report, history),
         search_note=_search_note(report),
@@ -190,6 +195,21 @@ def _calibration(report: Report) -> list[tuple[str, str, str]]:
     ]
 
 
+def _answered(report: Report) -> list[tuple[str, str, str, str]]:
+    """Rows of the thresholds: wanted precision, the confidence that it asks for, share answered, share right."""
+    if report.final is None:
+        return []
+    return [
+        (
+            f"{100 * asked.precision:.0f} %",
+            f"{100 * asked.confidence:.0f} %",
+            f"{100 * found.coverage:.0f} %",
+            "none" if found.accuracy is None else f"{100 * found.accuracy:.1f} %",
+        )
+        for asked, found in zip(report.final.thresholds, report.answered, strict=True)
+    ]
+
+
 def _confusions(report: Report, most: int = 3) -> list[str]:
     """The most frequent confusions, in words."""
     names, matrix = report.classes, report.test.confusion_matrix
@@ -227,10 +247,16 @@ def _mistakes_note(report: Report, shown: int) -> str:
 
 
 def _data_lines(report: Report) -> list[str]:
-    lines = [*data_facts(report), "Pictures that look alike, pixel for pixel or nearly, are on one side of the split."]
+    lines = [*data_facts(report), _split_line(report)]
     if report.left_out:
         lines.append(f"{render_count(report.left_out, 'training picture')} left out for looking like a test picture.")
     return [*lines, *warn_of_reuse(report)]
+
+
+def _split_line(report: Report) -> str:
+    if report.leaked:
+        return "Each picture was drawn alone, so pictures that look alike are on both sides of the split."
+    return "Pictures that look alike, pixel for pixel or nearly, are on one side of the split."
 
 
 def _class_counts(report: Report) -> list[tuple[Any, ...]]:

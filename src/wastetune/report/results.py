@@ -8,10 +8,13 @@ from pydantic import Field
 
 from wastetune.data.layout import Problem
 from wastetune.evaluation.calibration import Calibration
+from wastetune.evaluation.conformal import Covered, SetThreshold
 from wastetune.evaluation.scores import Scores
+from wastetune.evaluation.selective import Answered, Threshold
 from wastetune.evaluation.shift import Shift
 from wastetune.record import Record
 from wastetune.search.selection import Kind
+from wastetune.storage.records import Opening
 
 FILE = "report.json"
 
@@ -75,6 +78,8 @@ class FinalModel(Record):
     temperature: float  # by which its logits are divided
     score: float  # the metric on the validation pictures, fitted on the training pictures alone
     default_score: float  # likewise, of the default configuration
+    thresholds: tuple[Threshold, ...] = ()  # of confidence, by those pictures
+    set_thresholds: tuple[SetThreshold, ...] = ()
 
 
 class ModelSize(Record):
@@ -116,6 +121,7 @@ class StudySummary(Record):
     problems: tuple[Problem, ...] = ()
     duplicates: int = 0
     contradictions: int = 0  # pictures in more than one class
+    leaked: int = 0  # test pictures with a near-duplicate that the model learns from; 0 unless split = "random"
 
     @property
     def default_won(self) -> bool:
@@ -129,14 +135,24 @@ class FinalEvaluation(Record):
     test: Scores
     default_test: Scores
     retrain: Retrain
-    test_opened_for: tuple[int, ...]  # the winners that were evaluated on the test set, this one last
+    openings: tuple[Opening, ...] = ()  # the evaluations on test pictures of this data set so far
+    test_opened_for: tuple[int, ...] = ()  # of an earlier version: the winners that were evaluated
     versions: dict[str, str]  # package -> version
-    gain: dict[str, tuple[float, float]] = Field(default_factory=dict)  # 95 % intervals of winner minus default
+    gain: dict[str, tuple[float, float]] = Field(default_factory=dict)  # 95 % intervals of final model minus default
+    repeats: dict[str, tuple[float, ...]] = Field(default_factory=dict)  # scores of the final model with other seeds
     model: ModelSize | None = None
     final: FinalModel | None = None  # None: the winner alone, of an earlier version
     calibration: Calibration | None = None  # on the test set
     uncalibrated: Calibration | None = None  # likewise, at a temperature of 1
     shift: Shift | None = None  # of the test pictures
+    answered: tuple[Answered, ...] = ()  # what the thresholds do to the test pictures
+    covered: tuple[Covered, ...] = ()  # likewise, the thresholds of prediction sets
+    accuracy_by_coverage: tuple[tuple[float, float], ...] = ()  # of the test pictures, the surest answers first
+
+    @property
+    def seeds(self) -> int:
+        """With how many seeds the final model was fitted and evaluated."""
+        return 1 + max(map(len, self.repeats.values()), default=0)
 
     def is_worse(self, key: str) -> bool:
         """Whether the final model is worse than the default on the test set, beyond chance, by a key of the scores."""

@@ -8,8 +8,10 @@ from wastetune.evaluation.scores import Scores
 from wastetune.evaluation.shift import TOLD_APART
 from wastetune.formatting import aligned, markdown_table, render_count, render_duration, render_value, shortened
 from wastetune.report.results import FinalModel, Report, TrialCounts
+from wastetune.storage.records import Opening
 
 WIDTH = 100
+_OPENINGS = 5  # listed
 COLUMNS = ("", "precision", "recall", "f1", "support")
 
 
@@ -67,7 +69,11 @@ def findings(report: Report) -> list[str]:
     metric = METRICS[report.metric]
     shown = dict.fromkeys([metric, METRICS["macro_f1"], METRICS["accuracy"]])
     scores = ", ".join(f"{name} {_with_interval(test, key)}" for name, key in shown)
-    lines = [*shift_line(report), f"Test set: {scores}; 95 % intervals, {report.counts.test} pictures."]
+    lines = [
+        *leak_line(report),
+        *shift_line(report),
+        f"Test set: {scores}; 95 % intervals{_of_what(report)}.",
+    ]
     if report.is_default and report.final:
         lines.append("Final model: the default configuration; on validation pictures nothing was better.")
     elif report.is_default:
@@ -83,16 +89,30 @@ def findings(report: Report) -> list[str]:
         if report.final:
             lines.append(f"Final model: {final_model(report.final)}.")
         lines.append(f"Tuned against default: {gains}{_doubt(report)}.")
-        if report.is_worse(metric[1]):
-            lines.append(WORSE)
-    lines += optimism(report) + calibration_line(report)
+        lines += worse_line(report)
+    lines += optimism(report) + calibration_line(report) + unsure_line(report)
     too_small = [edge.parameter for edge in report.edges if edge.widen]
     if too_small:
         lines.append(f"On a bound of the search space: {', '.join(too_small)}; a wider space may do better.")
     return lines
 
 
-WORSE = "WORSE THAN THE DEFAULT, beyond chance: tuning did not pay on these test pictures; it does not become champion."
+def worse_line(report: Report) -> list[str]:
+    """A warning where the final model is worse than the default, beyond chance."""
+    if report.is_default or not report.is_worse(METRICS[report.metric][1]):
+        return []
+    return ["WORSE THAN THE DEFAULT, beyond chance: tuning did not pay on these test pictures; never the champion."]
+
+
+def leak_line(report: Report) -> list[str]:
+    """A warning where near-duplicates of test pictures were learned from."""
+    if not report.leaked:
+        return []
+    return [
+        f'THE SPLIT LEAKS (split = "random"): {report.leaked} of {report.counts.test} test pictures look like one that '
+        "the model learned from, so its scores are too high: compare them with figures of such splits only. Never the "
+        "champion."
+    ]
 
 
 def final_model(final: FinalModel) -> str:
@@ -137,6 +157,30 @@ def calibration_line(report: Report) -> list[str]:
         f"with temperature {temperature:.2f}); log loss {now.log_loss:.3f} ({before.log_loss:.3f}), "
         f"Brier score {now.brier:.3f} ({before.brier:.3f})."
     ]
+
+
+def unsure_line(report: Report) -> list[str]:
+    """How many pictures the model answers if it has to be right as often as wanted, in a sentence."""
+    kept = [
+        f"right {_share(each.precision)} of the time, it answers {_share(each.coverage)} of the test pictures "
+        f"({_share(each.accuracy, 1)} of them right)"
+        for each in report.answered
+        if each.accuracy is not None and each.precision in (0.95, 0.99)
+    ]
+    return [f"Unsure is an answer, too: to be {'; to be '.join(kept)}."] if kept else []
+
+
+def _share(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _of_what(report: Report) -> str:
+    """What intervals are over, as the end of a sentence."""
+    if report.seeds == 1:
+        return f", {report.counts.test} pictures"
+    name, key = METRICS[report.metric]
+    others = " and ".join(f"{value:.3f}" for value in report.repeats.get(key, ()))
+    return f" over {report.counts.test} pictures and {report.seeds} seeds ({name} {others} with the others)"
 
 
 def _doubt(report: Report) -> str:
@@ -240,12 +284,19 @@ def data_facts(report: Report) -> list[str]:
 
 
 def warn_of_reuse(report: Report) -> list[str]:
-    """A warning where more than one winner was evaluated on the test set."""
-    winners = report.test_opened_for
-    if len(winners) < 2:
+    """A warning where more than one final model was evaluated on test pictures of this data set."""
+    openings = report.openings or [Opening(study=report.study, trials=(each,)) for each in report.test_opened_for]
+    if len(openings) < 2:
         return []
-    trials = ", ".join(map(str, winners))
-    return [f"The test set was opened {len(winners)} times, for trials {trials}: trust it a little less each time."]
+    times = [
+        f"{each.when[:10] + ' ' if each.when else ''}{each.study} (trials {', '.join(map(str, each.trials))})"
+        for each in openings[-_OPENINGS:]
+    ]
+    last = "" if len(openings) <= _OPENINGS else "the last, "
+    return [
+        f"Test pictures of this data set were evaluated {len(openings)} times: {last}{'; '.join(times)}. Trust the "
+        "scores a little less each time."
+    ]
 
 
 def problem_lines(report: Report, most: int = 20) -> list[str]:

@@ -1,8 +1,10 @@
-"""A trial as frozen records: its user attributes, and what a reader of a finished search needs of it."""
+"""Frozen records of a trial: its user attributes, what a reader of a finished search needs; and of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+
+from wastetune.record import Record
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -58,6 +60,14 @@ class TrialRecord:
     best_epoch: int | None
     failure: str
     cut: str | None = None  # the block of the backbone below which everything was frozen
+
+
+class Opening(Record):
+    """An evaluation of final models on test pictures."""
+
+    study: str
+    trials: tuple[int, ...]  # whose mean was evaluated; the default's is evaluated beside it
+    when: str | None = None  # ISO 8601, UTC; None: not noted by an earlier version
 
 
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}

@@ -1,7 +1,8 @@
 """A study in SQL: create it, join it, read its trials and attributes."""
 
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from wastetune.record import Record
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.database import engine_of
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
-from wastetune.storage.records import STATES, TrialRecord, read_attrs, record
+from wastetune.storage.records import STATES, Opening, TrialRecord, read_attrs, record
 from wastetune.storage.retry import with_retries
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class DataSource:
     digest: str  # of the images and their split
     classes: tuple[str, ...]
     counts: Mapping[str, int]  # images in train, val and test
+    content: str = ""  # digest of the images alone, whatever their split; empty: of an earlier version
 
 
 class StudyInfo(Record):
@@ -139,3 +141,44 @@ def read_study_info(study: "optuna.Study") -> StudyInfo | None:
 
 
 _INFO = "about"  # the key in the database
+_OPENINGS = "test_openings"
+_OPENED = "test_opened_for"  # earlier versions: the winner of each
+
+
+def note_opening(study: "optuna.Study", trials: Sequence[int]) -> tuple[Opening, ...]:
+    """Stores with the study that its test pictures are evaluated for these trials; gives all openings of its data.
+
+    The same final model again is no other opening. See `read_openings`.
+    """
+    own = _own_openings(study.study_name, with_retries(lambda: study.user_attrs))
+    if all(list(each.trials) != list(trials) for each in own):
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        own = (*own, Opening(study=study.study_name, trials=tuple(trials), when=when))
+        set_study_attr(study, _OPENINGS, [each.to_dict() for each in own])
+    return read_openings(study)
+
+
+def read_openings(study: "optuna.Study") -> tuple[Opening, ...]:
+    """The evaluations on test pictures of this data set, by all studies in this database, the earliest first.
+
+    Another seed splits the same pictures anew, so its test set is not fresh either.
+    """
+    import optuna
+
+    info = read_study_info(study)
+    content = info.data.content if info else ""
+    found: list[Opening] = []
+    for each in with_retries(lambda: optuna.get_all_study_summaries(study._storage, include_best_trial=False)):
+        about = each.user_attrs.get(_INFO) or {}
+        same = bool(content) and about.get("data", {}).get("content") == content
+        if same or each.study_name == study.study_name:
+            found += _own_openings(each.study_name, each.user_attrs)
+    return tuple(sorted(found, key=lambda opening: opening.when or ""))
+
+
+def _own_openings(study: str, attrs: Mapping[str, Any]) -> tuple[Opening, ...]:
+    stored = attrs.get(_OPENINGS, [[number] for number in attrs.get(_OPENED, ())])
+    return tuple(
+        Opening.from_dict(each) if isinstance(each, dict) else Opening(study=study, trials=tuple(each))
+        for each in stored
+    )

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ from wastetune.training.fit import (
     predict_probabilities,
     steps_per_epoch,
 )
-from wastetune.training.learner import FloatArray, count_parameters, open_learner
+from wastetune.training.learner import FloatArray, Learner, count_parameters, open_learner
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -98,17 +98,29 @@ def cross_predict(
     TrainingFailed as in `run_trial`.
     """
     everything = fitting_set(context, config, bar)
-    cut = nearest_cut(context.backbone, config.frozen_depth)
     probabilities = np.zeros((len(folds), len(context.classes)), np.float32)
     for fold in np.unique(folds[folds >= 0]):
         held_out = np.flatnonzero(folds == fold)
         others = everything.select(np.flatnonzero(folds != fold))
-        steps = epochs * steps_per_epoch(len(others.labels), config)
         seed = seed_for("fold", trial_seed(context, number), int(fold))
-        with open_learner(context.backbone, cut, config, len(context.classes), horizon=steps, seed=seed) as learner:
-            fit_final(learner, others, config=config, steps=steps, seed=seed)
+        with fitted_learner(context, config, others, epochs=epochs, seed=seed) as learner:
             probabilities[held_out] = predict_probabilities(learner, everything.views[0].select(held_out))
     return probabilities
+
+
+@contextlib.contextmanager
+def fitted_learner(
+    context: TrialContext, config: TrialConfig, data: TrainingSet, *, epochs: int, seed: int
+) -> Iterator[Learner]:
+    """A learner of this configuration, fitted for so many passes over the data, where its schedule ends.
+
+    TrainingFailed as in `run_trial`.
+    """
+    cut = nearest_cut(context.backbone, config.frozen_depth)
+    steps = epochs * steps_per_epoch(len(data.labels), config)
+    with open_learner(context.backbone, cut, config, len(context.classes), horizon=steps, seed=seed) as learner:
+        fit_final(learner, data, config=config, steps=steps, seed=seed)
+        yield learner
 
 
 def tuning_sets(context: TrialContext, config: TrialConfig, bar: Bar) -> tuple[TrainingSet, ValidationSet]:

@@ -1,9 +1,10 @@
 """Prepares a study: pictures, split, backbone, search space, and the fingerprint of all of them."""
 
+import hashlib
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,8 @@ def trial_seed(context: TrialContext, number: int) -> int:
 _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 # Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
 _NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space", "final"}
+# Keys that came later: a study that does not use them keeps the fingerprint it began with.
+_LATER = {("split", "grouped")}
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,13 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     cache = cache_folder()
     with console.bar("reading pictures", None) as done:
         index = index_folder(folder, cache=cache, progress=_steps(done))
-    splits = split_index(index, seed=spec.seed, val_fraction=spec.val_fraction, test_fraction=spec.test_fraction)
+    splits = split_index(
+        index,
+        seed=spec.seed,
+        val_fraction=spec.val_fraction,
+        test_fraction=spec.test_fraction,
+        grouped=spec.split == "grouped",
+    )
     with console.bar("decoding pictures", len(index.pictures)) as done:
         pixels = open_pixels(index, spec.image_size or architecture.size, cache, progress=_steps(done))
     backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
@@ -105,7 +114,11 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         splits=splits,
         fingerprint={
             "wastetune version": version("wastetune"),
-            **{key: str(value) for key, value in spec.model_dump(exclude=_NOT_IN_FINGERPRINT).items()},
+            **{
+                key: str(value)
+                for key, value in spec.model_dump(exclude=_NOT_IN_FINGERPRINT).items()
+                if (key, value) not in _LATER
+            },
             # Later parameters depend on earlier ones, so their order matters.
             "space": ", ".join(key for key, _ in space.params),
             **{f"space's {key}": render_param(param) for key, param in space.params},
@@ -122,11 +135,13 @@ def join_study(prepared: Prepared, url: str, console: Console, *, patient: bool 
     """
     spec = prepared.context.spec
     study = open_study(open_storage(url, patient=patient), spec.name, prepared.fingerprint)
-    if read_study_info(study) is None:
-        data = _data_source(prepared)
+    info, data = read_study_info(study), _data_source(prepared)
+    if info is None:
         tags = {"backbone": spec.backbone, "dataset": data.name, **package_versions()}
         write_study_info(study, StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags))
         note_study(study)
+    elif not info.data.content:  # of an earlier version
+        write_study_info(study, info.model_copy(update={"data": replace(info.data, content=data.content)}))
     for number in fail_lost_trials(study):
         console.print(f"trial {number} was in the hands of a process that is gone: failed")
     return study
@@ -140,7 +155,13 @@ def _data_source(prepared: Prepared) -> DataSource:
         digest=prepared.fingerprint["data and split"],
         classes=index.classes,
         counts={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+        content=_content_digest(index),
     )
+
+
+def _content_digest(index: ImageIndex) -> str:
+    """The same for the same pictures, whatever they are called and however they are split."""
+    return hashlib.sha256("".join(sorted({each.pixels_sha256 for each in index.pictures})).encode()).hexdigest()[:16]
 
 
 def package_versions() -> dict[str, str]:

@@ -21,7 +21,9 @@ from wastetune.console import Console
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.evaluation.calibration import fit_temperature, measure_calibration, scale_probabilities
+from wastetune.evaluation.conformal import apply_set_threshold, fit_set_thresholds
 from wastetune.evaluation.scores import Scores, gain_intervals, score_predictions
+from wastetune.evaluation.selective import accuracy_by_coverage, apply_threshold, fit_thresholds
 from wastetune.evaluation.shift import Shift, measure_shift
 from wastetune.files import remove
 from wastetune.models.bundle import MODEL_FILE, BundleDescription, save_description, save_model
@@ -30,22 +32,25 @@ from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Report, Retrain, read_report
 from wastetune.report.text import final_model
 from wastetune.search.selection import ENSEMBLE, Candidates, find_candidates, select_members
+from wastetune.seeding import seed_for
 from wastetune.storage.records import TrialAttrs, read_attrs
-from wastetune.storage.study import best_trial, get_study_attr, read_records, read_trials, set_study_attr
-from wastetune.study.objective import cross_predict, fitting_set, plain_set
+from wastetune.storage.study import best_trial, note_opening, read_records, read_trials
+from wastetune.study.objective import cross_predict, fitted_learner, fitting_set, plain_set
 from wastetune.study.prepare import Bar, Prepared, TrialContext, package_versions, trial_seed
 from wastetune.training.config import TrialConfig
-from wastetune.training.fit import TrainingFailed, fit_final, predict_probabilities, steps_per_epoch
-from wastetune.training.learner import as_keras, assemble_model, count_parameters, join_heads, open_learner
+from wastetune.training.fit import TrainingFailed, predict_probabilities
+from wastetune.training.learner import as_keras, assemble_model, count_parameters, join_heads
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+_REPEATED = ("accuracy", "balanced_accuracy", "f1_macro")  # the scores of each seed in the report
+
 # The assembled model and the stored activations (half precision) may differ by so much in a probability.
 TOLERANCE = 0.1
 _CHECKED = 32
-_OPENED = "test_opened_for"  # what earlier versions read and wrote
+_SEEDS = 3  # with which the final model and the default are fitted, for the intervals; the first is kept
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def _refit_candidates(
         console.print(
             f"retraining the default configuration and the final model, {final_model(final)}, on train + validation"
         )
-        opened = _note_opening(study, final.members)
+        openings = note_opening(study, final.members)
         ours = refit(
             context,
             test,
@@ -128,29 +133,39 @@ def _refit_candidates(
             by_default = ours.each[default]
         else:
             by_default = refit(context, test, {default: attrs[default]}, bar=bar).uncalibrated
+        fits = [(ours.probabilities, by_default)]
+        for repeat in range(1, _SEEDS):
+            each = _refit_again(context, test, {n: attrs[n] for n in {*final.members, default}}, repeat, bar)
+            mean = np.mean([each[number] for number in final.members], axis=0)
+            fits.append((scale_probabilities(mean, temperature).astype(np.float32), each[default]))
     except TrainingFailed as error:
         raise UserError(f"retraining came to nothing: {error}; the trials are kept") from error
     remove(folder / EXPORTS)  # they are of an earlier winner
+    labels, classes = test.labels, context.classes
+    repeats = [one for one, _ in fits[1:]]
+    again = [score_predictions(labels, one, classes) for one in repeats]
     return Refit(
         evaluation=FinalEvaluation(
-            test=ours.scores,
-            default_test=score_predictions(test.labels, by_default, context.classes),
+            test=score_predictions(labels, ours.probabilities, classes, repeats=repeats),
+            default_test=score_predictions(labels, by_default, classes, repeats=[other for _, other in fits[1:]]),
             retrain=Retrain(epochs=ours.epochs, largest_difference=ours.largest_difference),
-            test_opened_for=opened,
+            openings=openings,
             versions=package_versions(),
-            gain=gain_intervals(test.labels, ours.probabilities, by_default),
+            gain=gain_intervals(labels, fits),
+            repeats={key: tuple(getattr(scores, key) for scores in again) for key in _REPEATED},
             model=ModelSize(
                 parameters=ours.parameters, trained=ours.trained, bytes=(bundle / MODEL_FILE).stat().st_size
             ),
             final=final,
-            calibration=measure_calibration(test.labels, ours.probabilities),
-            uncalibrated=measure_calibration(test.labels, ours.uncalibrated),
+            calibration=measure_calibration(labels, ours.probabilities),
+            uncalibrated=measure_calibration(labels, ours.uncalibrated),
             shift=_shift_of_test(context, test, attrs[final.members[0]], bar),
+            answered=tuple(apply_threshold(labels, ours.probabilities, each) for each in final.thresholds),
+            covered=tuple(apply_set_threshold(labels, ours.probabilities, each) for each in final.set_thresholds),
+            accuracy_by_coverage=accuracy_by_coverage(labels, ours.probabilities),
         ),
         seconds=time.perf_counter() - started,
-        predictions=Predictions(
-            context.classes, test.paths, test.labels, ours.probabilities, by_default.argmax(axis=1)
-        ),
+        predictions=Predictions(classes, test.paths, labels, ours.probabilities, by_default.argmax(axis=1)),
     )
 
 
@@ -166,7 +181,9 @@ def _select_final(context: TrialContext, candidates: Candidates, console: Consol
         predicted = cross_predict(context, config, folds, number=trial.number, epochs=trial.best_epoch, bar=console.bar)
         held_out[trial.number] = predicted[folds == 0]
     chosen = select_members(labels, held_out, candidates, context.spec.metric)
-    temperature = fit_temperature(labels, np.mean([held_out[number] for number in chosen.members], axis=0))
+    mean = np.mean([held_out[number] for number in chosen.members], axis=0)
+    temperature = fit_temperature(labels, mean)
+    calibrated = scale_probabilities(mean, temperature)
     final = FinalModel(
         kind=chosen.kind,
         members=chosen.members,
@@ -174,6 +191,8 @@ def _select_final(context: TrialContext, candidates: Candidates, console: Consol
         temperature=temperature,
         score=chosen.score,
         default_score=chosen.default_score,
+        thresholds=fit_thresholds(labels, calibrated),
+        set_thresholds=fit_set_thresholds(labels, calibrated),
     )
     return final, temperature
 
@@ -196,15 +215,20 @@ def _shift_of_test(context: TrialContext, test: PictureSet, attrs: TrialAttrs, b
     )
 
 
-def _note_opening(study: "optuna.Study", members: tuple[int, ...]) -> tuple[int, ...]:
-    """Stores with the study that the test set is opened for these trials; gives the winner of each opening so far."""
-    openings = get_study_attr(study, "test_openings", [[number] for number in get_study_attr(study, _OPENED, ())])
-    if list(members) not in openings:
-        openings = [*openings, list(members)]
-        set_study_attr(study, "test_openings", openings)
-    opened = tuple(each[0] for each in openings)
-    set_study_attr(study, _OPENED, list(opened))
-    return opened
+def _refit_again(
+    context: TrialContext, test: PictureSet, members: Mapping[int, TrialAttrs], repeat: int, bar: Bar
+) -> dict[int, npt.NDArray[np.float32]]:
+    """Probabilities of the test pictures by each of these trials, fitted as in `refit` with other seeds."""
+    predicted = {}
+    for number, attrs in members.items():
+        config = TrialConfig.model_validate(attrs.config)
+        assert attrs.best_epoch is not None  # of a finished trial
+        everything, seed = fitting_set(context, config, bar), seed_for("repeat", trial_seed(context, number), repeat)
+        with fitted_learner(context, config, everything, epochs=attrs.best_epoch, seed=seed) as learner:
+            predicted[number] = predict_probabilities(
+                learner, plain_set(context, test, config, bar, ahead=False).activations
+            )
+    return predicted
 
 
 def _describe(prepared: Prepared, best: "FrozenTrial", evaluation: FinalEvaluation) -> BundleDescription:
@@ -222,8 +246,9 @@ def _describe(prepared: Prepared, best: "FrozenTrial", evaluation: FinalEvaluati
     )
     if evaluation.final is None:  # refitted by an earlier version
         return description
-    made_of = {"members": evaluation.final.members, "temperature": evaluation.final.temperature}
-    return description.model_copy(update=made_of)
+    final = evaluation.final
+    keys = {"members", "temperature", "thresholds", "set_thresholds"} & final.model_fields_set
+    return description.model_copy(update={key: getattr(final, key) for key in keys})
 
 
 def refit(
@@ -244,20 +269,17 @@ def refit(
     """
     configs = {number: TrialConfig.model_validate(attrs.config) for number, attrs in members.items()}
     cut = nearest_cut(context.backbone, next(iter(configs.values())).frozen_depth)
-    classes, logits, trained = len(context.classes), [], 0
+    classes, logits, trained, inputs = len(context.classes), [], 0, None
     fitted: dict[int, npt.NDArray[np.float32]] = {}
     with ExitStack() as stack:
-        inputs = None
         for number, config in configs.items():
             epochs = members[number].best_epoch
             assert epochs is not None  # of a finished trial
-            everything, seed = fitting_set(context, config, bar), trial_seed(context, number)
+            everything = fitting_set(context, config, bar)
             sealed = plain_set(context, test, config, bar, ahead=False)
-            steps = epochs * steps_per_epoch(len(everything.labels), config)
             learner = stack.enter_context(
-                open_learner(context.backbone, cut, config, classes, horizon=steps, seed=seed)
+                fitted_learner(context, config, everything, epochs=epochs, seed=trial_seed(context, number))
             )
-            fit_final(learner, everything, config=config, steps=steps, seed=seed)
             fitted[number] = predict_probabilities(learner, sealed.activations)
             trained += count_parameters(learner)
             model = stack.enter_context(as_keras(learner, context.backbone, cut, config, classes))

@@ -30,6 +30,7 @@ class StudySpec(BaseModel):
     views: int = Field(default=4, ge=1, le=16)
     val_fraction: float = Field(default=0.15, gt=0, lt=0.5)
     test_fraction: float = Field(default=0.2, gt=0, lt=0.5)
+    split: Literal["grouped", "random"] = "grouped"  # near-duplicates on one side, or each picture alone, which leaks
     final: Literal["ensemble", "best"] = "ensemble"  # the final model: the mean of the best heads, or the winner alone
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import reachable_cuts
 from wastetune.data.index import contradictions, duplicate_groups
+from wastetune.data.splits import leaked_pictures
 from wastetune.report.results import Best, Edge, PictureCounts, Report, Seconds, StudySummary, TrialCounts
 from wastetune.search.space import bounds, searched_ranges
 from wastetune.search.toml_file import named_files
@@ -73,6 +74,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         problems=index.problems,
         duplicates=sum(len(group) - 1 for group in duplicate_groups(index)),
         contradictions=len(contradictions(index)),
+        **({} if context.spec.split == "grouped" else {"leaked": len(leaked_pictures(index, splits))}),
     )
 
 

@@ -1,8 +1,9 @@
 """Registers a study's model in MLflow, one version per model, and keeps the alias `champion`.
 
 The registered model of a data set is `wastetune-<data set>`. The alias moves to a version with a higher score than the
-champion's on the same test pictures, by the same metric. Scores on other pictures cannot be compared: such a version
-gets the alias only where there is no champion yet. A version that is worse than its study's default never gets it.
+champion's on validation pictures, by the same metric: the test set only reports, because the best of several test
+scores is no honest one. Scores on other pictures cannot be compared: a version with another test set gets the alias
+only where there is no champion yet. A version that is worse than its study's default, or whose split leaks, never does.
 """
 
 import hashlib
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
-WORSE = "not the champion: it is worse than its study's default configuration, beyond chance"
+_WORSE = "not the champion: it is worse than its study's default configuration, beyond chance"
+_LEAKS = "not the champion: its split leaks, so its scores are too high"
 _MODEL = "wastetune.model"  # the sha256 of its file
 _LOGGED = "wastetune.logged_model"  # its id in MLflow, which a version does not show
+_VALIDATION = "wastetune.validation_score"  # of the final model; earlier versions of wastetune did not keep it
 _TEST = "wastetune.test_split"  # the sha256 of its test pictures and their classes
 
 
@@ -49,8 +52,12 @@ def register_model(mirror: Mirror, report: Report, folder: Path) -> str | None:
                 mirror.client.delete_model_version(name, version.version)  # another process was faster
                 version = first
             else:
-                worse = report.is_worse(METRICS[report.metric][1])
-                comparison = WORSE if worse else _update_champion(mirror, name, version)
+                if report.leaked:
+                    comparison = _LEAKS
+                elif report.is_worse(METRICS[report.metric][1]):
+                    comparison = _WORSE
+                else:
+                    comparison = _update_champion(mirror, name, version, looks=len(report.openings))
                 _link_final(mirror, version)
                 return f"{name} version {version.version} is registered in MLflow; {comparison}"
         _link_final(mirror, version)
@@ -87,6 +94,8 @@ def _add_version(mirror: Mirror, name: str, report: Report, folder: Path, digest
         _TEST: test_digest(folder / "split.csv"),
         _MODEL: digest,
     }
+    if report.final:
+        tags[_VALIDATION] = repr(report.final.score)
     # The parent run is the source, because a `final` run is replaced whenever the report changes.
     model = client.create_logged_model(mirror.experiment, report.study, source_run_id=mirror.parent, tags=tags)
     try:
@@ -152,10 +161,10 @@ def _usage(report: Report) -> str:
     )
 
 
-def _update_champion(mirror: Mirror, name: str, version: "ModelVersion") -> str:
+def _update_champion(mirror: Mirror, name: str, version: "ModelVersion", *, looks: int) -> str:
     """Moves the alias to the version if its score is higher; why or why not, as text."""
     client, tags = mirror.client, version.tags
-    metric, score = tags["metric"], float(tags["score"])
+    metric = tags["metric"]
     champion = client.get_registered_model(name).aliases.get(CHAMPION)
     if champion is None:
         client.set_registered_model_alias(name, CHAMPION, version.version)
@@ -163,15 +172,19 @@ def _update_champion(mirror: Mirror, name: str, version: "ModelVersion") -> str:
     other = client.get_model_version(name, champion).tags
     if (other.get(_TEST), other.get("metric")) != (tags[_TEST], metric):
         return f"not compared with the champion, version {champion}: that has another test set or metric"
-    before = float(other["score"])
-    if score > before:
-        client.set_registered_model_alias(name, CHAMPION, version.version)
-        looks = sum(each.tags.get(_TEST) == tags[_TEST] for each in client.search_model_versions(f"name = '{name}'"))
-        return (
-            f"it is the champion now: {metric} {score:.4f} on the test set, version {champion} {before:.4f}; "
-            f"the best of {looks} looks at these test pictures, so expect a little less"
-        )
-    return f"version {champion} stays champion: {metric} {before:.4f} on the test set, this one {score:.4f}"
+    key, where = (_VALIDATION, "validation") if {_VALIDATION} <= tags.keys() & other.keys() else ("score", "test")
+    score, before = float(tags[key]), float(other[key])
+    compared = f"{metric} on {where} pictures {score:.4f}, of version {champion} {before:.4f}"
+    if where == "test":
+        compared += ", which keeps no other score, so expect a little less"
+    else:
+        compared += f"; on the test pictures {float(tags['score']):.4f} and {float(other['score']):.4f}"
+    if looks > 1:
+        compared += f", evaluated {looks} times"
+    if score <= before:
+        return f"version {champion} stays champion: {compared}"
+    client.set_registered_model_alias(name, CHAMPION, version.version)
+    return f"it is the champion now: {compared}"
 
 
 def _link_final(mirror: Mirror, version: "ModelVersion") -> None:

@@ -1,0 +1,56 @@
+"""Thresholds of confidence: what they answer, and what they may promise."""
+
+import numpy as np
+import pytest
+
+from wastetune.evaluation.selective import Threshold, accuracy_by_coverage, apply_threshold, fit_thresholds
+
+
+def drawn(count, seed=0):
+    """Predictions of two classes that are right as often as they say."""
+    rng = np.random.default_rng(seed)
+    sure = rng.uniform(0.5, 1.0, count)
+    right = rng.random(count) < sure
+    return np.where(right, 0, 1), np.stack([sure, 1 - sure], axis=1)
+
+
+def test_the_threshold_is_the_lowest_one_that_keeps_its_promise_with_one_mistake_more():
+    sure = np.linspace(0.99, 0.6, 40)
+    wrong = np.array([n in (25, 30, 35) for n in range(40)])
+    labels, probabilities = wrong.astype(int), np.stack([sure, 1 - sure], axis=1)
+    found = {each.precision: each for each in fit_thresholds(labels, probabilities)}
+    # 30 answers with one mistake: (1 + 1) / 31 is above 5 %; 25 with none: 1 / 26 is below it. 4 / 41 is below 10 %.
+    assert found[0.95].confidence == sure[24]
+    assert found[0.95].coverage == 25 / 40
+    assert (found[0.9].confidence, found[0.9].coverage) == (0.0, 1.0)
+    assert found.keys() == {0.9, 0.95}  # 40 pictures can promise no more
+
+
+def test_on_other_pictures_it_is_right_as_often_as_wanted():
+    measured = []
+    for seed in range(40):
+        (threshold,) = (each for each in fit_thresholds(*drawn(400, seed)) if each.precision == 0.9)
+        measured.append(apply_threshold(*drawn(4000, 1000 + seed), threshold))
+    assert np.mean([each.accuracy for each in measured]) > 0.9
+    assert 0.2 < np.mean([each.coverage for each in measured]) < 0.5
+
+
+def test_equal_confidences_are_answered_together():
+    labels, probabilities = np.array([0] * 30 + [1]), np.tile([0.8, 0.2], (31, 1))
+    assert [each.precision for each in fit_thresholds(labels, probabilities)] == [0.9]
+    assert fit_thresholds(np.array([0] * 9 + [1]), np.tile([0.8, 0.2], (10, 1))) == ()
+
+
+def test_a_threshold_that_nothing_reaches_has_no_accuracy():
+    threshold = Threshold(precision=0.99, confidence=0.999, coverage=0.1)
+    found = apply_threshold(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), threshold)
+    assert (found.coverage, found.accuracy) == (0.0, None)
+
+
+def test_the_curve_ends_with_the_accuracy_of_all_pictures():
+    labels, probabilities = drawn(333)
+    curve = accuracy_by_coverage(labels, probabilities)
+    assert len(curve) <= 50
+    assert curve[-1] == (1.0, pytest.approx((labels == 0).mean()))
+    sure = np.argsort(-probabilities[:, 0])[: round(curve[10][0] * 333)]
+    assert curve[10][1] == pytest.approx((labels[sure] == 0).mean())
