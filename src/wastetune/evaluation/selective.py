@@ -33,8 +33,8 @@ def fit_thresholds(labels: NDArray[Any], probabilities: NDArray[Any]) -> tuple[T
     """For each wanted precision the threshold that answers most held-out pictures; left out where none can promise it.
 
     labels: (n,) int; probabilities: (n, c). Not the share of wrong answers but its upper bound at 90 % is at most
-    1 - precision, so some nine of ten such models keep the promise on other pictures of the same kind; by the share alone
-    half of them do (docs/log.md). A precision of 99 % needs 230 answers without a mistake.
+    1 - precision, so some nine of ten such models keep the promise on other pictures of the same kind; by the share
+    alone half of them do (docs/log.md). A precision of 99 % needs 230 answers without a mistake.
     Source: Geifman and El-Yaniv 2017, "Selective classification for deep neural networks".
     """
     from scipy.special import betaincinv

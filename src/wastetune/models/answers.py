@@ -1,7 +1,7 @@
 """What a model says of a picture: a class, "unsure" where it could not keep a promise, or a set of classes."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ class Rule:
 
     confidence: float = 0.0  # with a lower probability of the predicted class, the model is unsure
     sets: SetThreshold | None = None
+    unlike_below: float | None = None  # with a lower likeness, the picture is unlike the training pictures
 
 
 ALWAYS = Rule()
@@ -31,6 +32,7 @@ class Answer:
     probability: float  # of the most probable class
     top: tuple[tuple[str, float], ...]  # the most probable classes and their probabilities, in descending order
     among: tuple[str, ...] | None  # the prediction set, the most probable first; None where none was asked for
+    unlike: bool  # whether the picture is unlike the training pictures, so that it may show none of the classes
 
     @property
     def unsure(self) -> bool:
@@ -44,15 +46,15 @@ def choose_rule(about: BundleDescription, *, precision: float | None = None, cov
     precision: how many of its answers have to be right; coverage: how many prediction sets have to hold the true class.
     UserError where the model cannot promise it.
     """
-    rule = ALWAYS
+    rule = Rule(unlike_below=about.unlike_below)
     if precision is not None:
         confidences = {each.precision: each.confidence for each in about.thresholds}
-        rule = Rule(confidences[_find("precision", precision, confidences)])
+        rule = replace(rule, confidence=confidences[_find("precision", precision, confidences)])
         if UNSURE in about.classes:
             raise UserError(f"a class of this model is called {UNSURE!r}, so that answer would have two meanings")
     if coverage is not None:
         sets = {each.coverage: each for each in about.set_thresholds}
-        rule = Rule(rule.confidence, sets[_find("coverage", coverage, sets)])
+        rule = replace(rule, sets=sets[_find("coverage", coverage, sets)])
     return rule
 
 
@@ -71,9 +73,17 @@ def _find(what: str, percent: float, known: Collection[float]) -> float:
 
 
 def decide(
-    classes: Sequence[str], probabilities: NDArray[np.float32], rule: Rule = ALWAYS, *, count: int = 3
+    classes: Sequence[str],
+    probabilities: NDArray[np.float32],
+    rule: Rule = ALWAYS,
+    likeness: float | None = None,
+    *,
+    count: int = 3,
 ) -> Answer:
-    """The answer for the probabilities (classes,) of one picture, with its `count` most probable classes."""
+    """The answer for the probabilities (classes,) of one picture and its likeness to the training pictures.
+
+    It has the `count` most probable classes.
+    """
     order = np.argsort(-probabilities, kind="stable")
     top = tuple((classes[label], float(probabilities[label])) for label in order[:count])
     among = None
@@ -81,4 +91,5 @@ def decide(
         inside = prediction_sets(probabilities[None], rule.sets)[0]
         among = tuple(classes[label] for label in order if inside[label])
     name, probability = top[0]
-    return Answer(UNSURE if probability < rule.confidence else name, probability, top, among)
+    unlike = likeness is not None and rule.unlike_below is not None and likeness < rule.unlike_below
+    return Answer(UNSURE if probability < rule.confidence else name, probability, top, among, unlike)

@@ -32,6 +32,7 @@ class Prediction:
     path: Path
     probabilities: NDArray[np.float32] | None  # (classes,)
     problem: str = ""
+    likeness: float | None = None  # to the training pictures; None where the model does not know
 
 
 def predict_files(model: Model, paths: Iterable[Path]) -> Iterator[Prediction]:
@@ -47,9 +48,13 @@ def predict_files(model: Model, paths: Iterable[Path]) -> Iterator[Prediction]:
         for batch in _batches(paths):
             pictures = list(pool.map(read, batch))
             pixels = [each for each in pictures if not isinstance(each, str)]
-            probabilities = iter(model.run(np.stack(pixels)) if pixels else ())
+            predicted = iter(model.predict(np.stack(pixels)) if pixels else ())
             for path, each in zip(batch, pictures, strict=True):
-                yield Prediction(path, None, each) if isinstance(each, str) else Prediction(path, next(probabilities))
+                if isinstance(each, str):
+                    yield Prediction(path, None, each)
+                else:
+                    probabilities, likeness = next(predicted)
+                    yield Prediction(path, probabilities, likeness=likeness)
 
 
 def find_pictures(named: Sequence[str | Path]) -> list[Path]:
@@ -85,28 +90,32 @@ def render_text(model: Model, predictions: Iterable[Prediction], rule: Rule = AL
         if prediction.probabilities is None:
             yield f"{'-':{width}}          {prediction.problem}", prediction
             continue
-        answer = decide(model.classes, prediction.probabilities, rule)
+        answer = decide(model.classes, prediction.probabilities, rule, prediction.likeness)
         rest = ", ".join(f"{name} {share:.1%}" for name, share in answer.top[not answer.unsure :])
         line = f"{answer.name:{width}}  {answer.probability:6.1%}  {prediction.path}  ({rest})"
-        yield line if answer.among is None else f"{line}  in {{{', '.join(answer.among)}}}", prediction
+        line += "" if answer.among is None else f"  in {{{', '.join(answer.among)}}}"
+        yield f"{line}  unlike the training pictures" if answer.unlike else line, prediction
 
 
 def render_json(model: Model, predictions: Iterable[Prediction], rule: Rule = ALWAYS) -> Lines:
     """A JSON object and its prediction: picture, class, probability, the top 3, all probabilities; or the problem.
 
-    Where the rule asks for prediction sets, `set` has the classes.
+    Where the rule asks for prediction sets, `set` has the classes. Where the model knows the likeness to its training
+    pictures, `likeness` is that, and `unlike` tells whether it is too low.
     """
     for prediction in predictions:
         fields: dict[str, Any] = {"picture": str(prediction.path)}
         if prediction.probabilities is None:
             fields["problem"] = prediction.problem
         else:
-            answer = decide(model.classes, prediction.probabilities, rule)
+            answer = decide(model.classes, prediction.probabilities, rule, prediction.likeness)
             fields |= {"class": answer.name, "probability": answer.probability}
             fields["top"] = [{"class": name, "probability": share} for name, share in answer.top]
             fields["probabilities"] = dict(zip(model.classes, map(float, prediction.probabilities), strict=True))
             if answer.among is not None:
                 fields["set"] = list(answer.among)
+            if prediction.likeness is not None:
+                fields |= {"likeness": prediction.likeness, "unlike": answer.unlike}
         yield json.dumps(fields, ensure_ascii=False), prediction
 
 
@@ -119,26 +128,27 @@ def render_csv(model: Model, predictions: Iterable[Prediction], rule: Rule = ALW
 
 def table_columns(model: Model, rule: Rule = ALWAYS) -> list[str]:
     """The column names of a table of predictions."""
-    among = ["set"] if rule.sets else []
-    return ["picture", "class", "probability", "problem", *among, *(PROBABILITY + name for name in model.classes)]
+    more = ["set"] * bool(rule.sets) + ["unlike"] * (rule.unlike_below is not None)
+    return ["picture", "class", "probability", "problem", *more, *(PROBABILITY + name for name in model.classes)]
 
 
 def table_row(model: Model, prediction: Prediction, rule: Rule = ALWAYS) -> list[Any]:
     """The row of a prediction in that table; None for the missing values of a picture with a problem.
 
-    The classes of a prediction set are separated by `; `.
+    The classes of a prediction set are separated by `; `; `unlike` is "yes" or empty.
     """
     if prediction.probabilities is None:
         empty = len(table_columns(model, rule)) - 4
         return [str(prediction.path), None, None, prediction.problem, *(None for _ in range(empty))]
-    answer = decide(model.classes, prediction.probabilities, rule)
-    among = [] if answer.among is None else ["; ".join(answer.among)]
+    answer = decide(model.classes, prediction.probabilities, rule, prediction.likeness)
+    more = [] if answer.among is None else ["; ".join(answer.among)]
+    more += [] if rule.unlike_below is None else ["yes" if answer.unlike else ""]
     return [
         str(prediction.path),
         answer.name,
         answer.probability,
         "",
-        *among,
+        *more,
         *(float(each) for each in prediction.probabilities),
     ]
 

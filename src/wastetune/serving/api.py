@@ -81,7 +81,7 @@ _FORM: dict[str, Any] = {"type": "object", "required": [FIELD], "properties": {F
 def build_app(model: Model, limits: Limits = Limits(), key: str | None = None, rule: Rule = ALWAYS) -> FastAPI:
     """The service of a model, which answers by the rule; with a `key`, only requests with it in X-API-Key predict."""
     decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
-    batcher = Batcher(model.run, limits.places, lambda pictures: service.metrics.count_batch(pictures))
+    batcher = Batcher(model.predict, limits.places, lambda pictures: service.metrics.count_batch(pictures))
     service = Service(model, rule, limits, batcher, Metrics(lambda: batcher.taken), decoders)
     header = APIKeyHeader(name=KEY_HEADER, auto_error=False)
     ready = asyncio.Event()
@@ -190,14 +190,15 @@ async def _answer(service: Service, file: "UploadFile") -> Answer:
     except ValueError as error:
         service.metrics.count_picture("refused")
         return Answer(filename=name, problem=str(error))
-    predicted = await service.batcher.predict(pixels)
+    predicted, likeness = await service.batcher.predict(pixels)
     service.metrics.count_picture("predicted")
-    said = decide(model.classes, predicted, service.rule)
+    said = decide(model.classes, predicted, service.rule, likeness)
     return Answer(
         filename=name,
         name=said.name,
         probability=said.probability,
         unsure=said.unsure,
+        unlike=said.unlike,
         top=[Share(name=each, probability=share) for each, share in said.top],
         probabilities=dict(zip(model.classes, map(float, predicted), strict=True)),
     )

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from streamlit.web.bootstrap import load_config_options
 
 from wastetune.data.image import MAX_BYTES, decode_picture, draw_thumbnail, pixels_hash, resize_picture
-from wastetune.models.answers import ALWAYS, Rule, choose_rule
+from wastetune.models.answers import Rule, choose_rule
 from wastetune.models.neighbors import nearest_neighbors
 from wastetune.network import LOOPBACK_HOSTS
 from wastetune.serving.app_html import render_answer, render_similar, render_style, render_title, render_upload_hint
@@ -90,11 +90,10 @@ def _choose(state: AppState) -> _Selection | None:
 
 def _choose_rule(state: AppState) -> Rule:
     """How often answers have to be right."""
-    promises = {f"Right {100 * each.precision:g} % of the time": each.precision for each in state.about.thresholds}
-    if not promises:
-        return ALWAYS
-    asked = promises.get(st.selectbox("When should it answer?", ["Always", *promises]))
-    return ALWAYS if asked is None else choose_rule(state.about, precision=100 * asked)
+    percents = [100 * each.precision for each in state.about.thresholds]
+    promises = {f"Right {percent:g} % of the time": percent for percent in percents}
+    asked = st.selectbox("When should it answer?", ["Always", *promises]) if promises else ""
+    return choose_rule(state.about, precision=promises.get(asked))
 
 
 def _show_answer(state: AppState, chosen: _Selection, rule: Rule) -> None:

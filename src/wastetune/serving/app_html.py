@@ -52,7 +52,7 @@ def render_answer(
     rule: Rule = ALWAYS,
 ) -> str:
     """The answer: class, probability, precision on the test set; photo and saliency map; all classes."""
-    said = decide(classes, look.probabilities, rule, count=len(classes))
+    said = decide(classes, look.probabilities, rule, look.likeness, count=len(classes))
     name = said.top[0][0]
     scores = about.test.per_class.get(name) if about.test else None
     small = picture.copy()
@@ -61,6 +61,7 @@ def render_answer(
         "answer.html",
         name=name,
         unsure=said.unsure,
+        unlike=said.unlike,
         needed=rule.confidence,
         bars=said.top,
         trust=scores.precision if scores else None,

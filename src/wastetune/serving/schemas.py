@@ -13,6 +13,7 @@ _READ: dict[str, Any] = {
     "class": "glass",
     "probability": 0.81,
     "unsure": False,
+    "unlike": False,
     "top": [_GLASS, {"class": "plastic", "probability": 0.15}, {"class": "metal", "probability": 0.04}],
     "probabilities": {"glass": 0.81, "metal": 0.04, "plastic": 0.15},
     "problem": None,
@@ -22,6 +23,7 @@ _BROKEN: dict[str, Any] = {
     "class": None,
     "probability": None,
     "unsure": False,
+    "unlike": False,
     "top": [],
     "probabilities": {},
     "problem": "broken: image file is truncated",
@@ -45,6 +47,9 @@ class Answer(BaseModel):
     )
     probability: float | None = Field(default=None, description="Of the most probable class.")
     unsure: bool = Field(default=False, description="Whether it is too low for the precision that is served.")
+    unlike: bool = Field(
+        default=False, description="Whether it is unlike the training pictures, and may show none of the classes."
+    )
     top: list[Share] = Field(default=[], description="The three most probable classes.")
     probabilities: dict[str, float] = Field(default={}, description="Of all classes.")
     problem: str | None = Field(default=None, description="Why the picture could not be read.")
