@@ -40,12 +40,15 @@ class Scores:
     intervals: dict[str, tuple[float, float]]
 
 
-def score_predictions(labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str]) -> Scores:
+def score_predictions(
+    labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str], *, only_present: bool = False
+) -> Scores:
     """All scores of a set of predictions, with 95 % intervals for accuracy and macro F1.
 
     labels: (n,) int, indices into classes; probabilities: (n, c). Averages are over all c classes, and undefined
     scores (the precision of a class that is never predicted) are 0; only balanced accuracy leaves out classes
-    without pictures. Intervals: percentile bootstrap over pictures, seeded.
+    without pictures. With `only_present`, all averages and `per_class` leave them out; to predict one of them is still
+    wrong, and the confusion matrix keeps its shape. Intervals: percentile bootstrap over pictures, seeded.
     Raises ValueError if shapes or labels do not fit, or a probability is not finite.
     """
     counts = confusion_counts(labels, probabilities)
@@ -54,21 +57,23 @@ def score_predictions(labels: NDArray[Any], probabilities: NDArray[Any], classes
     precision, recall, f1 = per_class(counts)
     support = counts.sum(axis=-1)
     share = support / support.sum()
+    counted = support > 0 if only_present else np.full(len(counts), True)
     return Scores(
         accuracy=float(accuracy(counts)),
         balanced_accuracy=float(balanced_accuracy(counts)),
-        precision_macro=float(precision.mean()),
-        recall_macro=float(recall.mean()),
-        f1_macro=float(macro_f1(counts)),
+        precision_macro=float(precision[counted].mean()),
+        recall_macro=float(recall[counted].mean()),
+        f1_macro=float(f1[counted].mean()),
         precision_weighted=float(precision @ share),
         recall_weighted=float(recall @ share),
         f1_weighted=float(f1 @ share),
         per_class={
             name: ClassScores(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
             for i, name in enumerate(classes)
+            if counted[i]
         },
         confusion_matrix=tuple(map(tuple, counts.tolist())),
-        intervals=_intervals(counts),
+        intervals=_intervals(counts, counted),
     )
 
 
@@ -99,12 +104,15 @@ def gain_intervals(labels: NDArray[Any], ours: NDArray[Any], theirs: NDArray[Any
     }
 
 
-def _intervals(counts: Counts) -> dict[str, tuple[float, float]]:
+def _intervals(counts: Counts, counted: NDArray[np.bool_]) -> dict[str, tuple[float, float]]:
     total = int(counts.sum())
     rng = np.random.default_rng(seed_for("bootstrap", total))
     drawn = rng.multinomial(total, counts.ravel() / total, size=RESAMPLES).reshape(-1, *counts.shape)
     return {
         name: (float(low), float(high))
-        for name, values in (("accuracy", accuracy(drawn)), ("f1_macro", macro_f1(drawn)))
+        for name, values in (
+            ("accuracy", accuracy(drawn)),
+            ("f1_macro", per_class(drawn)[2][:, counted].mean(axis=-1)),
+        )
         for low, high in [np.percentile(values, [2.5, 97.5])]
     }

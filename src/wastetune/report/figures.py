@@ -6,6 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from wastetune.evaluation.calibration import Calibration
 from wastetune.evaluation.metrics import METRICS
 from wastetune.formatting import render_value, shortened
 from wastetune.report.results import Report
@@ -59,22 +60,17 @@ def draw_curves(report: Report, history: History) -> list[Markup]:
     return charts
 
 
-def draw_reliability(report: Report) -> Markup | None:
-    """Accuracy by confidence on the test set, before and after calibration; None where it was not measured."""
-    if report.calibration is None or report.uncalibrated is None:
-        return None
+def draw_reliability(measured: Sequence[tuple[str, str, Calibration]], pictures: int) -> Markup:
+    """Accuracy by confidence on so many pictures. measured: (kind of mark, name, calibration), the topmost last."""
     scale = Scale(0.0, 1.0, False, tuple((tick / 5, f"{20 * tick} %") for tick in range(6)))
     plot = Plot(scale, scale)
     marks = [line(plot, [(0, 0), (1, 1)], "best line")]
-    for kind, name, measured in (
-        ("complete", "before calibration", report.uncalibrated),
-        ("winner", "calibrated", report.calibration),
-    ):
-        for each in filter(lambda bin: bin.count, measured.bins):
+    for kind, name, calibration in measured:
+        for each in filter(lambda bin: bin.count, calibration.bins):
             title = (
                 f"{name}: {each.count} pictures, {100 * each.confidence:.0f} % sure, {100 * each.accuracy:.0f} % right"
             )
-            radius = 2 + 6 * (each.count / report.counts.test) ** 0.5
+            radius = 2 + 6 * (each.count / pictures) ** 0.5
             marks.append(dot(plot, (each.confidence, each.accuracy), kind, title, radius=radius))
     return framed(plot, marks, x_label="confidence", y_label="share that is right", what="accuracy by confidence")
 
