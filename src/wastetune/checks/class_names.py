@@ -43,8 +43,8 @@ def match_classes(folder: Sequence[str], model: Sequence[str], table: Mapping[st
     if unknown := [name for name in folder if name not in found]:
         raise UserError(
             f"the model does not know {_quoted(unknown)}, only {_quoted(model)}; write a CSV file with the columns "
-            f"{','.join(COLUMNS)} and a line for each of them (nothing after the comma leaves its pictures out), and name it "
-            "with --classes"
+            f"{','.join(COLUMNS)} and a line for each of them (nothing after the comma leaves its pictures out), and "
+            "name it with --classes"
         )
     return ClassNames(found, alike, tuple(name for name in table if name not in folder))
 

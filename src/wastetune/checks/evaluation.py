@@ -272,8 +272,8 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
         note = f"95 % interval {low:.3f} to {high:.3f}"
         tiles.append({"name": name, "value": f"{getattr(scores, key):.3f}", "note": note})
     if own is not None:
-        note = "on the study's test pictures"
-        tiles.append({"name": "Accuracy before", "value": f"{own.accuracy:.3f}", "note": note})
+        note = "on its own test pictures"
+        tiles.append({"name": "Accuracy in the study", "value": f"{own.accuracy:.3f}", "note": note})
     left_out = sum(each.pictures - each.evaluated for each in evaluation.folder_classes)
     tiles.append({"name": "Pictures", "value": f"{evaluation.pictures:,}", "note": f"{left_out:,} left out"})
     return tiles

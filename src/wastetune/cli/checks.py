@@ -4,12 +4,16 @@ from pathlib import Path
 
 import click
 
-from wastetune.cli.lookup import model_path
+from wastetune.cli.lookup import lookup_study, model_path
 from wastetune.cli.options import (
     bundle_option,
     data_option,
     model_study_option,
     results_option,
+    seed_option,
+    storage_option,
+    study_option,
+    weights_option,
 )
 from wastetune.errors import UserError
 
@@ -82,3 +86,65 @@ def _dataset_of(study: str | None) -> str | None:
         return None if study is None else load_study(study).dataset
     except UserError:  # results that came from elsewhere, without the study's file
         return None
+
+
+@click.command()
+@study_option
+@click.option("--trial", type=click.IntRange(min=0), metavar="N", help="The trial to fit again.")
+@click.option("--final", is_flag=True, help="Fit the final model again, and compare its test scores.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="The largest difference of a score that counts as the same.",
+)
+@storage_option
+@data_option
+@weights_option
+@results_option
+@seed_option
+def reproduce(
+    study: str,
+    trial: int | None,
+    final: bool,
+    tolerance: float,
+    storage: str,
+    folder: Path,
+    weights: str | None,
+    results: Path,
+    seed: int | None,
+) -> None:
+    """Fit a trial or the final model of a study again, and say whether the score is the same, or what differs.
+
+    Pictures, settings, weights, versions and runtime are compared with those of then; a difference does not stop it.
+    Nothing is written to the study or its results. The exit status is 0 where the score is the same, else 1.
+
+    \b
+    Example:
+      wastetune reproduce --study mobilenet_small_trashnet --trial 17
+      wastetune reproduce --study mobilenet_small_trashnet --final
+    """
+    if (trial is None) == (not final):
+        raise UserError("say what to reproduce: either --trial N or --final")
+
+    from wastetune.console import open_console
+    from wastetune.study.spec import changed_study
+
+    spec, weights_folder = changed_study(study, seed=seed, weights=weights)
+    found = lookup_study(study, storage)
+
+    from wastetune.checks.reproduce import find_trial, render_reproduction, reproduce_final, reproduce_trial
+    from wastetune.study.prepare import prepare_study
+
+    console, home = open_console(), results / spec.name
+    if trial is not None:
+        find_trial(found, trial)  # a mistake is reported before the pictures are read
+    prepared = prepare_study(spec, data=folder, weights=weights_folder, console=console)
+    if trial is None:
+        reproduction = reproduce_final(found, prepared, home, console)
+    else:
+        reproduction = reproduce_trial(found, prepared, trial, home, console)
+    console.print(render_reproduction(reproduction, tolerance))
+    if not reproduction.is_same(tolerance):
+        click.get_current_context().exit(1)
