@@ -126,6 +126,16 @@ def test_one_class_is_enough_and_a_broken_file_does_not_count(brightness, tmp_pa
     assert "Left out: dark/broken.png" in render_text(evaluation)
 
 
+def test_where_classes_are_missing_recall_is_compared_with_the_studys_own_test(finished, evaluated, tmp_path):
+    model = finished / "results" / "colours" / "bundle"
+    draw_class(tmp_path / "photos" / "leaf", 2, 1)
+    evaluation = evaluated(model, tmp_path / "photos", output=tmp_path / "out")
+    own = json.loads((model / "bundle.json").read_text())["test"]["per_class"]["leaf"]["recall"]
+    recall = evaluation.scores.per_class["leaf"].recall
+    said = " ".join(render_text(evaluation).split())
+    assert f"a mean recall of {own:.3f} in the same classes: here {recall:.3f} ({recall - own:+.3f})." in said
+
+
 def test_a_folder_that_comes_split_is_evaluated_whole(brightness, tmp_path, evaluated):
     draw_class(tmp_path / "photos" / "TRAIN" / "dark", 3, 0)
     draw_class(tmp_path / "photos" / "TEST" / "dark", 1, 1)

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import sqlite3
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import optuna
 import pytest
@@ -20,8 +20,10 @@ from wastetune.data.splits import read_split_table
 from wastetune.errors import UserError
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import find_study
+from wastetune.study.objective import run_trial
 from wastetune.study.prepare import package_versions, prepare_study
 from wastetune.study.spec import load_study
+from wastetune.training.config import TrialConfig
 
 CONSOLE = open_console(quiet=True)
 
@@ -113,19 +115,29 @@ def test_another_final_model_is_not_taken_for_the_same(study, ready, results, tm
     again = reproduce_final(study, ready, other, CONSOLE)
     assert not again.is_same()
     assert "no predictions.csv" in again.detail
-    assert "NOT REPRODUCED, although nothing that is recorded differs." in render_reproduction(again)
+    assert "NOT REPRODUCED, although nothing that is recorded differs: perhaps" in render_reproduction(again)
     assert "Reproduced within 1." in render_reproduction(again, 1.0)
 
 
 def test_a_pruned_trial_is_compared_at_the_epoch_where_it_ended(copied, ready, results):
-    (first, _) = copied.trials[0].user_attrs["history"]
-    number = add(copied, optuna.trial.TrialState.PRUNED, history=[first | {"score": 0.125}])
+    config = TrialConfig.model_validate(copied.trials[0].user_attrs["config"])
+    whole = run_trial(config, len(copied.trials), ready.context, CONSOLE.bar, lambda epoch: None)
+    first = whole.fit.history[0]
+    assert len(whole.fit.history) == 2
+    number = add(copied, optuna.trial.TrialState.PRUNED, history=[asdict(first)])
     again = reproduce_trial(copied, ready, number, results, CONSOLE)
-    ((name, (then, now)),) = again.scores.items()
+    ((name, pair),) = again.scores.items()
     assert name.endswith("of epoch 1, where it was pruned")
-    assert then == 0.125
-    assert 0 <= now <= 1
-    assert "first difference is in epoch 1 of 1: loss" in again.detail  # another seed
+    assert pair == (first.score, first.score)
+    assert again.detail == "Loss and score of 1 epoch are equal to the last bit."
+
+
+def test_where_two_runs_differ_first_is_told(copied, ready, results):
+    history = copied.trials[0].user_attrs["history"]
+    number = add(copied, optuna.trial.TrialState.COMPLETE, value=0.125, history=history)  # another number, another seed
+    again = reproduce_trial(copied, ready, number, results, CONSOLE)
+    assert not again.is_same()
+    assert "The first difference is in epoch 1 of 2: loss" in again.detail
 
 
 @pytest.mark.parametrize(

@@ -180,14 +180,23 @@ def _own_test_line(evaluation: Evaluation) -> list[str]:
     own, scores = evaluation.own_test, evaluation.scores
     if own is None:
         return []
-    # Macro F1 of the same classes, or a class that the folder lacks would make a difference.
-    same = [own.per_class[name].f1 for name in scores.per_class if name in own.per_class]
-    f1 = float(np.mean(same)) if same else own.f1_macro
-    where = " (mean of the same classes)" if evaluation.absent else ""
+    before = "On the study's own test pictures it had"
+    if evaluation.absent:
+        recall = _own_recall(own, scores)
+        return [
+            f"{before} a mean recall of {recall:.3f} in the same classes: here {scores.recall_macro:.3f} "
+            f"({scores.recall_macro - recall:+.3f}). Precision and F1 do not compare: without pictures of the other "
+            "classes, fewer are taken for these."
+        ]
     return [
-        f"On the study's own test pictures it had macro F1 {f1:.3f}{where} and accuracy {own.accuracy:.3f}: here "
-        f"{scores.f1_macro - f1:+.3f} and {scores.accuracy - own.accuracy:+.3f}."
+        f"{before} macro F1 {own.f1_macro:.3f} and accuracy {own.accuracy:.3f}: here "
+        f"{scores.f1_macro - own.f1_macro:+.3f} and {scores.accuracy - own.accuracy:+.3f}."
     ]
+
+
+def _own_recall(own: Scores, scores: Scores) -> float:
+    """The mean recall on the study's test pictures of the classes that have pictures here."""
+    return float(np.mean([own.per_class[name].recall for name in scores.per_class]))
 
 
 def _absent_line(evaluation: Evaluation) -> list[str]:
@@ -271,7 +280,10 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
         low, high = scores.intervals[key]
         note = f"95 % interval {low:.3f} to {high:.3f}"
         tiles.append({"name": name, "value": f"{getattr(scores, key):.3f}", "note": note})
-    if own is not None:
+    if own is not None and evaluation.absent:
+        note = f"{_own_recall(own, scores):.3f} on its own test pictures"
+        tiles.append({"name": "Mean recall", "value": f"{scores.recall_macro:.3f}", "note": note})
+    elif own is not None:
         note = "on its own test pictures"
         tiles.append({"name": "Accuracy in the study", "value": f"{own.accuracy:.3f}", "note": note})
     left_out = sum(each.pictures - each.evaluated for each in evaluation.folder_classes)

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     import optuna
 
 
+# Neither the processor nor the runtime that computed stored activations is recorded.
+_UNEXPLAINED = (
+    "NOT REPRODUCED, although nothing that is recorded differs: perhaps another processor, or activations that another "
+    "runtime has stored; set WASTETUNE_CACHE to an empty folder to compute them again."
+)
+
+
 @dataclass(frozen=True)
 class Reproduction:
     """The scores of a trial or of the final model, as they were and as they are when it is fitted again."""
@@ -133,10 +140,7 @@ def render_reproduction(reproduction: Reproduction, tolerance: float = 0.0) -> s
         lines.append(f"{reproduction.what}, {name}: {then:.6f} then, {now:.6f} now ({change})")
     lines += [reproduction.detail, ""]
     if not reproduction.is_same(tolerance):
-        reason = (
-            "; the result is of what differs above" if differences else ", although nothing that is recorded differs"
-        )
-        lines.append(f"NOT REPRODUCED{reason}.")
+        lines.append("NOT REPRODUCED; the result is of what differs above." if differences else _UNEXPLAINED)
     elif reproduction.is_same():
         lines.append("Reproduced: the same score." if not differences else "Reproduced all the same: the same score.")
     else:
