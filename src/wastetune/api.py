@@ -1,4 +1,4 @@
-"""wastetune from Python: run a study, load its report and its trials, predict. `import wastetune` offers these.
+"""wastetune from Python: run a study, load its report and trials, predict, evaluate. `import wastetune` offers these.
 
 Each argument is the command line's option of that name, with the same default and the same environment variable; the
 messages name it as the command line does.
@@ -136,3 +136,37 @@ def predict(
     table = pandas.DataFrame(rows, columns=table_columns(model, rule))
     numbers = [name for name in table.columns if name == "probability" or name.startswith(PROBABILITY)]
     return table.astype(dict.fromkeys(numbers, float))
+
+
+def evaluate(
+    bundle: str | Path,
+    folder: str | Path,
+    *,
+    classes: str | Path | None = None,
+    output: str | Path | None = None,
+    data: str | Path | None = None,
+    results: str | Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """The evaluation of a model on a labelled folder, as `wastetune evaluate` makes and writes it.
+
+    `bundle` as in `predict`; `folder` has one subfolder of pictures per class; `classes` is a CSV file with the columns
+    folder_class and model_class. The result is the content of the report.json that is written: `scores` with 95 %
+    intervals, `calibration`, `folder_classes`, and what was left out.
+
+    UserError where the folder's classes are not the model's, and where no picture is left to evaluate.
+    """
+    silence_tensorflow()
+    from wastetune.checks.evaluate import evaluate_folder
+
+    evaluation, _ = evaluate_folder(
+        Path(bundle),
+        Path(folder),
+        table=None if classes is None else Path(classes),
+        dataset=None,
+        data=Path(DATA.resolve(data)),
+        results=Path(results or RESULTS),
+        output=None if output is None else Path(output),
+        console=open_console(quiet=quiet),
+    )
+    return evaluation.to_dict()
