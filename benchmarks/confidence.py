@@ -2,6 +2,7 @@
 
     python benchmarks/confidence.py collect --case trashnet --folder confidence
     python benchmarks/confidence.py scores --folder confidence     # which score rejects errors and unknown classes
+    python benchmarks/confidence.py left_out --case trashnet       # each class unknown in turn
     python benchmarks/confidence.py rule --folder confidence       # the threshold for a wanted precision
     python benchmarks/confidence.py smoothing --folder confidence  # after `collect --smoothing`
     python benchmarks/confidence.py distil --folder confidence     # after `collect`
@@ -73,7 +74,7 @@ Kept = dict[str, Array]
 # What all parts read
 
 
-def collect(case: str, seed: int, smoothing: float | None, folder: Path, *, out_of_fold: bool) -> None:
+def collect(case: str, seed: int, smoothing: float | None, file: Path, *, out_of_fold: bool) -> None:
     """Fits the six heads of a case and keeps their logits, with the features of its pictures."""
     prepared, everything = load_features("trashnet" if case == "trashnet" else "wid", seed)
     names = prepared.context.classes
@@ -101,9 +102,9 @@ def collect(case: str, seed: int, smoothing: float | None, folder: Path, *, out_
                 predict = fit_head(prepared, known.select(rows[~inside]), config, first + 2 + fold)
                 folds[inside] = predict(known.views[0].take(rows[inside]))
             kept["folds"].append(folds)
-    folder.mkdir(exist_ok=True)
+    file.parent.mkdir(exist_ok=True)
     np.savez(
-        folder / f"{case}-{seed}{'' if smoothing is None else f'-{smoothing}'}.npz",
+        file,
         **{f"logits_{part}": np.stack(logits) for part, logits in kept.items()},
         **{f"features_{part}": features for part, features in parts.items()},
         features_train=known.views[0].take(train),
@@ -297,13 +298,38 @@ def print_scores(folder: Path) -> None:
                         both = np.concatenate([values[known], values[part]])
                         row.append(auroc(both, np.arange(len(both)) < len(values[known])))
                 if "unknown" in values:
-                    row.append(float((values["unknown"] < np.quantile(values["val"], 0.05)).mean()))
+                    lowest = np.quantile(values["val"], 0.05)
+                    row += [float((values[part] < lowest).mean()) for part in ("unknown", "test")]
                 rows[name].append(row)
         table = [(n, f"{sizes.get(n, 0):,}", *(f"{x:.3f}" for x in np.nanmean(row, axis=0))) for n, row in rows.items()]
         header = ["score", "numbers", "right/wrong", "answered at 95 %", "precision", "answered at 99 %", "precision"]
-        extra = {"trashnet": ["unknown", "shifted", "unknown among shifted", "flagged at 5 %"], "wid": [], "wid_six": ["unknown", "flagged at 5 %"]}
+        extra = {"trashnet": ["unknown", "shifted", "unknown among shifted", "flagged at 5 %", "of known"], "wid": [], "wid_six": ["unknown", "flagged at 5 %", "of known"]}
         print(f"\n{case}, {len(load(folder, case))} seeds\n")
         print("\n".join(markdown_table([*header, *extra[case]], table)))
+
+
+def print_left_out(case: str, seeds: int) -> None:
+    """Each class of a data set in turn unknown, from the same collection as the known ones. One head, not six."""
+    rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for seed in range(seeds):
+        prepared, everything = load_features(case, seed)
+        names, splits = prepared.context.classes, prepared.splits
+        for number, name in enumerate(names):
+            labels = relabel(everything.labels, [name != each for each in names])
+            train = np.array([row for row in (*splits.train, *splits.val) if labels[row] >= 0])
+            known = TrainingSet(everything.views, labels, len(names) - 1).select(train)
+            features = everything.views[0].take(np.array(splits.test))
+            logits = fit_head(prepared, known, MEMBERS[1], seed)(features)[None]
+            scores = by_logits(logits, 1.0)
+            scores |= {each: values for each, (values, _) in by_features(known.views[0].take(np.arange(len(train))), known.labels, features).items()}
+            for each, values in scores.items():
+                rows[each][name].append(auroc(values, everything.labels[list(splits.test)] != number))
+    header = ("score", *prepared.context.classes, "mean", "worst")
+    table = []
+    for score, found in rows.items():
+        means = [float(np.mean(values)) for values in found.values()]
+        table.append((score, *(f"{value:.3f}" for value in (*means, np.mean(means), min(means)))))
+    print("\n".join(markdown_table(header, table)))
 
 
 # The threshold
@@ -533,16 +559,19 @@ def lac(probabilities: Array) -> Array:
 
 
 def aps(probabilities: Array) -> Array:
-    """Romano et al. 2020, "Classification with valid and adaptive coverage", not randomized."""
+    """Romano et al. 2020, "Classification with valid and adaptive coverage": the sum of all likelier classes.
+
+    Without the class itself: else the surest predictions are the first to be left without any class.
+    """
     order = np.argsort(-probabilities, axis=1)
     summed = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)
-    return np.take_along_axis(summed, np.argsort(order, axis=1), axis=1)
+    return np.take_along_axis(summed, np.argsort(order, axis=1), axis=1) - probabilities
 
 
 if __name__ == "__main__":
     silence_tensorflow()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["collect", "scores", "rule", "smoothing", "distil", "sets"])
+    parser.add_argument("part", choices=["collect", "scores", "left_out", "rule", "smoothing", "distil", "sets"])
     parser.add_argument("--case", choices=CASES, default="trashnet")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--smoothing", action="store_true", help="collect with each label smoothing in turn")
@@ -552,8 +581,11 @@ if __name__ == "__main__":
     if asked.part == "collect":
         for seed in range(asked.seeds):
             for smoothing in SMOOTHINGS if asked.smoothing else (None,):
-                out_of_fold = asked.folds and smoothing is None
-                collect(asked.case, seed, smoothing, asked.folder.resolve(), out_of_fold=out_of_fold)
+                file = asked.folder / f"{asked.case}-{seed}{'' if smoothing is None else f'-{smoothing}'}.npz"
+                if not file.exists():
+                    collect(asked.case, seed, smoothing, file, out_of_fold=asked.folds and smoothing is None)
+    elif asked.part == "left_out":
+        print_left_out(asked.case, asked.seeds)
     elif asked.part == "distil":
         for seed in range(asked.seeds):
             distil(asked.case, seed, asked.folder)
