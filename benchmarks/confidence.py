@@ -322,8 +322,13 @@ def print_left_out(case: str, seeds: int) -> None:
             logits = fit_head(prepared, known, MEMBERS[1], seed)(features)[None]
             scores = by_logits(logits, 1.0)
             scores |= {each: values for each, (values, _) in by_features(known.views[0].take(np.arange(len(train))), known.labels, features).items()}
+            unknown = everything.labels[list(splits.test)] == number
+            for second in ("nearest picture, raw", "nearest of 20 centres, raw"):
+                pair = [np.searchsorted(np.sort(scores[n][~unknown]), scores[n]) for n in (FIRST, second)]
+                scores[f"lower rank, {FIRST} and {second}"] = np.minimum(*pair)
+                scores[f"mean rank, {FIRST} and {second}"] = np.mean(pair, axis=0)
             for each, values in scores.items():
-                rows[each][name].append(auroc(values, everything.labels[list(splits.test)] != number))
+                rows[each][name].append(auroc(values, ~unknown))
     header = ("score", *prepared.context.classes, "mean", "worst")
     table = []
     for score, found in rows.items():
