@@ -498,11 +498,11 @@ def distil(case: str, seed: int, folder: Path) -> Row:
     features, labels = kept["features_test"], kept["labels_test"]
     heads = [fit_head(prepared, everything, each, 1000 * seed + 10 * n + 1) for n, each in enumerate(MEMBERS)]
 
-    def teach(inputs: Array, rows: Array) -> Array:
+    def teach(inputs: Array, rows: Array, shares: Array) -> Array:
         return mean(np.stack([predict(inputs) for predict in heads]))
 
-    def teach_labels(inputs: Array, rows: Array) -> Array:
-        return np.eye(everything.classes)[everything.labels[rows]]
+    def teach_labels(inputs: Array, rows: Array, shares: Array) -> Array:
+        return shares @ np.eye(everything.classes)[everything.labels[rows]]
 
     best = max(range(len(MEMBERS)), key=lambda n: metric_value("macro_f1", kept["labels_val"], mean(kept["logits_val"][[n]])))
     found = {
@@ -513,11 +513,11 @@ def distil(case: str, seed: int, folder: Path) -> Row:
     }
     if "logits_folds" in kept:
         held_out = mean(kept["logits_folds"])
-        teach_out_of_fold = learn(prepared, everything, lambda _, rows: held_out[rows], seed)
+        teach_out_of_fold = learn(prepared, everything, lambda inputs, rows, shares: held_out[rows], seed)
         found["student, mean of six out of fold"] = teach_out_of_fold(features)[None]
-    for units in (256, 1024):
-        student = learn(prepared, everything, teach, seed, mix=True, epochs=120, dropout=0.0, head_units=units)
-        found[f"student of {units}, mean of six on mixed pictures, 120 epochs"] = student(features)[None]
+    long: Row = {"mix": True, "epochs": 120, "dropout": 0.0}
+    found["student, labels, mixed pictures, 120 epochs"] = learn(prepared, everything, teach_labels, seed, **long)(features)[None]
+    found["student, mean of six, mixed pictures, 120 epochs"] = learn(prepared, everything, teach, seed, **long)(features)[None]
     each = np.mean([metric_value("macro_f1", labels, mean(kept["logits_test"][[n]])) for n in range(len(MEMBERS))])
     row: Row = {"case": case, "seed": seed, "one of six, mean": (each,)}
     for name, logits in found.items():
@@ -536,13 +536,13 @@ def distil(case: str, seed: int, folder: Path) -> Row:
 def learn(
     prepared: Prepared,
     train: TrainingSet,
-    teach: Callable[[Array, Array], Array],
+    teach: Callable[[Array, Array, Array], Array],
     seed: int,
     *,
     mix: bool = False,
-    **changed: float,
+    **changed: Any,
 ) -> Callable[[Array], Array]:
-    """Fits a head to soft targets (n, c), which `teach` gives for features (n, f) of pictures (n,)."""
+    """Fits a head to soft targets (n, c), which `teach` gives for features (n, f), pictures (n,) and their shares (n, n)."""
     config = MEMBERS[1].model_copy(update={"label_smoothing": 0.0} | changed)
     steps = steps_per_epoch(len(train.labels), config)
     rng = np.random.default_rng(seed)
@@ -555,10 +555,13 @@ def learn(
             order = rng.permutation(len(train.labels))[: steps * config.batch_size]
             for rows in np.split(order, steps):
                 batch = inputs[rng.integers(0, len(views), len(rows)), rows]
-                if mix:  # the teacher is asked between pictures, too
+                shares = np.eye(len(rows), dtype=np.float32)
+                if mix:  # between pictures, too; labels are mixed likewise
                     share = rng.random((len(rows), 1), np.float32)
-                    batch = share * batch + (1 - share) * batch[rng.permutation(len(rows))]
-                learner.train_on_batch(batch, teach(batch, rows).astype(np.float32), sample_weight=weights)
+                    shares = share * shares + (1 - share) * shares[rng.permutation(len(rows))]
+                    batch = shares @ batch
+                targets = teach(batch, rows, shares).astype(np.float32)
+                learner.train_on_batch(batch, targets, sample_weight=weights)
         return learner.predict_on_batch
 
 
