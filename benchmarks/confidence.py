@@ -18,7 +18,7 @@ import argparse
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import chdir
 from functools import cache
 from pathlib import Path
@@ -47,7 +47,7 @@ CASES = ("trashnet", "wid", "wid_six")
 UNKNOWN = ("Organic Waste", "Textiles", "Wood")  # classes of WID that TrashNet has not
 KNOWN = ("Aluminium", "Glass", "Other Plastics", "Paper and Cardboard")  # and that it has, from other collections:
 OTHER = re.compile(r" \(\d+\)\.")  # WID's files that are not TrashNet's
-VIEWS, FOLDS = 4, 5
+VIEWS, FOLDS, DRAWS = 4, 5, 400
 SMOOTHINGS = (0.0, 0.05, 0.1, 0.2)
 SMOOTHED = (0, 1, 3)  # the smaller of MEMBERS
 POWERS = (1, 2, 3, 4)  # of norms of logits
@@ -70,6 +70,7 @@ MEMBERS = tuple(
 )
 Row = dict[str, Any]
 Kept = dict[str, Array]
+Found = dict[tuple[float, str], list[tuple[int, int, int]]]  # (wanted, rule) -> right answers, answers, pictures
 
 
 # What all parts read
@@ -82,7 +83,9 @@ def collect(case: str, seed: int, smoothing: float | None, file: Path, *, out_of
     labels = relabel(everything.labels, [not (case == "wid_six" and name in UNKNOWN) for name in names])
     known = TrainingSet(everything.views, labels, int(labels.max()) + 1)
     splits = prepared.splits
-    train, val, test = (np.array([r for r in part if labels[r] >= 0]) for part in (splits.train, splits.val, splits.test))
+    train, val, test = (
+        np.array([r for r in part if labels[r] >= 0]) for part in (splits.train, splits.val, splits.test)
+    )
     parts = {"val": known.views[0].take(val), "test": known.views[0].take(test)} | other_pictures(case)
     rows = np.concatenate([train, val])
     fold_of = np.random.default_rng(seed).permutation(len(rows)) % FOLDS
@@ -251,12 +254,17 @@ def by_features(known: Array, labels: Array, features: Array) -> dict[str, tuple
         found[f"nearest picture, {name}"] = (cosines[:, -1], count * width)
         found[f"tenth nearest picture, {name}"] = (cosines[:, -10], count * width)
         for centres in CENTRES:
-            centre = np.concatenate([
-                KMeans(centres, n_init=1, random_state=0).fit(here[labels == each]).cluster_centers_
-                for each in range(classes)
-            ])
+            centre = np.concatenate(
+                [
+                    KMeans(centres, n_init=1, random_state=0).fit(here[labels == each]).cluster_centers_
+                    for each in range(classes)
+                ]
+            )
             near = (there @ unit(centre).T).max(axis=1)
-            found[f"nearest of {centres} centres, {name}"] = (near, len(centre) * width + 2 * width * (name == "scaled"))
+            found[f"nearest of {centres} centres, {name}"] = (
+                near,
+                len(centre) * width + 2 * width * (name == "scaled"),
+            )
         if name == "scaled":
             # Rows of `axes` are the principal axes of the known pictures.
             axes = np.linalg.svd(change(known), full_matrices=False)[2]
@@ -306,7 +314,11 @@ def print_scores(folder: Path) -> None:
                 rows[name].append(row)
         table = [(n, f"{sizes.get(n, 0):,}", *(f"{x:.3f}" for x in np.nanmean(row, axis=0))) for n, row in rows.items()]
         header = ["score", "numbers", "right/wrong", "answered at 95 %", "precision", "answered at 99 %", "precision"]
-        extra = {"trashnet": ["unknown", "shifted", "unknown among shifted", "flagged at 5 %", "of known"], "wid": [], "wid_six": ["unknown", "flagged at 5 %", "of known"]}
+        extra = {
+            "trashnet": ["unknown", "shifted", "unknown among shifted", "flagged at 5 %", "of known"],
+            "wid": [],
+            "wid_six": ["unknown", "flagged at 5 %", "of known"],
+        }
         print(f"\n{case}, {len(load(folder, case))} seeds\n")
         print("\n".join(markdown_table([*header, *extra[case]], table)))
 
@@ -324,7 +336,12 @@ def print_left_out(case: str, seeds: int) -> None:
             features = everything.views[0].take(np.array(splits.test))
             logits = fit_head(prepared, known, MEMBERS[1], seed)(features)[None]
             scores = by_logits(logits, 1.0)
-            scores |= {each: values for each, (values, _) in by_features(known.views[0].take(np.arange(len(train))), known.labels, features).items()}
+            scores |= {
+                each: values
+                for each, (values, _) in by_features(
+                    known.views[0].take(np.arange(len(train))), known.labels, features
+                ).items()
+            }
             unknown = everything.labels[list(splits.test)] == number
             for second in ("nearest picture, raw", "nearest of 20 centres, raw"):
                 pair = [np.searchsorted(np.sort(scores[n][~unknown]), scores[n]) for n in (FIRST, second)]
@@ -361,64 +378,53 @@ def bounded(values: Array, right: Array, wanted: float) -> float:
     return float(values[order[fine[-1]]]) if len(fine) else np.inf
 
 
+RULES: dict[str, Callable[[Array, Array, float], float]] = {
+    "plain": lambda *of: threshold(*of, extra=0),
+    "one error more": lambda *of: threshold(*of, extra=1),
+    "binomial bound": bounded,
+}
+
+
 def print_rule(folder: Path) -> None:
-    """What the rules for the threshold come to on the test pictures."""
-    rules: dict[str, tuple[str, Callable[..., float]]] = {
-        "plain": ("val", lambda *a: threshold(*a, extra=0)),
-        "one error more": ("val", lambda *a: threshold(*a, extra=1)),
-        "binomial bound": ("val", bounded),
-        "plain, folds": ("folds", lambda *a: threshold(*a, extra=0)),
-        "one error more, folds": ("folds", lambda *a: threshold(*a, extra=1)),
-        "binomial bound, folds": ("folds", bounded),
-    }
-    for case in CASES:
-        found: dict[tuple[float, str], list[tuple[int, int, int]]] = defaultdict(list)
-        for kept in load(folder, case):
-            kept["labels_folds"] = np.concatenate([kept["labels_train"], kept["labels_val"]])
-            test = mean(kept["logits_test"])
-            right = test.argmax(axis=1) == kept["labels_test"]
-            for name, (part, rule) in rules.items():
-                if f"logits_{part}" not in kept:
-                    continue
-                held_out = mean(kept[f"logits_{part}"])
-                temperature = fit_temperature(kept[f"labels_{part}"], held_out)
-                sure = scale_probabilities(held_out, temperature).max(axis=1)
-                for wanted in WANTED:
-                    lowest = rule(sure, held_out.argmax(axis=1) == kept[f"labels_{part}"], wanted)
-                    answered = scale_probabilities(test, temperature).max(axis=1) >= lowest
-                    found[wanted, name].append((right[answered].sum(), answered.sum(), len(right)))
-        print(f"\n{case}, {len(load(folder, case))} seeds\n")
-        print_found(found)
+    """What the rules for the threshold come to on the test pictures.
 
-
-def print_redrawn(folder: Path, draws: int = 400) -> None:
-    """The same without refitting: validation and test pictures, which the models did not see, dealt out anew."""
-    rules: dict[str, Callable[..., float]] = {
-        "plain": lambda *a: threshold(*a, extra=0),
-        "one error more": lambda *a: threshold(*a, extra=1),
-        "binomial bound": bounded,
-    }
+    Also without refitting: validation and test pictures, which those models did not see, dealt out anew many times.
+    """
     rng = np.random.default_rng(0)
     for case in CASES:
-        found: dict[tuple[float, str], list[tuple[int, int, int]]] = defaultdict(list)
+        refitted: Found = defaultdict(list)
+        dealt: Found = defaultdict(list)
         for kept in load(folder, case):
-            val = mean(kept["logits_val"])
-            temperature = fit_temperature(kept["labels_val"], val)
-            both = scale_probabilities(np.concatenate([val, mean(kept["logits_val_test"])]), temperature)
-            right = both.argmax(axis=1) == np.concatenate([kept["labels_val"], kept["labels_test"]])
-            sure = both.max(axis=1)
-            for _ in range(draws):
-                order = rng.permutation(len(sure))
-                here, there = order[: len(val)], order[len(val) :]
-                for name, rule in rules.items():
-                    for wanted in WANTED:
-                        answered = sure[there] >= rule(sure[here], right[here], wanted)
-                        found[wanted, name].append((right[there][answered].sum(), answered.sum(), len(there)))
-        print(f"\n{case}, dealt out anew {draws} times\n")
-        print_found(found)
+            temperature = fit_temperature(kept["labels_val"], mean(kept["logits_val"]))
+
+            def judge(part: str, labels: Array) -> tuple[Array, Array]:
+                probabilities = scale_probabilities(mean(kept[part]), temperature)  # noqa: B023
+                return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+
+            val = judge("logits_val", kept["labels_val"])
+            apply_rules(val, judge("logits_test", kept["labels_test"]), refitted)
+            both = [
+                np.concatenate(each) for each in zip(val, judge("logits_val_test", kept["labels_test"]), strict=True)
+            ]
+            for _ in range(DRAWS):
+                order = rng.permutation(len(both[0]))
+                here, there = order[: len(val[0])], order[len(val[0]) :]
+                apply_rules((both[0][here], both[1][here]), (both[0][there], both[1][there]), dealt)
+        print(f"\n{case}\n")
+        print_found(refitted)
+        print(f"\n{case}, dealt out anew {DRAWS} times for each seed\n")
+        print_found(dealt)
 
 
-def print_found(found: dict[tuple[float, str], list[tuple[int, int, int]]]) -> None:
+def apply_rules(val: tuple[Array, Array], test: tuple[Array, Array], found: Found) -> None:
+    """Adds right answers, answers and pictures of a test to `found`; val, test: confidence, and whether it is right."""
+    for wanted in WANTED:
+        for name, rule in RULES.items():
+            answered = test[0] >= rule(*val, wanted)
+            found[wanted, name].append((int(test[1][answered].sum()), int(answered.sum()), len(answered)))
+
+
+def print_found(found: Found) -> None:
     """A table of (right answers, answers, pictures) of each run."""
     table = []
     for (wanted, name), runs in sorted(found.items(), key=lambda item: item[0][0]):
@@ -504,7 +510,9 @@ def distil(case: str, seed: int, folder: Path) -> Row:
     def teach_labels(inputs: Array, rows: Array, shares: Array) -> Array:
         return shares @ np.eye(everything.classes)[everything.labels[rows]]
 
-    best = max(range(len(MEMBERS)), key=lambda n: metric_value("macro_f1", kept["labels_val"], mean(kept["logits_val"][[n]])))
+    best = max(
+        range(len(MEMBERS)), key=lambda n: metric_value("macro_f1", kept["labels_val"], mean(kept["logits_val"][[n]]))
+    )
     found = {
         "best head by validation": kept["logits_test"][[best]],
         "mean of six": kept["logits_test"],
@@ -516,8 +524,12 @@ def distil(case: str, seed: int, folder: Path) -> Row:
         teach_out_of_fold = learn(prepared, everything, lambda inputs, rows, shares: held_out[rows], seed)
         found["student, mean of six out of fold"] = teach_out_of_fold(features)[None]
     long: Row = {"mix": True, "epochs": 120, "dropout": 0.0}
-    found["student, labels, mixed pictures, 120 epochs"] = learn(prepared, everything, teach_labels, seed, **long)(features)[None]
-    found["student, mean of six, mixed pictures, 120 epochs"] = learn(prepared, everything, teach, seed, **long)(features)[None]
+    found["student, labels, mixed pictures, 120 epochs"] = learn(prepared, everything, teach_labels, seed, **long)(
+        features
+    )[None]
+    found["student, mean of six, mixed pictures, 120 epochs"] = learn(prepared, everything, teach, seed, **long)(
+        features
+    )[None]
     each = np.mean([metric_value("macro_f1", labels, mean(kept["logits_test"][[n]])) for n in range(len(MEMBERS))])
     row: Row = {"case": case, "seed": seed, "one of six, mean": (each,)}
     for name, logits in found.items():
@@ -542,7 +554,7 @@ def learn(
     mix: bool = False,
     **changed: Any,
 ) -> Callable[[Array], Array]:
-    """Fits a head to soft targets (n, c), which `teach` gives for features (n, f), pictures (n,) and their shares (n, n)."""
+    """Fits a head to what `teach` gives: soft targets (n, c) of features (n, f), pictures (n,), their shares (n, n)."""
     config = MEMBERS[1].model_copy(update={"label_smoothing": 0.0} | changed)
     steps = steps_per_epoch(len(train.labels), config)
     rng = np.random.default_rng(seed)
@@ -595,7 +607,17 @@ def print_sets(folder: Path) -> None:
             for name, runs in found.items():
                 cells = [f"{value:.3f}" for value in np.mean(runs, axis=0)]
                 table.append((case, f"{wanted:.0%}", name, *cells, f"{min(run[0] for run in runs):.3f}"))
-    header = ("case", "wanted", "sets", "coverage", "worst class", "mean size", "of one", "of three and more", "worst run")
+    header = (
+        "case",
+        "wanted",
+        "sets",
+        "coverage",
+        "worst class",
+        "mean size",
+        "of one",
+        "of three and more",
+        "worst run",
+    )
     print("\n".join(markdown_table(header, table)))
 
 
@@ -623,11 +645,13 @@ def aps(probabilities: Array) -> Array:
 if __name__ == "__main__":
     silence_tensorflow()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["collect", "scores", "left_out", "rule", "redrawn", "smoothing", "distil", "sets"])
+    parser.add_argument("part", choices=["collect", "scores", "left_out", "rule", "smoothing", "distil", "sets"])
     parser.add_argument("--case", choices=CASES, default="trashnet")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--smoothing", action="store_true", help="collect with each label smoothing in turn")
-    parser.add_argument("--folds", action="store_true", help="predict training pictures out of fold, too: five fits more")
+    parser.add_argument(
+        "--folds", action="store_true", help="predict training pictures out of fold, too: five fits more"
+    )
     parser.add_argument("--folder", type=Path, default=Path("confidence"))
     asked = parser.parse_args()
     if asked.part == "collect":
@@ -642,5 +666,10 @@ if __name__ == "__main__":
         for seed in range(asked.seeds):
             distil(asked.case, seed, asked.folder)
     else:
-        parts = {"scores": print_scores, "rule": print_rule, "redrawn": print_redrawn, "smoothing": print_smoothing, "sets": print_sets}
+        parts = {
+            "scores": print_scores,
+            "rule": print_rule,
+            "smoothing": print_smoothing,
+            "sets": print_sets,
+        }
         parts[asked.part](asked.folder)
