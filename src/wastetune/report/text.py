@@ -190,8 +190,8 @@ def unlike_line(share: float | None, pictures: str) -> list[str]:
     if share is None or share < _MANY * (1 - KNOWN):
         return []
     return [
-        f"{_share(share)} of the {pictures} are unlike the training pictures, where {_share(1 - KNOWN)} is usual: expect "
-        "less on such pictures, and look whether they show the classes at all."
+        f"{_share(share)} of the {pictures} are unlike the training pictures, where {_share(1 - KNOWN)} is usual: "
+        "expect less there, and look whether they show the classes at all."
     ]
 
 
