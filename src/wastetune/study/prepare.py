@@ -14,6 +14,7 @@ from wastetune.backbones.backbone import Backbone, load_backbone
 from wastetune.backbones.catalog import find_architecture
 from wastetune.backbones.runtime import choose_runtime
 from wastetune.console import Console
+from wastetune.data.corrections import correct_index
 from wastetune.data.index import ImageIndex, index_folder
 from wastetune.data.pixels import PictureSet, open_pixels, select_pictures
 from wastetune.data.splits import Splits, split_digest, split_index
@@ -63,7 +64,7 @@ def trial_seed(context: TrialContext, number: int) -> int:
 
 _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 # Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
-_NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space", "final"}
+_NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space", "final", "corrections"}
 # Keys that came later: a study that does not use them keeps the fingerprint it began with.
 _LATER = {("split", "grouped")}
 
@@ -94,6 +95,9 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     cache = cache_folder()
     with console.bar("reading pictures", None) as done:
         index = index_folder(folder, cache=cache, progress=_steps(done))
+    if spec.corrections:
+        with _key_of(spec, "corrections"):
+            index = correct_index(index, Path(spec.corrections).expanduser())
     splits = split_index(
         index,
         seed=spec.seed,
