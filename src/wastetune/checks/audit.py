@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wastetune.backbones.activation_store import open_store
-from wastetune.backbones.backbone import load_backbone
+from wastetune.backbones.backbone import Backbone, load_backbone
 from wastetune.backbones.catalog import find_architecture
 from wastetune.console import Console
-from wastetune.data.corrections import Correction, correct_index
+from wastetune.data.corrections import Correction, correct_index, render_corrected
 from wastetune.data.index import ImageIndex, Picture, index_folder, near_duplicate_groups
 from wastetune.data.pixels import Pixels, open_pixels, select_pictures
 from wastetune.data.quality import find_blank, find_blurred, find_dark, measure_quality
@@ -19,7 +19,6 @@ from wastetune.data.splits import draw_folds
 from wastetune.errors import UserError
 from wastetune.evaluation.label_errors import confident_classes, self_confidence
 from wastetune.search.space import default_config, load_space
-from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
 from wastetune.study.objective import cross_predict
 from wastetune.study.prepare import TrialContext, TuningData
@@ -72,16 +71,13 @@ def audit(
 
     `weights` and `image_size` are as in a study's file. UserError as for a study, and where no head can be trained.
     """
-    architecture, cache = find_architecture(backbone), cache_folder()
+    size, cache = image_size or find_architecture(backbone).size, cache_folder()
     index = index_folder(folder, cache=cache)
     if corrections is not None:
         index = correct_index(index, corrections)
-    pixels = open_pixels(index, image_size or architecture.size, cache)
-    spec = StudySpec(
-        name="audit", source="", dataset=str(folder), backbone=backbone, weights=weights, image_size=image_size,
-        space="head", seed=seed,
-    )  # fmt: skip
-    suspects, wrong = find_suspects(index, predict_out_of_fold(index, pixels, spec, weights_folder, console))
+    pixels = open_pixels(index, size, cache)
+    trunk = load_backbone(backbone, weights, size=image_size, folder=weights_folder)
+    suspects, wrong = find_suspects(index, predict_out_of_fold(index, pixels, trunk, seed=seed, console=console))
     groups = near_duplicate_groups(index)
     several = [len({picture.label for picture in group}) > 1 for group in groups]
     quality = measure_quality(pixels.array)
@@ -102,17 +98,19 @@ def audit(
 
 
 def predict_out_of_fold(
-    index: ImageIndex, pixels: Pixels, spec: StudySpec, weights_folder: Path | None, console: Console
+    index: ImageIndex, pixels: Pixels, trunk: Backbone, *, seed: int, console: Console
 ) -> Probabilities:
-    """Class probabilities of all pictures, (n, classes), by the default head trained without their fold.
+    """Class probabilities of all pictures, (n, classes), each by a default head that was trained without it.
 
-    Pictures that look alike are in one fold, so a picture's twin does not vouch for its label.
+    Pictures that look alike are in one fold, so that a picture's twin does not vouch for its label. Augmented views,
+    more folds and more seeds find hardly more wrong labels (`docs/log.md`), and take their time.
     """
-    trunk = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights_folder)
-    store, space = open_store(cache_folder(), cache_limit()), load_space(spec.space)
+    space = load_space("head")
+    spec = StudySpec(name="audit", source="", dataset=str(index.folder), backbone=trunk.name, views=1, seed=seed)
     everything, nothing = (select_pictures(index, pixels, range(count)) for count in (len(index.pictures), 0))
+    store = open_store(cache_folder(), cache_limit())
     context = TrialContext(spec, space, index.classes, trunk, store, TuningData(everything, nothing))
-    folds = draw_folds(index, range(len(everything)), _FOLDS, seed=seed_for("audit", spec.seed))
+    folds = draw_folds(index, range(len(everything)), _FOLDS, seed=seed)
     config = default_config(space)
     try:
         return cross_predict(context, config, folds, number=0, epochs=config.epochs, bar=console.bar)
@@ -144,6 +142,33 @@ def propose_corrections(found: Audit) -> tuple[Correction, ...]:
         why.setdefault(path, []).append(reason)
     likely = {one.picture.path: found.index.classes[one.likely] for one in found.suspects}
     return tuple(Correction(path, value=likely.get(path, ""), why="; ".join(reasons)) for path, reasons in why.items())
+
+
+def render_audit(found: Audit, most: int = 5) -> Iterator[str]:
+    """Lines of what was found, with the first few of each kind."""
+    index = found.index
+    yield f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes"
+    if index.corrected:
+        yield f"corrected by hand: {render_corrected(index.corrected)}"
+    suspects = [
+        f"{one.picture.path}: rather {index.classes[one.likely]} ({one.probability:.0%})" for one in found.suspects
+    ]
+    kinds = {
+        "left out": [f"{problem.path}: {problem.what}" for problem in index.problems],
+        "one picture in two classes": [_paths(group) for group in found.contradictions],
+        f"labels to check (an estimate: {found.wrong} are wrong)": suspects,
+        "pictures that look alike": [_paths(group) for group in found.near_duplicates],
+        **{name: [picture.path for picture in getattr(found, name)] for name in ("blurred", "dark", "blank")},
+    }
+    for kind, lines in kinds.items():
+        yield f"{kind}: {len(lines) or 'none'}"
+        yield from (f"  {line}" for line in lines[:most])
+        if len(lines) > most:
+            yield f"  and {len(lines) - most} more"
+
+
+def _paths(group: Group) -> str:
+    return " = ".join(picture.path for picture in group)
 
 
 def _reasons(found: Audit) -> Iterator[tuple[str, str]]:
