@@ -1,6 +1,6 @@
 """Audits a data set: what a person should look at, and the decisions on it as corrections."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from wastetune.backbones.activation_store import open_store
 from wastetune.backbones.backbone import Backbone, load_backbone
 from wastetune.backbones.catalog import find_architecture
 from wastetune.console import Console
-from wastetune.data.corrections import Correction, correct_index, render_corrected
+from wastetune.data.corrections import Correction, correct_index, read_corrections, render_corrected
 from wastetune.data.index import ImageIndex, Picture, index_folder, near_duplicate_groups
 from wastetune.data.pixels import Pixels, open_pixels, select_pictures
 from wastetune.data.quality import find_blank, find_blurred, find_dark, measure_quality
@@ -19,6 +19,7 @@ from wastetune.data.splits import draw_folds
 from wastetune.errors import UserError
 from wastetune.evaluation.label_errors import confident_classes, self_confidence
 from wastetune.search.space import default_config, load_space
+from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
 from wastetune.study.objective import cross_predict
 from wastetune.study.prepare import TrialContext, TuningData
@@ -27,7 +28,7 @@ from wastetune.training.fit import TrainingFailed
 
 BACKBONE = "mobilenet_v3_small_075"
 LISTED = 0.08  # of the pictures, as suspected labels: of random errors in 5 % of all labels, most are among them
-_FOLDS = 5
+_FOLDS, _REPEATS = 5, 3
 Probabilities = NDArray[np.float32]
 Group = tuple[Picture, ...]
 
@@ -69,21 +70,25 @@ def audit(
 ) -> Audit:
     """The audit of an image folder, with the decisions in a file of corrections carried out first.
 
+    Pictures that have a decision are not listed again.
     `weights` and `image_size` are as in a study's file. UserError as for a study, and where no head can be trained.
     """
     size, cache = image_size or find_architecture(backbone).size, cache_folder()
     index = index_folder(folder, cache=cache)
+    settled: set[str] = set()
     if corrections is not None:
+        settled = {line.path for line in read_corrections(corrections, index.classes) if line.decision}
         index = correct_index(index, corrections)
     pixels = open_pixels(index, size, cache)
     trunk = load_backbone(backbone, weights, size=image_size, folder=weights_folder)
-    suspects, wrong = find_suspects(index, predict_out_of_fold(index, pixels, trunk, seed=seed, console=console))
-    groups = near_duplicate_groups(index)
+    probabilities = predict_out_of_fold(index, pixels, trunk, seed=seed, console=console)
+    suspects, wrong = find_suspects(index, probabilities, settled)
+    groups = [group for group in near_duplicate_groups(index) if not {picture.path for picture in group} <= settled]
     several = [len({picture.label for picture in group}) > 1 for group in groups]
     quality = measure_quality(pixels.array)
 
     def pictures(rows: NDArray[np.int64]) -> tuple[Picture, ...]:
-        return tuple(index.pictures[row] for row in rows)
+        return tuple(index.pictures[row] for row in rows if index.pictures[row].path not in settled)
 
     return Audit(
         index=index,
@@ -100,38 +105,45 @@ def audit(
 def predict_out_of_fold(
     index: ImageIndex, pixels: Pixels, trunk: Backbone, *, seed: int, console: Console
 ) -> Probabilities:
-    """Class probabilities of all pictures, (n, classes), each by a default head that was trained without it.
+    """Class probabilities of all pictures, (n, classes): the mean of three default heads that were trained without it.
 
-    Pictures that look alike are in one fold, so that a picture's twin does not vouch for its label. Augmented views,
-    more folds and more seeds find hardly more wrong labels (`docs/log.md`), and take their time.
+    Pictures that look alike are in one fold, so that a picture's twin does not vouch for its label. Three heads with
+    other folds find more wrong labels than one; augmented views and more folds hardly do (`docs/log.md`).
     """
     space = load_space("head")
     spec = StudySpec(name="audit", source="", dataset=str(index.folder), backbone=trunk.name, views=1, seed=seed)
     everything, nothing = (select_pictures(index, pixels, range(count)) for count in (len(index.pictures), 0))
     store = open_store(cache_folder(), cache_limit())
     context = TrialContext(spec, space, index.classes, trunk, store, TuningData(everything, nothing))
-    folds = draw_folds(index, range(len(everything)), _FOLDS, seed=seed)
     config = default_config(space)
+    predicted = []
     try:
-        return cross_predict(context, config, folds, number=0, epochs=config.epochs, bar=console.bar)
+        for repeat in range(_REPEATS):
+            folds = draw_folds(index, range(len(everything)), _FOLDS, seed=seed_for("audit", seed, repeat))
+            predicted.append(
+                cross_predict(context, config, folds, number=repeat, epochs=config.epochs, bar=console.bar)
+            )
     except TrainingFailed as error:
         raise UserError(f"no head could be trained on {index.folder}: {error}; try another backbone") from error
+    return np.asarray(np.mean(predicted, axis=0), np.float32)
 
 
-def find_suspects(index: ImageIndex, probabilities: Probabilities) -> tuple[tuple[Suspect, ...], int]:
+def find_suspects(
+    index: ImageIndex, probabilities: Probabilities, settled: Set[str] = frozenset()
+) -> tuple[tuple[Suspect, ...], int]:
     """The pictures whose label is most likely wrong, and how many of all labels probably are.
 
-    probabilities: (n, classes), out of fold. At most 8 % of the pictures, all of which have a more probable class than
-    their label.
+    probabilities: (n, classes), out of fold; settled: paths that are not to be listed. At most 8 % of the pictures, of
+    those for which another class is more probable than the label.
     """
     labels = np.array([picture.label for picture in index.pictures])
     own, likely = self_confidence(labels, probabilities), probabilities.argmax(axis=1)
-    wrong = int((confident_classes(labels, probabilities) != labels).sum())
-    order = np.argsort(own, kind="stable")[: round(LISTED * len(labels))]
+    unsettled = np.array([picture.path not in settled for picture in index.pictures])
+    wrong = int(((confident_classes(labels, probabilities) != labels) & unsettled).sum())
+    order = [row for row in np.argsort(own, kind="stable") if unsettled[row] and likely[row] != labels[row]]
     return tuple(
         Suspect(index.pictures[row], float(own[row]), int(likely[row]), float(probabilities[row, likely[row]]))
-        for row in order
-        if likely[row] != labels[row]
+        for row in order[: round(LISTED * len(labels))]
     ), wrong
 
 

@@ -58,7 +58,7 @@ def _deviations(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """How far each value is from the median, in standard deviations that outliers do not inflate (MAD)."""
     centred = values - np.median(values)
     spread = 1.4826 * np.median(np.abs(centred))
-    return centred / np.maximum(spread, 1e-6)
+    return np.asarray(centred / np.maximum(spread, 1e-6), np.float32)
 
 
 def _ascending(values: NDArray[np.float32], chosen: NDArray[np.bool_]) -> NDArray[np.int64]:

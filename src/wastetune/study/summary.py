@@ -74,7 +74,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         problems=index.problems,
         duplicates=sum(len(group) - 1 for group in duplicate_groups(index)),
         contradictions=len(contradictions(index)),
-        **({"corrected": dict(index.corrected)} if context.spec.corrections else {}),
+        corrected=dict(index.corrected),
         **({} if context.spec.split == "grouped" else {"leaked": len(leaked_pictures(index, splits))}),
     )
 
