@@ -40,7 +40,7 @@ LIBRARIES = {
     "optuna_dashboard": "tracking.ui",
     "mlflow": "tracking",
     "pandas": "api",
-    "sklearn": "evaluation.shift",
+    "sklearn": "evaluation.shift evaluation.novelty",
     "tensorflow": "backbones.runtime models",
     "onnxruntime": "models.loading",
     "ai_edge_litert": "models.loading",

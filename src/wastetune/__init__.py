@@ -6,9 +6,9 @@ from wastetune.errors import UserError
 
 if TYPE_CHECKING:
     __version__: str
-    from wastetune.api import load_report, load_trials, predict, run_study
+    from wastetune.api import evaluate, load_report, load_trials, predict, run_study
 
-__all__ = ["UserError", "__version__", "load_report", "load_trials", "predict", "run_study"]
+__all__ = ["UserError", "__version__", "evaluate", "load_report", "load_trials", "predict", "run_study"]
 
 
 def __getattr__(name: str) -> object:

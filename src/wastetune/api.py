@@ -1,4 +1,4 @@
-"""wastetune from Python: run a study, load its report and its trials, predict. `import wastetune` offers these.
+"""wastetune from Python: run a study, load its report and trials, predict, evaluate. `import wastetune` offers these.
 
 Each argument is the command line's option of that name, with the same default and the same environment variable; the
 messages name it as the command line does.
@@ -101,7 +101,13 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
     return pandas.DataFrame(rows, columns=list(fields))
 
 
-def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> "pandas.DataFrame":
+def predict(
+    bundle: str | Path,
+    pictures: str | Path | Iterable[str | Path],
+    *,
+    precision: float | None = None,
+    coverage: float | None = None,
+) -> "pandas.DataFrame":
     """A pandas DataFrame with a row for each picture: the class that a study's model predicts.
 
     `bundle` is the folder `results/<study>/bundle`, or a file that `wastetune export` wrote; `pictures` is a file, a
@@ -110,19 +116,57 @@ def predict(bundle: str | Path, pictures: str | Path | Iterable[str | Path]) -> 
 
     Columns: picture, its path; class, the most probable one; probability, that of the class; problem, why a picture
     could not be read, or an empty text; and `probability of <class>` for each class. A picture with a problem has no
-    class and no probabilities, and does not stop the others. UserError for a bundle that cannot be read, and where
-    there is no picture.
+    class and no probabilities, and does not stop the others. With a `precision` in percent, the class is "unsure"
+    unless so many of such answers are right; with a `coverage` in percent, a column `set` has the classes, separated by
+    `; `, that hold the true one so often. UserError for a bundle that cannot be read, for what the model cannot
+    promise, and where there is no picture.
     """
     named = [pictures] if isinstance(pictures, str | Path) else list(pictures)
     silence_tensorflow()
     import pandas
 
+    from wastetune.models.answers import choose_rule
     from wastetune.models.loading import open_model
     from wastetune.models.predict import PROBABILITY, find_pictures, predict_files, table_columns, table_row
 
     paths = find_pictures(named)
     model = open_model(Path(bundle))
-    rows = [table_row(model, said) for said in predict_files(model, paths)]
-    table = pandas.DataFrame(rows, columns=table_columns(model))
+    rule = choose_rule(model.about, precision=precision, coverage=coverage)
+    rows = [table_row(model, said, rule) for said in predict_files(model, paths)]
+    table = pandas.DataFrame(rows, columns=table_columns(model, rule))
     numbers = [name for name in table.columns if name == "probability" or name.startswith(PROBABILITY)]
     return table.astype(dict.fromkeys(numbers, float))
+
+
+def evaluate(
+    bundle: str | Path,
+    folder: str | Path,
+    *,
+    classes: str | Path | None = None,
+    output: str | Path | None = None,
+    data: str | Path | None = None,
+    results: str | Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """The evaluation of a model on a labelled folder, as `wastetune evaluate` makes and writes it.
+
+    `bundle` as in `predict`; `folder` has one subfolder of pictures per class; `classes` is a CSV file with the columns
+    folder_class and model_class. The result is the content of the report.json that is written: `scores` with 95 %
+    intervals, `calibration`, `folder_classes`, and what was left out.
+
+    UserError where the folder's classes are not the model's, and where no picture is left to evaluate.
+    """
+    silence_tensorflow()
+    from wastetune.checks.evaluate import evaluate_folder
+
+    evaluation, _ = evaluate_folder(
+        Path(bundle),
+        Path(folder),
+        table=None if classes is None else Path(classes),
+        dataset=None,
+        data=Path(DATA.resolve(data)),
+        results=Path(results or RESULTS),
+        output=None if output is None else Path(output),
+        console=open_console(quiet=quiet),
+    )
+    return evaluation.to_dict()

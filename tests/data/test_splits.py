@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wastetune.data.index import ImageIndex, Picture
-from wastetune.data.splits import Splits, draw_folds, split_digest, split_index, write_split_table
+from wastetune.data.splits import Splits, draw_folds, leaked_pictures, split_digest, split_index, write_split_table
 from wastetune.errors import UserError
 
 
@@ -81,6 +81,28 @@ def test_lookalikes_stay_on_one_side_also_across_classes() -> None:
     pairs = [(side_of[a.path], side_of[b.path]) for a, b in zip(pictures[::2], pictures[1::2], strict=True)]
     assert all(first == second for first, second in pairs)
     assert {first for first, _ in pairs} == {"train", "val", "test"}
+
+
+def test_each_picture_alone_lookalikes_are_on_both_sides_and_are_counted() -> None:
+    twins = index_of([picture(number, number % 2, appearance=f"look {number % 200}") for number in range(400)])
+    grouped, alone = split_index(twins, seed=0), split_index(twins, seed=0, grouped=False)
+    assert leaked_pictures(twins, grouped) == ()
+    leaked = leaked_pictures(twins, alone)
+    look = [each.appearance for each in twins.pictures]
+    known = {look[i] for i in (*alone.train, *alone.val)}
+    assert set(leaked) == {i for i in alone.test if look[i] in known}
+    assert 0.6 < len(leaked) / len(alone.test) < 0.95  # the other of two is there with a probability of 0.8
+    assert alone == split_index(twins, seed=0, grouped=False)
+
+
+def test_not_grouped_a_train_picture_like_one_of_its_own_test_folder_is_kept() -> None:
+    kinds = [picture(n, n % 2, own_split="train", appearance=f"look {n}") for n in range(40)]
+    kinds += [picture(100 + n, n % 2, own_split="test", appearance=f"look {n}") for n in range(10)]
+    own = index_of(kinds)
+    assert len(split_index(own, seed=0).left_out) == 10
+    kept = split_index(own, seed=0, grouped=False)
+    assert kept.left_out == ()
+    assert len(leaked_pictures(own, kept)) == 10
 
 
 @pytest.mark.parametrize("seed", range(20))

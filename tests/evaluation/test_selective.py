@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from wastetune.evaluation.selective import Threshold, accuracy_by_coverage, apply_threshold, fit_thresholds
 
@@ -14,31 +15,40 @@ def drawn(count, seed=0):
     return np.where(right, 0, 1), np.stack([sure, 1 - sure], axis=1)
 
 
-def test_the_threshold_is_the_lowest_one_that_keeps_its_promise_with_one_mistake_more():
-    sure = np.linspace(0.99, 0.6, 40)
-    wrong = np.array([n in (25, 30, 35) for n in range(40)])
+def test_the_threshold_is_the_lowest_one_whose_bound_on_mistakes_is_low_enough():
+    sure = np.linspace(0.99, 0.6, 100)
+    wrong = np.array([n in (60, 80, 90) for n in range(100)])
     labels, probabilities = wrong.astype(int), np.stack([sure, 1 - sure], axis=1)
     found = {each.precision: each for each in fit_thresholds(labels, probabilities)}
-    # 30 answers with one mistake: (1 + 1) / 31 is above 5 %; 25 with none: 1 / 26 is below it. 4 / 41 is below 10 %.
-    assert found[0.95].confidence == sure[24]
-    assert found[0.95].coverage == 25 / 40
+
+    def bound(answers):
+        return beta.ppf(0.9, wrong[:answers].sum() + 1, answers - wrong[:answers].sum())
+
+    assert bound(80) < 0.05 < bound(81)
+    assert (found[0.95].confidence, found[0.95].coverage) == (sure[79], 0.8)
+    assert bound(100) < 0.1
     assert (found[0.9].confidence, found[0.9].coverage) == (0.0, 1.0)
-    assert found.keys() == {0.9, 0.95}  # 40 pictures can promise no more
+    assert found.keys() == {0.9, 0.95}  # without a mistake, 98 % needs 114 answers
 
 
-def test_on_other_pictures_it_is_right_as_often_as_wanted():
-    measured = []
-    for seed in range(40):
-        (threshold,) = (each for each in fit_thresholds(*drawn(400, seed)) if each.precision == 0.9)
-        measured.append(apply_threshold(*drawn(4000, 1000 + seed), threshold))
-    assert np.mean([each.accuracy for each in measured]) > 0.9
-    assert 0.2 < np.mean([each.coverage for each in measured]) < 0.5
+def test_on_other_pictures_nine_of_ten_keep_the_promise():
+    kept = []
+    for seed in range(100):
+        promised = (each for each in fit_thresholds(*drawn(1000, seed)) if each.precision == 0.9)
+        kept += [apply_threshold(*drawn(20_000, 1000 + seed), threshold) for threshold in promised]
+    assert len(kept) > 90
+    assert np.mean([each.accuracy >= 0.9 for each in kept]) > 0.8
+    assert 0.15 < np.mean([each.coverage for each in kept]) < 0.4
 
 
 def test_equal_confidences_are_answered_together():
-    labels, probabilities = np.array([0] * 30 + [1]), np.tile([0.8, 0.2], (31, 1))
+    labels, probabilities = np.array([0] * 40 + [1]), np.tile([0.8, 0.2], (41, 1))
     assert [each.precision for each in fit_thresholds(labels, probabilities)] == [0.9]
-    assert fit_thresholds(np.array([0] * 9 + [1]), np.tile([0.8, 0.2], (10, 1))) == ()
+    assert fit_thresholds(np.array([0] * 30 + [1]), np.tile([0.8, 0.2], (31, 1))) == ()
+
+
+def test_a_model_that_is_always_wrong_promises_nothing():
+    assert fit_thresholds(np.ones(300, int), np.tile([0.8, 0.2], (300, 1))) == ()
 
 
 def test_a_threshold_that_nothing_reaches_has_no_accuracy():

@@ -14,7 +14,7 @@ from wastetune import UserError
 from wastetune.cli.model import export as export_command
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.models import export, parity
-from wastetune.models.bundle import DESCRIPTION_FILE, load_description
+from wastetune.models.bundle import DESCRIPTION_FILE, load_description, save_centres
 from wastetune.models.export import FORMATS, Format, Source, write_export
 from wastetune.models.loading import open_model
 from wastetune.models.parity import export_study
@@ -37,7 +37,10 @@ def ran(tmp_path_factory, tiny, empty_store):
         quiet=True,
     )
     # Two epochs on random weights say .500 of everything; this one is sure, now of the one class, now of the other.
-    sharp_model().save(folder / "results" / "tiny" / "bundle" / "model.keras")
+    bundle = folder / "results" / "tiny" / "bundle"
+    sharp_model().save(bundle / "model.keras")
+    centres = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    save_centres(bundle, centres / np.linalg.norm(centres, axis=1, keepdims=True))
     return folder
 
 
@@ -46,19 +49,22 @@ def sharp_model():
     import keras
     from keras import layers
 
-    keras.utils.set_random_seed(3)
+    glorot, normal = keras.initializers.GlorotUniform(seed=9), keras.initializers.RandomNormal(stddev=2.0, seed=9)
     pixels = keras.Input((32, 32, 3), name="pixels")
     # A model within the model, and constants that are no weights: so is the preprocessing of some backbones.
     inner = keras.Input((32, 32, 3))
     centred = layers.Normalization(mean=[104.0, 117.0, 124.0], variance=[3000.0, 4000.0, 5000.0])(inner)
     made = keras.Model(inner, centred)(pixels)
-    made = layers.Conv2D(8, 3, strides=2, use_bias=False)(made)
+    made = layers.Conv2D(8, 3, strides=2, use_bias=False, kernel_initializer=glorot)(made)
     made = layers.BatchNormalization()(made)
     made = layers.Activation("hard_silu")(made)
-    made = layers.DepthwiseConv2D(3, padding="same")(made)
+    made = layers.DepthwiseConv2D(3, padding="same", depthwise_initializer=glorot)(made)
+    trunk = keras.Model(pixels, made, name="trunk")
+    pixels = keras.Input((32, 32, 3), name="pixels")
+    made = trunk(pixels)
     made = layers.GlobalAveragePooling2D()(layers.ReLU(max_value=6)(made))
     centred = layers.LayerNormalization()(made)
-    return keras.Model(pixels, layers.Softmax()(layers.Dense(2, kernel_initializer="random_normal")(centred) * 40))
+    return keras.Model(pixels, layers.Softmax()(layers.Dense(2, kernel_initializer=normal)(centred)))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +103,9 @@ def test_it_gives_the_probabilities_of_the_original_and_says_what_it_is(format, 
         assert said.shape == (len(some), 2)
         assert said.dtype == np.float32
         np.testing.assert_allclose(said, original.run(some), atol=close)
+        known = [likeness for _, likeness in model.predict(some)]
+        assert len(some) == 1 or -1 < min(known) < max(known) - 0.01 < 1
+        np.testing.assert_allclose(known, [likeness for _, likeness in original.predict(some)], atol=close)
 
 
 def test_the_command_line_knows_every_format():
@@ -112,7 +121,10 @@ def test_the_classes_can_be_read_without_wastetune(bundle, onnx, tmp_path):
 
     session = onnxruntime.InferenceSession(onnx)
     assert json.loads(session.get_modelmeta().custom_metadata_map["wastetune"])["classes"] == ["box", "leaf"]
-    (given,), (gives,) = session.get_inputs(), session.get_outputs()
+    (given,), outputs = session.get_inputs(), {each.name: each for each in session.get_outputs()}
+    assert outputs.keys() == {"probabilities", "likeness"}
+    gives = outputs["probabilities"]
+    assert (outputs["likeness"].type, len(outputs["likeness"].shape)) == ("tensor(float)", 1)
     assert (given.name, given.type, given.shape[1:]) == ("pixels", "tensor(uint8)", [32, 32, 3])
     assert (gives.name, gives.type) == ("probabilities", "tensor(float)")
 
@@ -179,7 +191,7 @@ def test_a_file_that_says_otherwise_is_an_error_and_does_not_stay(ran, results, 
     shutil.copytree(results, tmp_path / "results")
     monkeypatch.setitem(FORMATS, "onnx", Format("model.onnx", "ONNX", write_another))
     monkeypatch.setattr(parity, "THREADS", ())
-    with pytest.raises(UserError, match=r"differs from the original by 0\.\d+ in a probability \(0.001 is allowed\)"):
+    with pytest.raises(UserError, match=r"differs from the original by 0\.\d+ in an output \(0.001 is allowed\)"):
         export_study(tmp_path / "results", pictures, ["onnx"])
     assert not list((tmp_path / "results" / "export").iterdir())
 

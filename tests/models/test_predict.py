@@ -7,6 +7,11 @@ import json
 import pytest
 from PIL import Image
 
+from wastetune.errors import UserError
+from wastetune.evaluation.selective import Threshold
+from wastetune.models.answers import ALWAYS, choose_rule
+from wastetune.models.bundle import BundleDescription
+
 
 @pytest.fixture
 def photos(tmp_path):
@@ -74,3 +79,53 @@ def test_many_pictures_in_a_pipe_leave_the_lines_alone(brightness, photos, run_c
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 152
     assert done.stderr.startswith("predicting: 152 images")
+
+
+def greys(folder, *levels):
+    for level in levels:
+        Image.new("RGB", (30, 20), (level, level, level)).save(folder / f"{level:03}.png")
+
+
+def test_it_is_unsure_rather_than_wrong_too_often_and_names_a_set_that_holds_the_class(brightness, photos, run_cli):
+    greys(photos, 127, 165)
+    asked = ("predict", "--bundle", brightness, "--precision", "95", "--coverage", "90")
+    done = run_cli(*asked, "photos/night.jpg", "photos/127.png", "photos/165.png", "photos/torn.jpg")
+    night, middle, light, torn = done.stdout.splitlines()
+    assert night == "dark     97.8%  photos/night.jpg  (grey 2.2%, bright 0.0%)  in {dark}"
+    assert middle == "unsure   33.7%  photos/127.png  (bright 33.7%, grey 33.3%, dark 33.0%)  in {bright, grey, dark}"
+    assert light == "unsure   70.6%  photos/165.png  (bright 70.6%, grey 22.3%, dark 7.1%)  in {bright, grey}"
+    assert torn.startswith("-  ")
+
+    rows = [json.loads(line) for line in run_cli(*asked, "--json", "photos/*.png").stdout.splitlines()]
+    assert [(row["class"], row["set"]) for row in rows] == [
+        ("unsure", ["bright", "grey", "dark"]),
+        ("unsure", ["bright", "grey"]),
+    ]
+    assert all(row["probability"] == row["top"][0]["probability"] for row in rows)
+    table = list(csv.DictReader(io.StringIO(run_cli(*asked, "--csv", "photos").stdout)))
+    assert [row["class"] for row in table] == ["unsure", "unsure", "bright", "dark", ""]
+    assert [row["set"] for row in table] == ["bright; grey; dark", "bright; grey", "bright", "dark", ""]
+    assert table[-1]["problem"]
+    assert table[-1]["probability of dark"] == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--precision", "99"), "this model does not promise a precision of 99 %; it can promise 95"),
+        (("--coverage", "95"), "this model does not promise a coverage of 95 %; it can promise 90"),
+    ],
+)
+def test_what_it_cannot_promise_is_said(brightness, photos, run_cli, options, said):
+    done = run_cli("predict", "--bundle", brightness, *options, "photos")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
+
+
+def test_a_model_of_an_earlier_version_promises_nothing_and_a_class_named_unsure_has_one_meaning():
+    old = BundleDescription(classes=("a", "b"), input_size=8)
+    assert choose_rule(old) == ALWAYS
+    with pytest.raises(UserError, match="promises no precision: its study was run by an earlier version"):
+        choose_rule(old, precision=95)
+    threshold = Threshold(precision=0.95, confidence=0.5, coverage=1.0)
+    with pytest.raises(UserError, match="is called 'unsure'"):
+        choose_rule(BundleDescription(classes=("a", "unsure"), input_size=8, thresholds=(threshold,)), precision=95)

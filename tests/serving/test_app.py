@@ -119,6 +119,18 @@ def test_a_photo_is_named_as_the_model_names_it_with_all_classes(open_page, fini
     assert page.title() == "colours: what is on the photo?"
 
 
+def test_asked_to_be_right_more_often_it_is_unsure_and_says_what_it_lacks(open_page, tmp_path):
+    Image.new("RGB", (64, 64), (141, 140, 140)).save(tmp_path / "pale.png")
+    page = open_page()
+    give(page, tmp_path / "pale.png")
+    page.locator(".wt-name", has_text="leaf").wait_for()
+    page.get_by_role("combobox", name="When should it answer?").click()
+    page.get_by_role("option", name="Right 95 % of the time").click()
+    page.locator(".wt-name", has_text="unsure").wait_for()
+    said = page.locator(".wt-trust").inner_text()
+    assert re.search(r"It would say leaf, and is only \d\d\.\d.% sure; .* 90\.0.% sure", said)
+
+
 def test_it_shows_where_it_looked_on_the_photo_as_it_is(open_page, photo):
     page = open_page()
     give(page, photo)

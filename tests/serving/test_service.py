@@ -104,7 +104,7 @@ def test_it_says_what_the_model_says(server, brightness):
     best = int(said.argmax())
     assert (answer["filename"], answer["class"]) == ("noise.png", ("dark", "grey", "bright")[best])
     assert [each["probability"] for each in answer["top"]] == sorted(map(float, said), reverse=True)
-    assert answer["problem"] is None
+    assert (answer["problem"], answer["unsure"]) == (None, False)
 
 
 def test_files_are_answered_in_their_order_and_a_bad_one_stops_no_other(server):
@@ -116,6 +116,14 @@ def test_files_are_answered_in_their_order_and_a_bad_one_stops_no_other(server):
         ("x.jpg", None, "not a picture Pillow can read"),
         ("d.png", "bright", None),
     ]
+
+
+def test_with_a_precision_it_says_where_it_is_unsure(brightness):
+    with serving(brightness.parent, "--precision", "95") as served:
+        rows = served.predict(("n.jpg", picture(0)), ("g.jpg", picture(127))).json()["predictions"]
+        assert [(row["class"], row["unsure"]) for row in rows] == [("dark", False), ("unsure", True)]
+        assert rows[1]["top"][0] == {"class": "bright", "probability": rows[1]["probability"]}
+        assert served.client.get("/model").json()["unsure_below"] == 0.9
 
 
 def png(header, rows):
@@ -225,7 +233,7 @@ def test_many_clients_at_once_each_get_their_own_answer(server):
 
 def test_it_says_which_model_it_is_and_how_it_is(server):
     card = server.client.get("/model").json()
-    assert (card["classes"], card["input_size"]) == (["dark", "grey", "bright"], 8)
+    assert (card["classes"], card["input_size"], card["unsure_below"]) == (["dark", "grey", "bright"], 8, 0.0)
     assert server.client.get("/health").json() == {"status": "alive"}
     assert server.client.get("/ready").json() == {"status": "ready"}
     assert server.client.get("/", follow_redirects=True).url.path == "/docs"

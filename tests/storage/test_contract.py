@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import time
+from datetime import datetime
 
 import optuna
 import pytest
@@ -16,12 +18,17 @@ from wastetune.storage.budget import LOST, MAX_RETRIES, count_live, default_is_d
 from wastetune.storage.database import hide_password, open_storage
 from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import (
+    DataSource,
+    StudyInfo,
     best_trial,
     default_trial,
     find_study,
     finished_trials,
     get_study_attr,
+    note_opening,
+    read_openings,
     set_study_attr,
+    write_study_info,
 )
 from wastetune.storage.study import open_study as create_study
 from wastetune.storage.trials import (
@@ -289,6 +296,34 @@ def test_what_a_study_is_told_to_remember_whoever_joins_it_can_recall(url, study
     assert get_study_attr(study, "nothing", "else") == "else"
     with pytest.raises(UserError, match=r"there is no study 'yours' in this database \(there: mine\)"):
         find_study(open_storage(url), "yours")
+
+
+def of_data(url, name, content):
+    study = open_study(url, name=name)
+    data = DataSource("litter", "/data", f"split of {name}", ("box", "leaf"), {}, content)
+    write_study_info(study, StudyInfo(question="", metric="macro_f1", data=data, tags={}))
+    return study
+
+
+def test_evaluations_on_the_same_pictures_are_counted_over_all_studies_of_the_database(url):
+    first, again, other = of_data(url, "first", "c1"), of_data(url, "again", "c1"), of_data(url, "other", "c2")
+    (opening,) = note_opening(first, (3, 1))
+    assert (opening.study, opening.trials) == ("first", (3, 1))
+    assert abs(datetime.fromisoformat(opening.when).timestamp() - time.time()) < 60
+    note_opening(other, (9,))
+    assert [each.study for each in note_opening(again, [3, 1])] == ["first", "again"]
+    note_opening(first, (3, 1))  # the same final model again
+    assert [each.trials for each in note_opening(first, (4,)) if each.study == "first"] == [(3, 1), (4,)]
+    assert len(read_openings(again)) == 3
+    assert [each.trials for each in read_openings(other)] == [(9,)]
+
+
+def test_what_earlier_versions_noted_of_evaluations_is_counted(url, study):
+    set_study_attr(study, "test_opened_for", [0, 7])
+    assert [each.trials for each in note_opening(study, (7,))] == [(0,), (7,)]
+    set_study_attr(study, "test_openings", [[0, 2], [7, 2]])
+    assert [each.trials for each in note_opening(study, (8,))] == [(0, 2), (7, 2), (8,)]
+    assert [each.when is None for each in read_openings(study)] == [True, True, False]
 
 
 PROLOGUE = """

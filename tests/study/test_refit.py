@@ -5,9 +5,12 @@ import pytest
 
 import wastetune.study.objective
 import wastetune.study.refit
+from wastetune.backbones.backbone import build_trunk, nearest_cut
 from wastetune.console import open_console
 from wastetune.data.splits import draw_folds
-from wastetune.models.bundle import load_model, save_model
+from wastetune.evaluation.novelty import fit_centres, likeness
+from wastetune.models.bundle import BundleDescription, load_model, save_centres, save_description, save_model
+from wastetune.models.loading import open_model
 from wastetune.storage.records import TrialAttrs
 from wastetune.study.objective import cross_predict, run_trial
 from wastetune.study.refit import refit
@@ -123,14 +126,24 @@ def test_out_of_fold_predictions_come_from_models_that_did_not_see_the_pictures(
 
 
 @pytest.mark.parametrize("frozen_depth", [1.0, 11 / 12])
-def test_the_shift_of_the_test_pictures_is_measured_at_the_models_cut(prepared, frozen_depth, monkeypatch):
-    context, test = prepared.context, prepared.test
-    given = attrs(frozen_depth=frozen_depth)
-    assert wastetune.study.refit._shift_of_test(context, test, given, BAR) is None  # so few pictures tell nothing
-    monkeypatch.setattr("wastetune.evaluation.shift._FEWEST", 1)
-    shift = wastetune.study.refit._shift_of_test(context, test, given, BAR)
-    assert len(set(shift.least_alike) & set(test.paths)) == 12 < len(test)
-    assert set(shift.per_class) == set(context.classes)
+def test_what_a_bundle_says_of_likeness_is_that_of_the_features_at_its_cut(prepared, frozen_depth, tmp_path):
+    context, test, given = prepared.context, prepared.test, attrs(frozen_depth=frozen_depth)
+    refit(context, test, {3: given}, bar=BAR, keep=lambda model: save_model(tmp_path, model))
+    seen = wastetune.study.refit._features(context, context.data.train, given, BAR)
+    centres = fit_centres(seen.vectors, seen.labels, seed=0)
+    save_centres(tmp_path, centres)
+    save_description(tmp_path, BundleDescription(classes=context.classes, input_size=context.backbone.size))
+    pixels = test.read(range(len(test)))
+    probabilities, known = zip(*open_model(tmp_path).predict(pixels), strict=True)
+    # Not the stored ones: of random weights the activations at this depth are smaller than half precision can tell.
+    trunk = build_trunk(context.backbone, (nearest_cut(context.backbone, frozen_depth),))
+    features = trunk.predict_on_batch(pixels.astype(np.float32)).reshape(len(test), -1)  # of one place
+    np.testing.assert_allclose(known, likeness(features, centres), atol=1e-4)
+    if frozen_depth == 1:
+        sealed = wastetune.study.refit._features(context, test, given, BAR)
+        np.testing.assert_allclose(known, likeness(sealed.vectors, centres), atol=1e-3)
+    assert max(known) < 0.99999  # no test picture is a training picture
+    np.testing.assert_allclose(probabilities, load_model(tmp_path).predict_on_batch(pixels * 1.0), atol=1e-5)
 
 
 def test_a_trial_leaves_the_backbone_as_it_was(prepared):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, replace
+from datetime import datetime
 
 import optuna
 import pytest
@@ -79,7 +80,7 @@ def test_what_is_printed_ends_with_the_classification_report_and_no_library_spea
 def test_the_report_has_every_key_and_its_numbers_agree_with_each_other(report):
     assert set(report) >= {
         *("study", "question", "backbone", "dataset", "classes", "metric", "counts", "trials", "best", "test"),
-        *("default_test", "seconds", "versions", "fingerprint", "retrain", "edges", "problems", "test_opened_for"),
+        *("default_test", "seconds", "versions", "fingerprint", "retrain", "edges", "problems", "openings"),
     }
     assert (report["study"], report["backbone"]) == ("tiny", "mobilenet_v3_small_minimalistic")
     assert (report["dataset"], report["classes"]) == ("pictures", ["box", "leaf"])
@@ -90,7 +91,8 @@ def test_the_report_has_every_key_and_its_numbers_agree_with_each_other(report):
     assert set(report["final"]["members"]) <= set(report["final"]["considered"]) <= {0, 1, 2}
     assert report["final"]["score"] >= report["final"]["default_score"]
     assert report["calibration"]["log_loss"] > 0
-    assert report["test_opened_for"] == [report["best"]["number"]]
+    assert [len(values) for values in report["repeats"].values()] == [2, 2, 2]
+    assert report["accuracy_by_coverage"][-1] == pytest.approx([1, report["test"]["accuracy"]])
     assert report["duplicates"] == report["contradictions"] == 1
     for part in ("test", "default_test"):
         scores = report[part]
@@ -116,7 +118,10 @@ def test_what_was_retrained_is_what_the_trial_had_stored(first, report):
     assert report["best"] == {"number": best.number, "score": best.value, "config": best.user_attrs["config"]}
     assert report["retrain"]["epochs"] == best.user_attrs["best_epoch"]
     assert best.value == max(trial.value for trial in study.trials)
-    assert study.user_attrs["test_opened_for"] == [best.number]
+    (opening,) = study.user_attrs["test_openings"]
+    assert (opening["study"], opening["trials"]) == ("tiny", report["final"]["members"])
+    assert opening == report["openings"][0]
+    assert abs(datetime.fromisoformat(opening["when"]).timestamp() - time.time()) < 3600
 
 
 def test_all_files_are_there_and_whole(first, report):
@@ -245,7 +250,7 @@ def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, ru
     report = json.loads((folder / "report.json").read_text())
     assert report["trials"]["complete"] == 4
     assert ("retraining" in more.stdout) == (3 in report["final"]["considered"])
-    assert len(report["test_opened_for"]) == 1 + (3 in report["final"]["members"])
+    assert len(report["openings"]) == 1 + (3 in report["final"]["members"])
 
 
 def test_a_lost_page_is_written_again_without_training(finished, run_cli, tiny):

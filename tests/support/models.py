@@ -8,6 +8,12 @@ import pytest
 from support.reports import a_report
 from wastetune.datasets.synthetic import write_sample
 
+# A model that is sure enough of most pictures, and of no grey one.
+PROMISES = {
+    "thresholds": [{"precision": 0.95, "confidence": 0.9, "coverage": 0.7}],
+    "set_thresholds": [{"coverage": 0.9, "probability": 0.2}],
+}
+
 
 @pytest.fixture(scope="session")
 def brightness(tmp_path_factory):
@@ -36,7 +42,7 @@ def brightness(tmp_path_factory):
         ],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    about = {"classes": ["dark", "grey", "bright"], "input_size": 8}
+    about = {"classes": ["dark", "grey", "bright"], "input_size": 8, **PROMISES}
     helper.set_model_props(made, {"wastetune": json.dumps(about)})
     onnx.checker.check_model(made)
     file = tmp_path_factory.mktemp("brightness") / "model.onnx"
@@ -84,7 +90,7 @@ def finished(tmp_path_factory):
     write_predictions(Predictions(index.classes, paths, labels, said, said.argmax(axis=1)), results)
     scores = asdict(score_predictions(labels, said, index.classes))
     about = {"study": "colours", "backbone": "mean_colour", "dataset": "drawn", "input_size": 64}
-    about |= {"classes": index.classes, "test": scores}
+    about |= {"classes": index.classes, "test": scores, **PROMISES}
     save_description(results / "bundle", BundleDescription.from_dict(about))
     write_page(a_report(), History((), {}, {}), None, pictures, results)
     return folder

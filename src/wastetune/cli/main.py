@@ -22,6 +22,8 @@ COMMANDS = {
     "ui": "serve",
     "proxy": "serve",
     "data": "data",
+    "evaluate": "checks",
+    "reproduce": "checks",
 }
 
 

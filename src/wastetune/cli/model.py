@@ -10,6 +10,7 @@ from wastetune.cli.options import (
     bundle_option,
     data_option,
     model_study_option,
+    precision_option,
     results_option,
     storage_option,
     study_option,
@@ -23,10 +24,24 @@ from wastetune.errors import UserError
 @model_study_option
 @bundle_option
 @results_option
+@precision_option
+@click.option(
+    "--coverage",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Name a set of classes, too, that holds the true one so often, e.g. 95.",
+)
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
 @click.option("--csv", "as_csv", is_flag=True, help="A CSV table, with the probability of each class.")
 def predict(
-    pictures: tuple[str, ...], study: str | None, bundle: Path | None, results: Path, as_json: bool, as_csv: bool
+    pictures: tuple[str, ...],
+    study: str | None,
+    bundle: Path | None,
+    results: Path,
+    precision: float | None,
+    coverage: float | None,
+    as_json: bool,
+    as_csv: bool,
 ) -> None:
     """Classify pictures: the most probable class, its probability, the next two classes.
 
@@ -35,6 +50,7 @@ def predict(
     \b
     Example:
       wastetune predict --study inception_wid photo.jpg new_photos/
+      wastetune predict --study inception_wid new_photos/ --precision 95
       wastetune predict --bundle results/inception_wid/bundle 'bin_3/*.jpg' --csv > bin_3.csv
     """
     if as_json and as_csv:
@@ -42,18 +58,20 @@ def predict(
     path = model_path(study, bundle, results)
 
     from wastetune.console import open_console
+    from wastetune.models.answers import choose_rule
     from wastetune.models.loading import open_model
     from wastetune.models.predict import find_pictures, predict_files, render_csv, render_json, render_text
 
     paths = find_pictures(pictures)
     render = render_json if as_json else render_csv if as_csv else render_text
     model = open_model(path)
+    rule = choose_rule(model.about, precision=precision, coverage=coverage)
     problems = 0
     # A bar on the screen does not mix with lines that go there, and a few pictures need none.
     quiet = sys.stdout.isatty() or len(paths) < 100
     console = open_console(stderr=True, quiet=quiet)
     with console.bar("predicting", len(paths)) as advance:
-        for line, said in render(model, predict_files(model, paths)):
+        for line, said in render(model, predict_files(model, paths), rule):
             click.echo(line)
             problems += said is not None and bool(said.problem)
             advance(said is not None)

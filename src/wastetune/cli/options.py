@@ -58,6 +58,12 @@ bundle_option = click.option(
     metavar="FOLDER|FILE",
     help="A model instead of a study: a bundle, or a file that `wastetune export` wrote.",
 )
+precision_option = click.option(
+    "--precision",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help='Answer "unsure" unless so many answers are right, e.g. 95; the report lists what the model can promise.',
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), help="Another seed than the study's, for another split and another search."
 )

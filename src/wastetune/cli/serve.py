@@ -8,6 +8,7 @@ from wastetune.cli.lookup import check_export, lookup_study, model_path, onnx_fi
 from wastetune.cli.options import (
     data_option,
     model_study_option,
+    precision_option,
     results_option,
     storage_option,
     study_option,
@@ -97,6 +98,7 @@ def ui(
     show_envvar=True,
     help="The key that clients send as X-API-Key. Other users of this machine see command lines: use the variable.",
 )
+@precision_option
 @click.option("--threads", type=click.IntRange(min=1), help="Threads per prediction. Default: one per core.")
 @click.option(
     "--max-mb", type=click.IntRange(min=1), default=32, show_default=True, help="The most megabytes of a request."
@@ -125,6 +127,7 @@ def serve(
     host: str,
     port: int,
     api_key: str | None,
+    precision: float | None,
     threads: int | None,
     max_mb: int,
     max_megapixels: int,
@@ -145,6 +148,7 @@ def serve(
     with optional_import("a package of the service", "serve"):
         from wastetune.serving.api import Limits
         from wastetune.serving.server import serve_model
+    from wastetune.models.answers import choose_rule
     from wastetune.models.loading import open_model
     from wastetune.signals import raise_on_signals
 
@@ -160,6 +164,7 @@ def serve(
                 check_export(file, model.about, model_path(study, bundle, results), study)
             serve_model(
                 model,
+                choose_rule(model.about, precision=precision),
                 host=host,
                 port=port,
                 key=api_key,

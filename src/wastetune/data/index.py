@@ -67,14 +67,18 @@ class ImageIndex:
 
 
 def index_folder(
-    folder: Path, *, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
+    folder: Path,
+    *,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    fewest: int = 2,
 ) -> ImageIndex:
     """The index of a folder with one subfolder per class.
 
     A data set that comes split has ``TRAIN/<class>`` and ``TEST/<class>``, perhaps in a folder ``DATASET``.
     With ``cache``, a folder, files whose size and time have not changed since they were read are not read again.
     ``progress(done, total)`` counts files.
-    Raises UserError unless there are at least two classes with pictures.
+    Raises UserError unless there are at least ``fewest`` classes with pictures; one is enough to evaluate a model.
     """
     files, problems = find_files(folder)
     cache_file = None if cache is None else cache / f"index-{_short_hash(str(folder.resolve()))}.json"
@@ -83,11 +87,11 @@ def index_folder(
     names = sorted({file.class_name for file, found in zip(files, contents, strict=True) if not isinstance(found, str)})
     for name in sorted({file.class_name for file in files} - set(names)):
         problems.append(Problem(name, "a class folder without a usable picture: not a class"))
-    if len(names) < 2:
+    if len(names) < fewest:
         has = f"only one class with pictures ({names[0]})" if names else "no class folder with pictures"
+        at_least = ", for at least two classes" if fewest > 1 else ""
         raise UserError(
-            f"{folder} has {has}; a data set is a folder with one subfolder of pictures per class, "
-            "for at least two classes."
+            f"{folder} has {has}; a data set is a folder with one subfolder of pictures per class{at_least}."
         )
     pictures = []
     for file, found in zip(files, contents, strict=True):

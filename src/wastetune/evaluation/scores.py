@@ -41,14 +41,20 @@ class Scores:
 
 
 def score_predictions(
-    labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str], *, repeats: Sequence[NDArray[Any]] = ()
+    labels: NDArray[Any],
+    probabilities: NDArray[Any],
+    classes: Sequence[str],
+    *,
+    repeats: Sequence[NDArray[Any]] = (),
+    only_present: bool = False,
 ) -> Scores:
     """All scores of a set of predictions, with 95 % intervals for accuracy and macro F1.
 
     labels: (n,) int, indices into classes; probabilities: (n, c). Averages are over all c classes, and undefined
     scores (the precision of a class that is never predicted) are 0; only balanced accuracy leaves out classes
-    without pictures. Intervals: percentile bootstrap over pictures, seeded; with `repeats`, the probabilities of the
-    same model fitted with other seeds, over pictures and seeds.
+    without pictures. With `only_present`, all averages and `per_class` leave them out; to predict one of them is still
+    wrong, and the confusion matrix keeps its shape. Intervals: percentile bootstrap over pictures, seeded; with
+    `repeats`, the probabilities of the same model fitted with other seeds, over pictures and seeds.
     Raises ValueError if shapes or labels do not fit, or a probability is not finite.
     """
     counts = confusion_counts(labels, probabilities)
@@ -57,21 +63,23 @@ def score_predictions(
     precision, recall, f1 = per_class(counts)
     support = counts.sum(axis=-1)
     share = support / support.sum()
+    counted = support > 0 if only_present else np.full(len(counts), True)
     return Scores(
         accuracy=float(accuracy(counts)),
         balanced_accuracy=float(balanced_accuracy(counts)),
-        precision_macro=float(precision.mean()),
-        recall_macro=float(recall.mean()),
-        f1_macro=float(macro_f1(counts)),
+        precision_macro=float(precision[counted].mean()),
+        recall_macro=float(recall[counted].mean()),
+        f1_macro=float(f1[counted].mean()),
         precision_weighted=float(precision @ share),
         recall_weighted=float(recall @ share),
         f1_weighted=float(f1 @ share),
         per_class={
             name: ClassScores(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
             for i, name in enumerate(classes)
+            if counted[i]
         },
         confusion_matrix=tuple(map(tuple, counts.tolist())),
-        intervals=_intervals([counts, *(confusion_counts(labels, each) for each in repeats)]),
+        intervals=_intervals([counts, *(confusion_counts(labels, each) for each in repeats)], counted),
     )
 
 
@@ -113,7 +121,7 @@ def _paired_resamples(
     return matrices(cells // size % size), matrices(cells % size)
 
 
-def _intervals(fits: Sequence[Counts]) -> dict[str, tuple[float, float]]:
+def _intervals(fits: Sequence[Counts], counted: NDArray[np.bool_]) -> dict[str, tuple[float, float]]:
     """Resamples of each fit, as many of one as of another."""
     total = int(fits[0].sum())
     rng = np.random.default_rng(seed_for("bootstrap", total))
@@ -125,6 +133,9 @@ def _intervals(fits: Sequence[Counts]) -> dict[str, tuple[float, float]]:
     )
     return {
         name: (float(low), float(high))
-        for name, values in (("accuracy", accuracy(drawn)), ("f1_macro", macro_f1(drawn)))
+        for name, values in (
+            ("accuracy", accuracy(drawn)),
+            ("f1_macro", per_class(drawn)[2][:, counted].mean(axis=-1)),
+        )
         for low, high in [np.percentile(values, [2.5, 97.5])]
     }

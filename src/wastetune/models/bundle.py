@@ -1,9 +1,12 @@
 """A trained model as a folder that Keras alone can load: pixels in, probabilities out."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from wastetune.console import suppressed_stderr
@@ -16,6 +19,7 @@ from wastetune.record import Record
 
 MODEL_FILE = "model.keras"
 DESCRIPTION_FILE = "bundle.json"
+CENTRES_FILE = "centres.npy"
 
 
 class BundleDescription(Record):
@@ -34,12 +38,44 @@ class BundleDescription(Record):
     temperature: float = 1.0  # by which the logits are divided, inside the model
     thresholds: tuple[Threshold, ...] = ()  # below which an answer is "unsure"
     set_thresholds: tuple[SetThreshold, ...] = ()  # of prediction sets
+    unlike_below: float | None = None  # the likeness below which a picture is unlike the training pictures
 
 
 def save_model(folder: Path, model: Any) -> None:
     """Writes the whole model into a bundle's folder; ``keras.saving.load_model(folder / "model.keras")`` reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / MODEL_FILE, model.save)
+
+
+def save_centres(folder: Path, centres: NDArray[np.float32]) -> None:
+    """Writes the centres (k, f) of the training pictures' features, to which other pictures are compared."""
+    write_whole(folder / CENTRES_FILE, lambda part: part.write_bytes(centres_as_bytes(centres)))
+
+
+def load_centres(folder: Path) -> NDArray[np.float32] | None:
+    """The centres of a bundle; None where it has none, as of an earlier version."""
+    file = folder / CENTRES_FILE
+    return np.load(file) if file.exists() else None
+
+
+def centres_as_bytes(centres: NDArray[np.float32]) -> bytes:
+    """The content of centres.npy."""
+    content = io.BytesIO()
+    np.save(content, centres)
+    return content.getvalue()
+
+
+def split_at_trunk(model: Any) -> tuple[Any, Any]:
+    """A bundle's model in two: pixels to activations at the cut, and activations to probabilities."""
+    import keras
+
+    trunk = model.get_layer("trunk")
+    first = keras.Input(trunk.output.shape[1:])
+    layers = model.layers
+    probabilities = first
+    for layer in layers[layers.index(trunk) + 1 :]:
+        probabilities = layer(probabilities)
+    return trunk, keras.Model(first, probabilities)
 
 
 def load_model(folder: Path) -> Any:

@@ -1,6 +1,7 @@
 """Exports a study's model to another format: a file or folder from uint8 pixels to probabilities.
 
-All formats take `pixels` (n, size, size, 3) uint8 and return `probabilities` (n, classes) float32, for any n. They
+All formats take `pixels` (n, size, size, 3) uint8 and return `probabilities` (n, classes) float32, for any n. All but
+.keras, which keeps the centres as a file inside, return the `likeness` (n,) to the training pictures, too. They
 contain the description of the model (bundle.json): in the metadata of ONNX, in `assets.extra` of a SavedModel, in the
 zip archive that a .keras file is, and in a zip archive at the end of a .tflite file, as TensorFlow Lite's metadata
 library does it.
@@ -15,12 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError, install_command
 from wastetune.files import remove, write_whole
-from wastetune.models.bundle import BundleDescription, load_description, load_model
-from wastetune.models.loading import INPUT, INSIDE, KEY, OUTPUT, SIGNATURE
+from wastetune.models.bundle import (
+    CENTRES_FILE,
+    BundleDescription,
+    centres_as_bytes,
+    load_centres,
+    load_description,
+    load_model,
+    split_at_trunk,
+)
+from wastetune.models.loading import INPUT, INSIDE, KEY, LIKENESS, OUTPUT, SIGNATURE
 
 OPSET = 18
 LABELS = "labels.txt"
@@ -42,6 +52,7 @@ class Source:
 
     model: Any  # Keras: (n, size, size, 3) in 0..255 -> (n, classes)
     about: BundleDescription
+    centres: NDArray[np.float32] | None = None  # of the training pictures' features
 
 
 def write_export(bundle: Path, format: str, folder: Path) -> Path:
@@ -54,7 +65,7 @@ def write_export(bundle: Path, format: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(part: Path) -> None:
-        kind.write(Source(load_model(bundle), about), part)
+        kind.write(Source(load_model(bundle), about, load_centres(bundle)), part)
         remove(target)  # a SavedModel is a folder, and a folder replaces an empty one only
 
     try:
@@ -75,6 +86,9 @@ def _write_keras(source: Source, file: Path) -> None:
     whole = keras.Model(pixels, source.model(keras.ops.cast(pixels, "float32")), name="wastetune")
     whole.save(file)
     _put_inside(file, source.about)
+    if source.centres is not None:
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr(CENTRES_FILE, centres_as_bytes(source.centres))
 
 
 def _write_saved_model(source: Source, folder: Path) -> None:
@@ -142,8 +156,17 @@ def _function(source: Source) -> Any:
     size = source.about.input_size
 
     def run(pixels: Any) -> dict[str, Any]:
-        return {OUTPUT: source.model(tf.cast(pixels, tf.float32), training=False)}
+        floats = tf.cast(pixels, tf.float32)
+        if centres is None:
+            return {OUTPUT: source.model(floats, training=False)}
+        trunk, rest = parts
+        activations = trunk(floats, training=False)
+        features = tf.reduce_mean(activations, axis=list(range(1, len(activations.shape) - 1)))
+        cosines = tf.matmul(tf.math.l2_normalize(features, axis=-1), centres.T)
+        return {OUTPUT: rest(activations, training=False), LIKENESS: tf.reduce_max(cosines, axis=-1)}
 
+    centres = source.centres
+    parts: tuple[Any, Any] = (None, None) if centres is None else split_at_trunk(source.model)
     return tf.function(run, input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name=INPUT)])
 
 

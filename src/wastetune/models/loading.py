@@ -3,6 +3,7 @@
 Only the runtime of the format is imported: an .onnx file does not need TensorFlow.
 """
 
+import io
 import json
 import threading
 import zipfile
@@ -17,15 +18,26 @@ from numpy.typing import NDArray
 
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError, first_line, install_command
-from wastetune.models.bundle import DESCRIPTION_FILE, MODEL_FILE, BundleDescription, load_description, read_keras
+from wastetune.evaluation.novelty import likeness
+from wastetune.models.bundle import (
+    CENTRES_FILE,
+    DESCRIPTION_FILE,
+    MODEL_FILE,
+    BundleDescription,
+    load_centres,
+    load_description,
+    read_keras,
+    split_at_trunk,
+)
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Outputs = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32] | None]]
 
 # The description of the model in an exported file: the name of its entry in an archive, its key in ONNX's metadata.
 INSIDE = "wastetune.json"
 KEY = "wastetune"
 SIGNATURE = "serving_default"
-INPUT, OUTPUT = "pixels", "probabilities"
+INPUT, OUTPUT, LIKENESS = "pixels", "probabilities", "likeness"
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,13 @@ class Model:
     size: int  # pixels a side
     about: BundleDescription
     run: Run  # (n, size, size, 3) in 0..255 -> (n, classes); any n from 1 on
+    outputs: Outputs | None = None  # likewise -> (n, classes) and the likeness to the training pictures (n,), if known
+
+    def predict(self, pixels: NDArray[np.uint8]) -> list[tuple[NDArray[np.float32], float | None]]:
+        """For each picture of (n, size, size, 3) the probabilities (classes,) and its likeness, None if unknown."""
+        probabilities, likeness = self.outputs(pixels) if self.outputs else (self.run(pixels), None)
+        known = [None] * len(probabilities) if likeness is None else likeness.tolist()
+        return list(zip(probabilities, known, strict=True))
 
 
 def open_model(path: Path, *, threads: int | None = None) -> Model:
@@ -57,8 +76,8 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
             f"{path} is no model: neither a study's bundle, nor a SavedModel, nor a file {', '.join(_READERS)}"
         )
     try:
-        about, run = opened(path, threads)
-        return Model(about.classes, about.input_size, about, run)
+        about, outputs = opened(path, threads)
+        return Model(about.classes, about.input_size, about, lambda pixels: outputs(pixels)[0], outputs)
     except UserError:
         raise
     except ImportError as error:
@@ -69,15 +88,22 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
         raise UserError(f"the model in {path} cannot be read: {first_line(error)}; {again} again") from error
 
 
-def _open_bundle(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
-    return load_description(path), _keras_run(path / MODEL_FILE, threads)
+def _open_bundle(path: Path, threads: int | None) -> tuple[BundleDescription, Outputs]:
+    _limit_tensorflow(threads)
+    return load_description(path), keras_outputs(read_keras(path / MODEL_FILE), load_centres(path))
 
 
-def _open_keras(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
-    return _inside(path), _keras_run(path, threads)
+def _open_keras(path: Path, threads: int | None) -> tuple[BundleDescription, Outputs]:
+    _limit_tensorflow(threads)
+    about, model, centres = _inside(path), read_keras(path), None
+    with zipfile.ZipFile(path) as archive:
+        if CENTRES_FILE in archive.namelist():
+            centres = np.load(io.BytesIO(archive.read(CENTRES_FILE)))
+    # The export is a bundle's model behind a conversion of bytes, so the bundle's model is its last layer.
+    return about, keras_outputs(model if centres is None else model.layers[-1], centres)
 
 
-def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
+def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescription, Outputs]:
     import tensorflow as tf
 
     _limit_tensorflow(threads)
@@ -86,13 +112,14 @@ def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescriptio
     signature = loaded.signatures[SIGNATURE]
 
     # The signature does not keep the loaded object, and so its variables, alive.
-    def run(pixels: NDArray[np.uint8], _kept: Any = loaded) -> NDArray[np.float32]:
-        return np.asarray(signature(**{INPUT: tf.constant(pixels)})[OUTPUT])
+    def run(pixels: NDArray[np.uint8], _kept: Any = loaded) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        made = signature(**{INPUT: tf.constant(pixels)})
+        return np.asarray(made[OUTPUT]), np.asarray(made[LIKENESS]) if LIKENESS in made else None
 
     return about, run
 
 
-def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
+def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Outputs]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -104,41 +131,50 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Run]
     if KEY not in metadata:
         raise ValueError(f"it was not exported by wastetune (no metadata {KEY!r})")
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
+    names = {OUTPUT, LIKENESS} & {each.name for each in session.get_outputs()}
+
+    def run(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        made = dict(zip(names, session.run(list(names), {INPUT: pixels}), strict=True))
+        return np.asarray(made[OUTPUT]), made.get(LIKENESS)
 
     return _parse(metadata[KEY]), run
 
 
-def _open_litert(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
+def _open_litert(path: Path, threads: int | None) -> tuple[BundleDescription, Outputs]:
     from ai_edge_litert.interpreter import Interpreter
 
     with suppressed_stderr():  # LiteRT prints the names of its kernels
         interpreter = Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()
     input_index = interpreter.get_input_details()[0]["index"]
-    output_index = interpreter.get_output_details()[0]["index"]
+    # The names of tensors are lost, but a likeness is one number a picture and probabilities are several.
+    places = sorted(interpreter.get_output_details(), key=lambda each: -len(each["shape"]))
     lock = threading.Lock()  # an interpreter has one set of tensors
 
-    def run_one(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run_one(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         interpreter.set_tensor(input_index, pixels[None])
         interpreter.invoke()
-        return np.asarray(interpreter.get_tensor(output_index)[0])
+        return [np.array(interpreter.get_tensor(each["index"])[0]) for each in places]
 
     # One by one, because the fast kernels for 8-bit weights accept one picture only.
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         with lock:
-            return np.stack([run_one(each) for each in pixels])
+            probabilities, *rest = map(np.stack, zip(*map(run_one, pixels), strict=True))
+        return probabilities, rest[0] if rest else None
 
     return _inside(path), run
 
 
-def _keras_run(file: Path, threads: int | None) -> Run:
-    _limit_tensorflow(threads)
-    model = read_keras(file)
+def keras_outputs(model: Any, centres: NDArray[np.float32] | None) -> Outputs:
+    """A bundle's model as a function, which knows the likeness where there are centres."""
+    if centres is None:
+        return lambda pixels: (np.asarray(model.predict_on_batch(pixels.astype(np.float32))), None)
+    trunk, rest = split_at_trunk(model)
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(model.predict_on_batch(pixels.astype(np.float32)))
+    def run(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        activations = np.asarray(trunk.predict_on_batch(pixels.astype(np.float32)))
+        features = activations.mean(axis=tuple(range(1, activations.ndim - 1)))
+        return np.asarray(rest.predict_on_batch(activations)), likeness(features, centres)
 
     return run
 

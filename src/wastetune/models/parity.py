@@ -58,18 +58,18 @@ def export_study(
     model = open_model(bundle)
     labels = np.array([model.classes.index(name) for name in names])
     echo(f"{len(paths):,} test pictures through the original")
-    original = _probabilities(model, paths)
+    original, likeness = _outputs(model, paths)
     before = _compare(ORIGINAL, bundle / MODEL_FILE, original, original, labels)
     checks = [_timed(before, bundle)]
     for name in formats:
         echo(f"{FORMATS[name].title}: {folder / FORMATS[name].file}")
         file = write_export(bundle, name, folder)
         try:
-            exported = _probabilities(open_model(file), paths)
-            difference = np.abs(exported - original).max()
+            exported, its_likeness = _outputs(open_model(file), paths)
+            difference = max(np.abs(exported - original).max(), np.abs(its_likeness - likeness).max(initial=0.0))
             if not difference <= (TOLERANCE if FORMATS[name].exact else 1.0):  # nor is it NaN
                 raise UserError(
-                    f"the {FORMATS[name].title} export differs from the original by {difference:.3g} in a probability "
+                    f"the {FORMATS[name].title} export differs from the original by {difference:.3g} in an output "
                     f"({TOLERANCE:g} is allowed), so {file} was deleted; export to another format"
                 )
             check = _compare(name, file, original, exported, labels)
@@ -129,13 +129,16 @@ def _test_pictures(results: Path, pictures: Path) -> tuple[list[Path], list[str]
     return [pictures / row.path for row in rows], [row.class_name for row in rows]
 
 
-def _probabilities(model: Model, paths: Sequence[Path]) -> NDArray[np.float32]:
+def _outputs(model: Model, paths: Sequence[Path]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probabilities (n, classes) and likeness (n, 1), or (n, 0) where the model does not know it."""
     rows = []
     for prediction in predict_files(model, paths):
         if prediction.probabilities is None:
             raise UserError(f"a test picture is not there as it was: {prediction.problem}")
-        rows.append(prediction.probabilities)
-    return np.stack(rows)
+        likeness = [] if prediction.likeness is None else [prediction.likeness]
+        rows.append((prediction.probabilities, np.array(likeness, np.float32)))
+    probabilities, likenesses = (np.stack(each) for each in zip(*rows, strict=True))
+    return probabilities, likenesses
 
 
 def _compare(

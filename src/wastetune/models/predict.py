@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.errors import UserError
+from wastetune.evaluation.selective import UNSURE
+from wastetune.models.answers import ALWAYS, Rule, decide
 from wastetune.models.loading import Model
 
 PROBABILITY = "probability of "  # followed by the class: the name of its column
@@ -30,6 +32,7 @@ class Prediction:
     path: Path
     probabilities: NDArray[np.float32] | None  # (classes,)
     problem: str = ""
+    likeness: float | None = None  # to the training pictures; None where the model does not know
 
 
 def predict_files(model: Model, paths: Iterable[Path]) -> Iterator[Prediction]:
@@ -45,15 +48,13 @@ def predict_files(model: Model, paths: Iterable[Path]) -> Iterator[Prediction]:
         for batch in _batches(paths):
             pictures = list(pool.map(read, batch))
             pixels = [each for each in pictures if not isinstance(each, str)]
-            probabilities = iter(model.run(np.stack(pixels)) if pixels else ())
+            predicted = iter(model.predict(np.stack(pixels)) if pixels else ())
             for path, each in zip(batch, pictures, strict=True):
-                yield Prediction(path, None, each) if isinstance(each, str) else Prediction(path, next(probabilities))
-
-
-def best_classes(model: Model, probabilities: NDArray[np.float32], count: int = 3) -> list[tuple[str, float]]:
-    """The most probable classes and their probabilities, in descending order; the first is the predicted class."""
-    order = np.argsort(-probabilities, kind="stable")[:count]
-    return [(model.classes[label], float(probabilities[label])) for label in order]
+                if isinstance(each, str):
+                    yield Prediction(path, None, each)
+                else:
+                    probabilities, likeness = next(predicted)
+                    yield Prediction(path, probabilities, likeness=likeness)
 
 
 def find_pictures(named: Sequence[str | Path]) -> list[Path]:
@@ -79,50 +80,77 @@ def _files(named: Iterable[str | Path]) -> Iterator[Path]:
 Lines = Iterator[tuple[str, Prediction | None]]
 
 
-def render_text(model: Model, predictions: Iterable[Prediction]) -> Lines:
-    """A line of text and its prediction: class, probability, path, the next two classes."""
-    width = max(map(len, model.classes))
+def render_text(model: Model, predictions: Iterable[Prediction], rule: Rule = ALWAYS) -> Lines:
+    """A line of text and its prediction: class, probability, path, the next two classes; of an unsure one, all three.
+
+    Where the rule asks for prediction sets, the line ends with the set.
+    """
+    width = max(len(name) for name in (*model.classes, UNSURE if rule.confidence else ""))
     for prediction in predictions:
         if prediction.probabilities is None:
             yield f"{'-':{width}}          {prediction.problem}", prediction
             continue
-        (name, share), *others = best_classes(model, prediction.probabilities)
-        rest = ", ".join(f"{other} {part:.1%}" for other, part in others)
-        yield f"{name:{width}}  {share:6.1%}  {prediction.path}  ({rest})", prediction
+        answer = decide(model.classes, prediction.probabilities, rule, prediction.likeness)
+        rest = ", ".join(f"{name} {share:.1%}" for name, share in answer.top[not answer.unsure :])
+        line = f"{answer.name:{width}}  {answer.probability:6.1%}  {prediction.path}  ({rest})"
+        line += "" if answer.among is None else f"  in {{{', '.join(answer.among)}}}"
+        yield f"{line}  unlike the training pictures" if answer.unlike else line, prediction
 
 
-def render_json(model: Model, predictions: Iterable[Prediction]) -> Lines:
-    """A JSON object and its prediction: picture, class, probability, the top 3, all probabilities; or the problem."""
+def render_json(model: Model, predictions: Iterable[Prediction], rule: Rule = ALWAYS) -> Lines:
+    """A JSON object and its prediction: picture, class, probability, the top 3, all probabilities; or the problem.
+
+    Where the rule asks for prediction sets, `set` has the classes. Where the model knows the likeness to its training
+    pictures, `likeness` is that, and `unlike` tells whether it is too low.
+    """
     for prediction in predictions:
         fields: dict[str, Any] = {"picture": str(prediction.path)}
         if prediction.probabilities is None:
             fields["problem"] = prediction.problem
         else:
-            top = best_classes(model, prediction.probabilities)
-            fields |= {"class": top[0][0], "probability": top[0][1]}
-            fields["top"] = [{"class": name, "probability": share} for name, share in top]
+            answer = decide(model.classes, prediction.probabilities, rule, prediction.likeness)
+            fields |= {"class": answer.name, "probability": answer.probability}
+            fields["top"] = [{"class": name, "probability": share} for name, share in answer.top]
             fields["probabilities"] = dict(zip(model.classes, map(float, prediction.probabilities), strict=True))
+            if answer.among is not None:
+                fields["set"] = list(answer.among)
+            if prediction.likeness is not None:
+                fields |= {"likeness": prediction.likeness, "unlike": answer.unlike}
         yield json.dumps(fields, ensure_ascii=False), prediction
 
 
-def render_csv(model: Model, predictions: Iterable[Prediction]) -> Lines:
+def render_csv(model: Model, predictions: Iterable[Prediction], rule: Rule = ALWAYS) -> Lines:
     """A header and None, then a line of CSV and its prediction, for each prediction."""
-    yield _csv_line(table_columns(model)), None
+    yield _csv_line(table_columns(model, rule)), None
     for prediction in predictions:
-        yield _csv_line(table_row(model, prediction)), prediction
+        yield _csv_line(table_row(model, prediction, rule)), prediction
 
 
-def table_columns(model: Model) -> list[str]:
+def table_columns(model: Model, rule: Rule = ALWAYS) -> list[str]:
     """The column names of a table of predictions."""
-    return ["picture", "class", "probability", "problem", *(PROBABILITY + name for name in model.classes)]
+    more = ["set"] * bool(rule.sets) + ["unlike"] * (rule.unlike_below is not None)
+    return ["picture", "class", "probability", "problem", *more, *(PROBABILITY + name for name in model.classes)]
 
 
-def table_row(model: Model, prediction: Prediction) -> list[Any]:
-    """The row of a prediction in that table; None for the missing values of a picture with a problem."""
+def table_row(model: Model, prediction: Prediction, rule: Rule = ALWAYS) -> list[Any]:
+    """The row of a prediction in that table; None for the missing values of a picture with a problem.
+
+    The classes of a prediction set are separated by `; `; `unlike` is "yes" or empty.
+    """
     if prediction.probabilities is None:
-        return [str(prediction.path), None, None, prediction.problem, *(None for _ in model.classes)]
-    [(name, share)] = best_classes(model, prediction.probabilities, count=1)
-    return [str(prediction.path), name, share, "", *(float(each) for each in prediction.probabilities)]
+        empty = len(table_columns(model, rule)) - 4
+        return [str(prediction.path), None, None, prediction.problem, *(None for _ in range(empty))]
+    answer = decide(model.classes, prediction.probabilities, rule, prediction.likeness)
+    more = [] if answer.among is None else ["; ".join(answer.among)]
+    more += [] if rule.unlike_below is None else ["yes" if answer.unlike else ""]
+    return [
+        str(prediction.path),
+        answer.name,
+        answer.probability,
+        "",
+        *more,
+        *(float(each) for each in prediction.probabilities),
+    ]
 
 
 def _csv_line(cells: list[Any]) -> str:

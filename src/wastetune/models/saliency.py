@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wastetune.models.bundle import load_description, load_model
+from wastetune.models.bundle import load_centres, load_description, load_model
+from wastetune.models.loading import keras_outputs
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Saliency:
     probabilities: NDArray[np.float32]  # (classes,)
     heatmap: NDArray[np.float32]  # (h, w) in 0..1: the contribution of each place to the predicted class
     embedding: NDArray[np.float32]  # (c,) the mean of the features, the head's only input
+    likeness: float | None = None  # to the training pictures; None where the model does not know
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class SaliencyModel:
 def open_saliency_model(bundle: Path) -> SaliencyModel:
     """The model in a bundle's folder. Raises UserError if the folder is not a bundle."""
     about = load_description(bundle)
-    features_of, logits_of = split_at_pooling(load_model(bundle))
+    model, centres = load_model(bundle), load_centres(bundle)
+    features_of, logits_of = split_at_pooling(model)
+    outputs = keras_outputs(model, centres)
     lock = threading.Lock()  # Keras is not thread-safe
 
     def features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -53,7 +57,13 @@ def open_saliency_model(bundle: Path) -> SaliencyModel:
             embedding = places.mean(axis=0)
             without_each = embedding - places / len(places)
             logits = np.asarray(logits_of.predict_on_batch(np.vstack([embedding, without_each])))
-        return Saliency(_softmax(logits[0]), _contributions(logits).reshape(grid.shape[:2]), embedding)
+            like = None if centres is None else outputs(pixels[None])[1]
+        return Saliency(
+            probabilities=_softmax(logits[0]),
+            heatmap=_contributions(logits).reshape(grid.shape[:2]),
+            embedding=embedding,
+            likeness=None if like is None else float(like[0]),
+        )
 
     def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with lock:

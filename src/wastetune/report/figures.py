@@ -6,7 +6,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from wastetune.evaluation.calibration import Calibration
 from wastetune.evaluation.metrics import METRICS
+from wastetune.evaluation.selective import Answered
 from wastetune.formatting import render_value, shortened
 from wastetune.report.results import Report
 from wastetune.report.svg import (
@@ -59,36 +61,30 @@ def draw_curves(report: Report, history: History) -> list[Markup]:
     return charts
 
 
-def draw_reliability(report: Report) -> Markup | None:
-    """Accuracy by confidence on the test set, before and after calibration; None where it was not measured."""
-    if report.calibration is None or report.uncalibrated is None:
-        return None
+def draw_reliability(measured: Sequence[tuple[str, str, Calibration]], pictures: int) -> Markup:
+    """Accuracy by confidence on so many pictures. measured: (kind of mark, name, calibration), the topmost last."""
     scale = Scale(0.0, 1.0, False, tuple((tick / 5, f"{20 * tick} %") for tick in range(6)))
     plot = Plot(scale, scale)
     marks = [line(plot, [(0, 0), (1, 1)], "best line")]
-    for kind, name, measured in (
-        ("complete", "before calibration", report.uncalibrated),
-        ("winner", "calibrated", report.calibration),
-    ):
-        for each in filter(lambda bin: bin.count, measured.bins):
+    for kind, name, calibration in measured:
+        for each in filter(lambda bin: bin.count, calibration.bins):
             title = (
                 f"{name}: {each.count} pictures, {100 * each.confidence:.0f} % sure, {100 * each.accuracy:.0f} % right"
             )
-            radius = 2 + 6 * (each.count / report.counts.test) ** 0.5
+            radius = 2 + 6 * (each.count / pictures) ** 0.5
             marks.append(dot(plot, (each.confidence, each.accuracy), kind, title, radius=radius))
     return framed(plot, marks, x_label="confidence", y_label="share that is right", what="accuracy by confidence")
 
 
-def draw_coverage(report: Report) -> Markup | None:
-    """The share of right answers by the share of pictures answered; None where it was not measured."""
-    curve = report.accuracy_by_coverage
+def draw_coverage(curve: Sequence[tuple[float, float]], answered: Sequence[Answered]) -> Markup | None:
+    """The share of right answers by the share of pictures answered, and the thresholds; None where it is not known."""
     if not curve:
         return None
     across = Scale(0.0, 1.0, False, tuple((tick / 5, f"{20 * tick} %") for tick in range(6)))
     up = number_scale([*(accuracy for _, accuracy in curve), 1.0])
     plot = Plot(across, Scale(up.low, 1.0, False, tuple((at, f"{100 * at:.3g} %") for at, _ in up.ticks if at <= 1)))
     marks = [line(plot, curve, "winner line")]
-    for each in report.answered:
+    for each in answered:
         if each.accuracy is not None:
             title = (
                 f"wanted {100 * each.precision:.0f} %: {100 * each.coverage:.0f} % of the pictures answered, "

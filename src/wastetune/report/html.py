@@ -10,7 +10,11 @@ from typing import Any
 from markupsafe import Markup
 
 from wastetune.data.image import draw_thumbnail
+from wastetune.evaluation.calibration import Calibration
+from wastetune.evaluation.conformal import Covered
 from wastetune.evaluation.metrics import METRICS
+from wastetune.evaluation.scores import Scores
+from wastetune.evaluation.selective import Answered, Threshold
 from wastetune.files import write_whole
 from wastetune.formatting import load_templates, render_count, render_duration, render_value, shortened
 from wastetune.report.figures import (
@@ -42,6 +46,7 @@ from wastetune.search.history import History
 
 FILE = "report.html"
 MISTAKES = 24  # thumbnails: some 5 KB each
+_FEW = 12  # classes whose names fit above the columns of a confusion matrix
 
 SECTIONS = (
     ("answer", "The answer"),
@@ -65,11 +70,19 @@ def write_page(
 
     `mistakes` is None where the predictions are not known.
     """
-    shown = None if mistakes is None else [(one, draw_thumbnail(pictures / one.path)) for one in mistakes]
-    text = render_page(report, history, shown)
+    write_text(render_page(report, history, None if mistakes is None else with_images(mistakes, pictures)), folder)
+
+
+def write_text(page: str, folder: Path) -> None:
+    """Writes a page's text as report.html into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     # A file name that is not valid text becomes question marks here, and is whole in predictions.csv.
-    write_whole(folder / FILE, lambda path: path.write_bytes(text.encode("utf-8", "replace")))
+    write_whole(folder / FILE, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
+
+
+def with_images(mistakes: Sequence[Mistake], pictures: Path) -> list[tuple[Mistake, str | None]]:
+    """Each mistake with the data URI of its picture; None where the file is gone. Paths are relative to `pictures`."""
+    return [(one, draw_thumbnail(pictures / one.path)) for one in mistakes]
 
 
 def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mistake, str | None]] | None) -> str:
@@ -95,15 +108,12 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         best_line=best_line(report),
         default_config=default,
         config=_config(report, default),
-        class_rows=class_rows(report.test),
-        short_names=[shortened(name, 24) for name in report.classes],
-        matrix=_matrix(report),
-        confusions=_confusions(report),
-        reliability=draw_reliability(report),
+        scores=score_tables(report.test, report.classes),
+        reliability=_reliability(report),
         calibration=_calibration(report),
-        coverage=draw_coverage(report),
-        answered=_answered(report),
-        covered=[(f"{100 * one.promised:.0f} %", f"{100 * one.coverage:.1f} %", one.size) for one in report.covered],
+        coverage=draw_coverage(report.accuracy_by_coverage, report.answered),
+        answered=answered_rows(report.final.thresholds if report.final else (), report.answered),
+        covered=covered_rows(report.covered),
         curves=draw_curves(report, history),
         search=draw_search(report, history),
         search_note=_search_note(report),
@@ -112,11 +122,11 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         importance=list(history.importance.items()),
         slices=draw_slices(report, history),
         frontiers=[chart for chart in frontiers if chart],
-        mistakes=None if mistakes is None else [_mistake(one, image) for one, image in mistakes],
-        mistakes_note=_mistakes_note(report, len(mistakes or ())),
+        mistakes=None if mistakes is None else mistake_figures(mistakes),
+        mistakes_note=mistakes_note(report.test, len(mistakes or ()), "test pictures"),
         class_counts=_class_counts(report),
         data_lines=_data_lines(report),
-        problems=problem_lines(report, most=50),
+        problems=problem_lines(report.problems, most=50),
         seconds=[(name, render_duration(spent)) for name, spent in report.seconds.to_dict().items()],
     )
 
@@ -168,10 +178,20 @@ def _config(report: Report, default: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _matrix(report: Report) -> list[list[dict[str, Any]]]:
-    classes = report.classes
+def score_tables(scores: Scores, classes: Sequence[str]) -> dict[str, Any]:
+    """What the macro `score_sections` of sections.html shows."""
+    return {
+        "few": len(classes) <= _FEW,
+        "class_rows": class_rows(scores),
+        "names": [shortened(name, 24) for name in classes],
+        "matrix": _matrix(scores, classes),
+        "confusions": _confusions(scores, classes),
+    }
+
+
+def _matrix(scores: Scores, classes: Sequence[str]) -> list[list[dict[str, Any]]]:
     rows = []
-    for i, row in enumerate(report.test.confusion_matrix):
+    for i, row in enumerate(scores.confusion_matrix):
         total = max(sum(row), 1)
         cells = []
         for j, count in enumerate(row):
@@ -184,21 +204,31 @@ def _matrix(report: Report) -> list[list[dict[str, Any]]]:
     return rows
 
 
-def _calibration(report: Report) -> list[tuple[str, str, str]]:
+def _reliability(report: Report) -> Markup | None:
+    if report.calibration is None or report.uncalibrated is None:
+        return None
+    measured = (
+        ("complete", "before calibration", report.uncalibrated),
+        ("winner", "calibrated", report.calibration),
+    )
+    return draw_reliability(measured, report.counts.test)
+
+
+def _calibration(report: Report) -> list[tuple[str, ...]]:
     """Rows of figures that are lower for better probabilities: name, before and after calibration."""
     if report.calibration is None or report.uncalibrated is None:
         return []
+    return calibration_rows(report.uncalibrated, report.calibration)
+
+
+def calibration_rows(*measured: Calibration) -> list[tuple[str, ...]]:
+    """Rows of figures that are lower for better probabilities: name, then the figure of each calibration."""
     names = {"error": "calibration error", "log_loss": "log loss", "brier": "Brier score"}
-    return [
-        (name, f"{getattr(report.uncalibrated, key):.3f}", f"{getattr(report.calibration, key):.3f}")
-        for key, name in names.items()
-    ]
+    return [(name, *(f"{getattr(each, key):.3f}" for each in measured)) for key, name in names.items()]
 
 
-def _answered(report: Report) -> list[tuple[str, str, str, str]]:
+def answered_rows(thresholds: Sequence[Threshold], answered: Sequence[Answered]) -> list[tuple[str, ...]]:
     """Rows of the thresholds: wanted precision, the confidence that it asks for, share answered, share right."""
-    if report.final is None:
-        return []
     return [
         (
             f"{100 * asked.precision:.0f} %",
@@ -206,13 +236,18 @@ def _answered(report: Report) -> list[tuple[str, str, str, str]]:
             f"{100 * found.coverage:.0f} %",
             "none" if found.accuracy is None else f"{100 * found.accuracy:.1f} %",
         )
-        for asked, found in zip(report.final.thresholds, report.answered, strict=True)
+        for asked, found in zip(thresholds, answered, strict=True)
     ]
 
 
-def _confusions(report: Report, most: int = 3) -> list[str]:
+def covered_rows(covered: Sequence[Covered]) -> list[tuple[str, ...]]:
+    """Rows of the prediction sets: promised coverage, measured coverage, mean number of classes."""
+    return [(f"{100 * one.promised:.0f} %", f"{100 * one.coverage:.1f} %", f"{one.size:.2f}") for one in covered]
+
+
+def _confusions(scores: Scores, names: Sequence[str], most: int = 3) -> list[str]:
     """The most frequent confusions, in words."""
-    names, matrix = report.classes, report.test.confusion_matrix
+    matrix = scores.confusion_matrix
     return [
         f"{names[i]} taken for {names[j]}, {count} of {sum(matrix[i])}"
         for count, i, j in worst_confusions(matrix, most)
@@ -229,20 +264,25 @@ def _failures(history: History, most: int = 5) -> list[str]:
     return failed[:most] + ([f"{len(failed) - most} more"] if len(failed) > most else [])
 
 
-def _mistake(one: Mistake, image: str | None) -> dict[str, Any]:
-    return {
-        "path": one.path.encode("utf-8", "replace").decode(),
-        "true": one.true,
-        "predicted": one.predicted,
-        "probability": f"{100 * one.probability:.0f} %",
-        "image": image,
-    }
+def mistake_figures(mistakes: Sequence[tuple[Mistake, str | None]]) -> list[dict[str, Any]]:
+    """What the macro `mistake_figures` of sections.html shows of each mistake and the data URI of its picture."""
+    return [
+        {
+            "path": one.path.encode("utf-8", "replace").decode(),
+            "true": one.true,
+            "predicted": one.predicted,
+            "probability": f"{100 * one.probability:.0f} %",
+            "image": image,
+        }
+        for one, image in mistakes
+    ]
 
 
-def _mistakes_note(report: Report, shown: int) -> str:
-    total = report.counts.test
-    wrong = total - sum(row[i] for i, row in enumerate(report.test.confusion_matrix))
-    sentence = f"{wrong} of {total} test pictures were taken for another class"
+def mistakes_note(scores: Scores, shown: int, pictures: str) -> str:
+    """How many pictures were taken for another class, and how many of them are shown."""
+    total = sum(map(sum, scores.confusion_matrix))
+    wrong = total - sum(row[i] for i, row in enumerate(scores.confusion_matrix))
+    sentence = f"{wrong} of {total} {pictures} were taken for another class"
     return f"{sentence}." if shown == wrong else f"{sentence}; these are the {shown} that the model was surest of."
 
 

@@ -1,4 +1,4 @@
-"""The final model's predictions of the test pictures: predictions.csv, and the most confident mistakes."""
+"""A model's predictions of labelled pictures: predictions.csv, and the most confident mistakes."""
 
 import csv
 import io
@@ -14,18 +14,20 @@ from wastetune.files import write_whole
 from wastetune.models.predict import PROBABILITY
 
 FILE = "predictions.csv"
-_COLUMNS = ("path", "split", "true", "predicted", "predicted by default")
+_COLUMNS = ("path", "true", "predicted")
+_TEST_COLUMNS = ("path", "split", "true", "predicted", "predicted by default")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """n test pictures: paths as in the index, labels as positions in `classes`."""
+    """n pictures: paths as in the index, labels as positions in `classes`."""
 
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     labels: npt.NDArray[np.int64]  # (n,)
     probabilities: npt.NDArray[np.float32]  # (n, classes)
-    default_predicted: npt.NDArray[np.int64]  # (n,) labels that the default configuration predicts
+    # (n,) labels that the study's default configuration predicts for its test pictures; None for other pictures
+    default_predicted: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,15 @@ def write_predictions(predictions: Predictions, folder: Path) -> None:
     """Writes predictions.csv, whole or not at all: a line per picture, a column for the probability of each class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    classes = predictions.classes
-    writer.writerow([*_COLUMNS, *(PROBABILITY + name for name in classes)])
-    for path, label, row, other in zip(
-        predictions.paths, predictions.labels, predictions.probabilities, predictions.default_predicted, strict=True
+    classes, default = predictions.classes, predictions.default_predicted
+    header = _COLUMNS if default is None else _TEST_COLUMNS
+    writer.writerow([*header, *(PROBABILITY + name for name in classes)])
+    for i, (path, label, row) in enumerate(
+        zip(predictions.paths, predictions.labels, predictions.probabilities, strict=True)
     ):
-        names = (classes[label], classes[row.argmax()], classes[other])
-        writer.writerow(
-            [path, "test", *names, *(f"{value:.9g}" for value in row)]
-        )  # enough digits to read the same float32
+        names = (classes[label], classes[row.argmax()])
+        cells = (path, *names) if default is None else (path, "test", *names, classes[default[i]])
+        writer.writerow([*cells, *(f"{value:.9g}" for value in row)])  # enough digits to read the same float32
     folder.mkdir(parents=True, exist_ok=True)
     # File names need not be valid UTF-8; their undecodable bytes are written as they are.
     write_whole(folder / FILE, lambda part: part.write_bytes(text.getvalue().encode("utf-8", "surrogateescape")))

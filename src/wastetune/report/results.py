@@ -80,6 +80,7 @@ class FinalModel(Record):
     default_score: float  # likewise, of the default configuration
     thresholds: tuple[Threshold, ...] = ()  # of confidence, by those pictures
     set_thresholds: tuple[SetThreshold, ...] = ()
+    unlike_below: float | None = None  # the likeness to the training pictures of 5 % of those pictures
 
 
 class ModelSize(Record):
@@ -148,6 +149,7 @@ class FinalEvaluation(Record):
     shift: Shift | None = None  # of the test pictures
     answered: tuple[Answered, ...] = ()  # what the thresholds do to the test pictures
     covered: tuple[Covered, ...] = ()  # likewise, the thresholds of prediction sets
+    unlike: float | None = None  # the share of test pictures that are unlike the training pictures by that
     accuracy_by_coverage: tuple[tuple[float, float], ...] = ()  # of the test pictures, the surest answers first
 
     @property

@@ -4,8 +4,11 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from wastetune.data.corrections import render_corrected
+from wastetune.data.layout import Problem
 from wastetune.evaluation.metrics import METRICS
+from wastetune.evaluation.novelty import KNOWN
 from wastetune.evaluation.scores import Scores
+from wastetune.evaluation.selective import Answered
 from wastetune.evaluation.shift import TOLD_APART
 from wastetune.formatting import aligned, markdown_table, render_count, render_duration, render_value, shortened
 from wastetune.report.results import FinalModel, Report, TrialCounts
@@ -13,50 +16,61 @@ from wastetune.storage.records import Opening
 
 WIDTH = 100
 _OPENINGS = 5  # listed
+_MANY = 3  # times the usual share of pictures that are unlike the training pictures
 COLUMNS = ("", "precision", "recall", "f1", "support")
 
 
 def render_report(report: Report) -> str:
     """The report as plain text for a terminal, at most 100 columns wide."""
-    test, classes = report.test, report.classes
-    short = {name: shortened(name, 30) for name in classes}
-    rows = [(short.get(row[0], row[0]), *row[1:]) for row in class_rows(test)]
-    table = aligned([COLUMNS, *rows])
     config = _config_rows(report)
-    parts = [
-        _wrapped([render_title(report), report.question]),
-        _wrapped(findings(report)),
-        [table[0], "", *table[1:-3], "", *table[-3:]],
-        [_CONFUSION, *_confusion_lines(test.confusion_matrix, list(short.values()))],
-        [*_wrapped([best_line(report)]), *(f"  {line}" for line in aligned(config, left=3))],
-        _wrapped(_facts(report)),
-        _wrapped(problem_lines(report)),
-    ]
-    return "\n\n".join("\n".join(part) for part in parts if any(part)) + "\n"
+    return join_parts(
+        wrapped([render_title(report), report.question]),
+        wrapped(findings(report)),
+        *score_parts(report.test, report.classes),
+        [*wrapped([best_line(report)]), *(f"  {line}" for line in aligned(config, left=3))],
+        wrapped(_facts(report)),
+        wrapped(problem_lines(report.problems)),
+    )
 
 
 def render_markdown(report: Report) -> str:
     """The report as Markdown, with confusion_matrix.png beside it."""
-    test, classes = report.test, report.classes
-    matrix = [(name, *map(str, row)) for name, row in zip(classes, test.confusion_matrix, strict=True)]
-    parts = [
+    return join_parts(
         [f"# {render_title(report)}"],
         [report.question],
         [f"- {line}" for line in findings(report)],
         ["## Scores on the test set"],
-        markdown_table(COLUMNS, class_rows(test)),
-        [f"## {_CONFUSION}"],
+        markdown_table(COLUMNS, class_rows(report.test)),
+        [f"## {CONFUSION}"],
         ["![Confusion matrix](confusion_matrix.png)"],
-        markdown_table(("", *classes), matrix),
+        matrix_table(report.test, report.classes),
         [f"## {best_line(report)}"],
         markdown_table(("parameter", "value", ""), _config_rows(report)),
         ["## How it was made"],
-        [f"- {line}" for line in [*_facts(report), *problem_lines(report)]],
-    ]
+        [f"- {line}" for line in [*_facts(report), *problem_lines(report.problems)]],
+    )
+
+
+CONFUSION = "Confusion matrix (rows: true class, columns: predicted class)"
+
+
+def score_parts(scores: Scores, classes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The classification report and the confusion matrix for a terminal, each as lines."""
+    short = {name: shortened(name, 30) for name in classes}
+    table = aligned([COLUMNS, *((short.get(row[0], row[0]), *row[1:]) for row in class_rows(scores))])
+    matrix = _confusion_lines(scores.confusion_matrix, list(short.values()))
+    return [table[0], "", *table[1:-3], "", *table[-3:]], [CONFUSION, *matrix]
+
+
+def matrix_table(scores: Scores, classes: Sequence[str]) -> list[str]:
+    """The confusion matrix as lines of Markdown; classes without pictures have no row."""
+    rows = zip(classes, scores.confusion_matrix, strict=True)
+    return markdown_table(("", *classes), [(name, *map(str, row)) for name, row in rows if any(row)])
+
+
+def join_parts(*parts: Sequence[str]) -> str:
+    """Lines as one text, with an empty line between the parts; parts without lines are left out."""
     return "\n\n".join("\n".join(part) for part in parts if any(part)) + "\n"
-
-
-_CONFUSION = "Confusion matrix (rows: true class, columns: predicted class)"
 
 
 def render_title(report: Report) -> str:
@@ -69,7 +83,7 @@ def findings(report: Report) -> list[str]:
     test, default = report.test, report.default_test
     metric = METRICS[report.metric]
     shown = dict.fromkeys([metric, METRICS["macro_f1"], METRICS["accuracy"]])
-    scores = ", ".join(f"{name} {_with_interval(test, key)}" for name, key in shown)
+    scores = ", ".join(f"{name} {with_interval(test, key)}" for name, key in shown)
     lines = [
         *leak_line(report),
         *shift_line(report),
@@ -91,7 +105,8 @@ def findings(report: Report) -> list[str]:
             lines.append(f"Final model: {final_model(report.final)}.")
         lines.append(f"Tuned against default: {gains}{_doubt(report)}.")
         lines += worse_line(report)
-    lines += optimism(report) + calibration_line(report) + unsure_line(report)
+    lines += optimism(report) + calibration_line(report)
+    lines += unsure_line(report.answered, "test pictures") + unlike_line(report.unlike, "test pictures")
     too_small = [edge.parameter for edge in report.edges if edge.widen]
     if too_small:
         lines.append(f"On a bound of the search space: {', '.join(too_small)}; a wider space may do better.")
@@ -160,15 +175,25 @@ def calibration_line(report: Report) -> list[str]:
     ]
 
 
-def unsure_line(report: Report) -> list[str]:
+def unsure_line(answered: Sequence[Answered], pictures: str) -> list[str]:
     """How many pictures the model answers if it has to be right as often as wanted, in a sentence."""
     kept = [
-        f"right {_share(each.precision)} of the time, it answers {_share(each.coverage)} of the test pictures "
+        f"right {_share(each.precision)} of the time, it answers {_share(each.coverage)} of the {pictures} "
         f"({_share(each.accuracy, 1)} of them right)"
-        for each in report.answered
+        for each in answered
         if each.accuracy is not None and each.precision in (0.95, 0.99)
     ]
     return [f"Unsure is an answer, too: to be {'; to be '.join(kept)}."] if kept else []
+
+
+def unlike_line(share: float | None, pictures: str) -> list[str]:
+    """A warning where many pictures are unlike the training pictures."""
+    if share is None or share < _MANY * (1 - KNOWN):
+        return []
+    return [
+        f"{_share(share)} of the {pictures} are unlike the training pictures, where {_share(1 - KNOWN)} is usual: "
+        "expect less there, and look whether they show the classes at all."
+    ]
 
 
 def _share(share: float, digits: int = 0) -> str:
@@ -195,7 +220,8 @@ def _doubt(report: Report) -> str:
     return "; the default lies inside the interval, so chance may explain the difference" if inside else ""
 
 
-def _with_interval(scores: Scores, key: str) -> str:
+def with_interval(scores: Scores, key: str) -> str:
+    """A score with its 95 % interval: `0.853 (0.817 to 0.887)`."""
     interval = scores.intervals.get(key)
     return f"{getattr(scores, key):.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
@@ -301,14 +327,15 @@ def warn_of_reuse(report: Report) -> list[str]:
     ]
 
 
-def problem_lines(report: Report, most: int = 20) -> list[str]:
+def problem_lines(problems: Sequence[Problem], most: int = 20) -> list[str]:
     """The files that were left out, each with its reason."""
-    problems = [f"Left out: {one.path}: {one.what}" for one in report.problems]
-    rest = len(problems) - most
-    return problems[:most] + ([f"... and {rest} more, see report.json"] if rest > 0 else [])
+    lines = [f"Left out: {one.path}: {one.what}" for one in problems]
+    rest = len(lines) - most
+    return lines[:most] + ([f"... and {rest} more, see report.json"] if rest > 0 else [])
 
 
-def _wrapped(lines: Iterable[str]) -> list[str]:
+def wrapped(lines: Iterable[str]) -> list[str]:
+    """The lines, broken at the width of a terminal."""
     return [
         part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_long_words=False)
     ]

@@ -15,8 +15,8 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.security import APIKeyHeader
 
+from wastetune.models.answers import ALWAYS, Rule, decide
 from wastetune.models.loading import Model
-from wastetune.models.predict import best_classes
 from wastetune.serving.batching import Batcher, Full
 from wastetune.serving.prometheus import CountRequests, Metrics
 from wastetune.serving.schemas import Answer, Answers, ModelCard, Problem, Share, State, model_card
@@ -49,6 +49,7 @@ class Service:
     """The state that all requests share."""
 
     model: Model
+    rule: Rule
     limits: Limits
     batcher: Batcher
     metrics: Metrics
@@ -77,11 +78,11 @@ _FILES: dict[str, Any] = {
 _FORM: dict[str, Any] = {"type": "object", "required": [FIELD], "properties": {FIELD: _FILES}}
 
 
-def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -> FastAPI:
-    """The service of a model; with a `key`, only requests with that key in X-API-Key may predict."""
+def build_app(model: Model, limits: Limits = Limits(), key: str | None = None, rule: Rule = ALWAYS) -> FastAPI:
+    """The service of a model, which answers by the rule; with a `key`, only requests with it in X-API-Key predict."""
     decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
-    batcher = Batcher(model.run, limits.places, lambda pictures: service.metrics.count_batch(pictures))
-    service = Service(model, limits, batcher, Metrics(lambda: batcher.taken), decoders)
+    batcher = Batcher(model.predict, limits.places, lambda pictures: service.metrics.count_batch(pictures))
+    service = Service(model, rule, limits, batcher, Metrics(lambda: batcher.taken), decoders)
     header = APIKeyHeader(name=KEY_HEADER, auto_error=False)
     ready = asyncio.Event()
 
@@ -132,7 +133,7 @@ def build_app(model: Model, limits: Limits = Limits(), key: str | None = None) -
 
     @app.get("/model", dependencies=locked, responses=refusals, summary="Say which model this is")
     async def card() -> ModelCard:
-        return model_card(model.about)
+        return model_card(model.about, rule)
 
     @app.get("/health", summary="Alive")
     async def health() -> State:
@@ -189,11 +190,18 @@ async def _answer(service: Service, file: "UploadFile") -> Answer:
     except ValueError as error:
         service.metrics.count_picture("refused")
         return Answer(filename=name, problem=str(error))
-    predicted = await service.batcher.predict(pixels)
+    predicted, likeness = await service.batcher.predict(pixels)
     service.metrics.count_picture("predicted")
-    top = [Share(name=each, probability=share) for each, share in best_classes(model, predicted)]
-    probabilities = dict(zip(model.classes, map(float, predicted), strict=True))
-    return Answer(filename=name, name=top[0].name, probability=top[0].probability, top=top, probabilities=probabilities)
+    said = decide(model.classes, predicted, service.rule, likeness)
+    return Answer(
+        filename=name,
+        name=said.name,
+        probability=said.probability,
+        unsure=said.unsure,
+        unlike=said.unlike,
+        top=[Share(name=each, probability=share) for each, share in said.top],
+        probabilities=dict(zip(model.classes, map(float, predicted), strict=True)),
+    )
 
 
 def _decode(file: "UploadFile", service: Service) -> Any:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from streamlit.web.bootstrap import load_config_options
 
 from wastetune.data.image import MAX_BYTES, decode_picture, draw_thumbnail, pixels_hash, resize_picture
+from wastetune.models.answers import Rule, choose_rule
 from wastetune.models.neighbors import nearest_neighbors
 from wastetune.network import LOOPBACK_HOSTS
 from wastetune.serving.app_html import render_answer, render_similar, render_style, render_title, render_upload_hint
@@ -48,11 +49,12 @@ def _show_picture(state: AppState, report: Any) -> None:
     left, right = st.columns([3, 8], gap="medium")
     with left:
         chosen = _choose(state)
+        rule = _choose_rule(state)
     with right:
         if chosen is None:
             st.html(render_upload_hint(state.model.classes))
         else:
-            _show_answer(state, chosen)
+            _show_answer(state, chosen, rule)
         # On a phone the pages' names are folded away.
         st.page_link(report, label="How good is it in general? The study's report", icon=":material/insights:")
 
@@ -86,7 +88,15 @@ def _choose(state: AppState) -> _Selection | None:
     return None if file is None else _Selection(file.getvalue())
 
 
-def _show_answer(state: AppState, chosen: _Selection) -> None:
+def _choose_rule(state: AppState) -> Rule:
+    """How often answers have to be right."""
+    percents = [100 * each.precision for each in state.about.thresholds]
+    promises = {f"Right {percent:g} % of the time": percent for percent in percents}
+    asked = st.selectbox("When should it answer?", ["Always", *promises]) if promises else ""
+    return choose_rule(state.about, precision=promises.get(asked))
+
+
+def _show_answer(state: AppState, chosen: _Selection, rule: Rule) -> None:
     model = state.model
     try:
         picture = decode_picture(chosen.content)
@@ -94,7 +104,7 @@ def _show_answer(state: AppState, chosen: _Selection) -> None:
         st.error(f"This file cannot be used: {error}. Try another photo.")
         return
     saliency = model.explain(resize_picture(picture, model.size))
-    st.html(render_answer(saliency, picture, model.classes, state.about, chosen.truth))
+    st.html(render_answer(saliency, picture, model.classes, state.about, chosen.truth, rule))
     neighbors = state.neighbors
     if neighbors.index is not None:
         answer = model.classes[int(saliency.probabilities.argmax())]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from wastetune.data.image import draw_thumbnail, encode_jpeg
 from wastetune.formatting import load_templates
+from wastetune.models.answers import ALWAYS, Rule, decide
 from wastetune.models.bundle import BundleDescription
 from wastetune.models.neighbors import Neighbor
 from wastetune.models.saliency import Saliency
@@ -43,18 +44,26 @@ def render_upload_hint(classes: Sequence[str]) -> str:
 
 
 def render_answer(
-    look: Saliency, picture: Image.Image, classes: Sequence[str], about: BundleDescription, truth: str | None
+    look: Saliency,
+    picture: Image.Image,
+    classes: Sequence[str],
+    about: BundleDescription,
+    truth: str | None,
+    rule: Rule = ALWAYS,
 ) -> str:
     """The answer: class, probability, precision on the test set; photo and saliency map; all classes."""
-    order = np.argsort(-look.probabilities, kind="stable")
-    name = classes[order[0]]
+    said = decide(classes, look.probabilities, rule, look.likeness, count=len(classes))
+    name = said.top[0][0]
     scores = about.test.per_class.get(name) if about.test else None
     small = picture.copy()
     small.thumbnail((_SIDE, _SIDE))
     return _render(
         "answer.html",
         name=name,
-        bars=[(classes[label], float(look.probabilities[label])) for label in order],
+        unsure=said.unsure,
+        unlike=said.unlike,
+        needed=rule.confidence,
+        bars=said.top,
         trust=scores.precision if scores else None,
         truth=truth,
         wide=min(_MOST_WIDE, round(2 * _MOST_HIGH * small.width / small.height)),

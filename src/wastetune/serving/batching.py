@@ -2,14 +2,15 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wastetune.models.loading import Run
+Predicted = tuple[NDArray[np.float32], float | None]  # probabilities (classes,) and likeness
+Run = Callable[[NDArray[np.uint8]], Sequence[Predicted]]
 
 # Pictures in one batch. More are no faster on a CPU and take memory that is not returned: InceptionV3 used 915 MB with
 # sixteen and 455 MB with four.
@@ -28,7 +29,7 @@ class Batcher:
         self._places = places
         self._taken = 0
         self._on_batch = on_batch  # called with the size of each batch
-        self._waiting: deque[tuple[NDArray[np.uint8], asyncio.Future[NDArray[np.float32]]]] = deque()
+        self._waiting: deque[tuple[NDArray[np.uint8], asyncio.Future[Predicted]]] = deque()
         self._woken = asyncio.Event()
         self._closing = False
 
@@ -53,9 +54,9 @@ class Batcher:
         finally:
             self._taken -= pictures
 
-    async def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probabilities (classes,) of one picture (size, size, 3)."""
-        answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
+    async def predict(self, pixels: NDArray[np.uint8]) -> Predicted:
+        """What the model predicts for one picture (size, size, 3)."""
+        answer: asyncio.Future[Predicted] = asyncio.get_running_loop().create_future()
         self._waiting.append((pixels, answer))
         self._woken.set()
         return await answer

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wastetune.models.answers import Rule
 from wastetune.models.bundle import BundleDescription
 
 _GLASS: dict[str, Any] = {"class": "glass", "probability": 0.81}
@@ -11,6 +12,8 @@ _READ: dict[str, Any] = {
     "filename": "bottle.jpg",
     "class": "glass",
     "probability": 0.81,
+    "unsure": False,
+    "unlike": False,
     "top": [_GLASS, {"class": "plastic", "probability": 0.15}, {"class": "metal", "probability": 0.04}],
     "probabilities": {"glass": 0.81, "metal": 0.04, "plastic": 0.15},
     "problem": None,
@@ -19,6 +22,8 @@ _BROKEN: dict[str, Any] = {
     "filename": "torn.jpg",
     "class": None,
     "probability": None,
+    "unsure": False,
+    "unlike": False,
     "top": [],
     "probabilities": {},
     "problem": "broken: image file is truncated",
@@ -37,8 +42,14 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_READ, _BROKEN]})
     filename: str = Field(description="As it was sent.")
-    name: str | None = Field(default=None, serialization_alias="class", description="The most probable class.")
-    probability: float | None = None
+    name: str | None = Field(
+        default=None, serialization_alias="class", description='The most probable class, or "unsure".'
+    )
+    probability: float | None = Field(default=None, description="Of the most probable class.")
+    unsure: bool = Field(default=False, description="Whether it is too low for the precision that is served.")
+    unlike: bool = Field(
+        default=False, description="Whether it is unlike the training pictures, and may show none of the classes."
+    )
     top: list[Share] = Field(default=[], description="The three most probable classes.")
     probabilities: dict[str, float] = Field(default={}, description="Of all classes.")
     problem: str | None = Field(default=None, description="Why the picture could not be read.")
@@ -66,6 +77,7 @@ class ModelCard(BaseModel):
     classes: list[str]
     input_size: int = Field(description="Pixels a side, to which every picture is scaled.")
     scores: dict[str, float] = Field(description="On the test set that nothing else has seen.")
+    unsure_below: float = Field(description="The probability of the predicted class below which it is unsure.")
     config: dict[str, Any] = Field(description="The winning configuration.")
     fingerprint: str | None = Field(description="Of the study's file, space, split and version.")
     versions: dict[str, str]
@@ -77,8 +89,8 @@ class State(BaseModel):
     status: str
 
 
-def model_card(about: BundleDescription) -> ModelCard:
-    """The answer of `GET /model`, from the description inside the model."""
+def model_card(about: BundleDescription, rule: Rule) -> ModelCard:
+    """The answer of `GET /model`, from the description inside the model and the rule by which it answers."""
     return ModelCard(
         study=about.study,
         backbone=about.backbone,
@@ -88,6 +100,7 @@ def model_card(about: BundleDescription) -> ModelCard:
         scores={key: value for key, value in vars(about.test).items() if isinstance(value, float)}
         if about.test
         else {},
+        unsure_below=rule.confidence,
         config=about.config,
         fingerprint=about.fingerprint,
         versions=about.versions,

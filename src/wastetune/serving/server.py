@@ -8,6 +8,7 @@ import uvicorn
 from PIL import Image
 
 from wastetune.errors import UserError
+from wastetune.models.answers import Rule
 from wastetune.models.loading import Model
 from wastetune.network import http_address, listen
 from wastetune.serving.api import Limits, build_app
@@ -20,6 +21,7 @@ _GRACE = 10  # seconds for pending requests when the service stops
 
 def serve_model(
     model: Model,
+    rule: Rule,
     *,
     host: str,
     port: int,
@@ -27,13 +29,13 @@ def serve_model(
     limits: Limits,
     echo: Callable[[str], None],
 ) -> None:
-    """Serves a model until SIGINT or SIGTERM; `echo` gets its address once it listens.
+    """Serves a model, which answers by the rule, until SIGINT or SIGTERM; `echo` gets its address once it listens.
 
     UserError where it cannot listen there.
     """
     with open_listener(host, port) as listener:
         Image.core.set_block_size(_BLOCK)  # type: ignore[attr-defined]
-        serve_at(listener, build_app(model, limits, key), websockets=False, grace=_GRACE, echo=echo)
+        serve_at(listener, build_app(model, limits, key, rule), websockets=False, grace=_GRACE, echo=echo)
 
 
 def open_listener(host: str, port: int) -> socket.socket:

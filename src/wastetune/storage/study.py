@@ -163,12 +163,10 @@ def read_openings(study: "optuna.Study") -> tuple[Opening, ...]:
 
     Another seed splits the same pictures anew, so its test set is not fresh either.
     """
-    import optuna
-
     info = read_study_info(study)
     content = info.data.content if info else ""
     found: list[Opening] = []
-    for each in with_retries(lambda: optuna.get_all_study_summaries(study._storage, include_best_trial=False)):
+    for each in with_retries(study._storage.get_all_studies):
         about = each.user_attrs.get(_INFO) or {}
         same = bool(content) and about.get("data", {}).get("content") == content
         if same or each.study_name == study.study_name:

@@ -94,7 +94,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         folder = find_dataset(spec.dataset, data)
     cache = cache_folder()
     with console.bar("reading pictures", None) as done:
-        index = index_folder(folder, cache=cache, progress=_steps(done))
+        index = index_folder(folder, cache=cache, progress=bar_steps(done))
     if spec.corrections:
         with _key_of(spec, "corrections"):
             index = correct_index(index, Path(spec.corrections).expanduser())
@@ -106,7 +106,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         grouped=spec.split == "grouped",
     )
     with console.bar("decoding pictures", len(index.pictures)) as done:
-        pixels = open_pixels(index, spec.image_size or architecture.size, cache, progress=_steps(done))
+        pixels = open_pixels(index, spec.image_size or architecture.size, cache, progress=bar_steps(done))
     backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
     train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
     return Prepared(
@@ -183,8 +183,8 @@ def _key_of(spec: StudySpec, key: str) -> Iterator[None]:
         raise UserError(f"{spec.source}: {key} = {getattr(spec, key)!r}: {error}") from None
 
 
-def _steps(done: Callable[[int], None]) -> Callable[[int, int], None]:
-    """A function of (done so far, total) from a function of what was just done."""
+def bar_steps(done: Callable[[int], None]) -> Callable[[int, int], None]:
+    """A function of (done so far, total) from a progress bar's function of what was just done."""
     last = 0
 
     def progress(so_far: int, total: int) -> None:

@@ -22,11 +22,12 @@ from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.evaluation.calibration import fit_temperature, measure_calibration, scale_probabilities
 from wastetune.evaluation.conformal import apply_set_threshold, fit_set_thresholds
+from wastetune.evaluation.novelty import fit_centres, fit_lowest, likeness
 from wastetune.evaluation.scores import Scores, gain_intervals, score_predictions
 from wastetune.evaluation.selective import accuracy_by_coverage, apply_threshold, fit_thresholds
-from wastetune.evaluation.shift import Shift, measure_shift
+from wastetune.evaluation.shift import measure_shift
 from wastetune.files import remove
-from wastetune.models.bundle import MODEL_FILE, BundleDescription, save_description, save_model
+from wastetune.models.bundle import MODEL_FILE, BundleDescription, save_centres, save_description, save_model
 from wastetune.models.parity import FOLDER as EXPORTS
 from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Report, Retrain, read_report
@@ -140,6 +141,15 @@ def _refit_candidates(
             fits.append((scale_probabilities(mean, temperature).astype(np.float32), each[default]))
     except TrainingFailed as error:
         raise UserError(f"retraining came to nothing: {error}; the trials are kept") from error
+    train, val, sealed = (
+        _features(context, pictures, attrs[final.members[0]], bar)
+        for pictures in (context.data.train, context.data.val, test)
+    )
+    seen, seed = train + val, context.spec.seed
+    lowest = fit_lowest(likeness(val.vectors, fit_centres(train.vectors, train.labels, seed=seed)))
+    centres = fit_centres(seen.vectors, seen.labels, seed=seed)
+    save_centres(bundle, centres)
+    final = final.model_copy(update={"unlike_below": lowest})
     remove(folder / EXPORTS)  # they are of an earlier winner
     labels, classes = test.labels, context.classes
     repeats = [one for one, _ in fits[1:]]
@@ -159,7 +169,10 @@ def _refit_candidates(
             final=final,
             calibration=measure_calibration(labels, ours.probabilities),
             uncalibrated=measure_calibration(labels, ours.uncalibrated),
-            shift=_shift_of_test(context, test, attrs[final.members[0]], bar),
+            shift=measure_shift(
+                seen.vectors, sealed.vectors, (seen.labels, sealed.labels), classes, test.paths, seed=seed
+            ),
+            unlike=float((likeness(sealed.vectors, centres) < lowest).mean()),
             answered=tuple(apply_threshold(labels, ours.probabilities, each) for each in final.thresholds),
             covered=tuple(apply_set_threshold(labels, ours.probabilities, each) for each in final.set_thresholds),
             accuracy_by_coverage=accuracy_by_coverage(labels, ours.probabilities),
@@ -197,22 +210,21 @@ def _select_final(context: TrialContext, candidates: Candidates, console: Consol
     return final, temperature
 
 
-def _shift_of_test(context: TrialContext, test: PictureSet, attrs: TrialAttrs, bar: Bar) -> Shift | None:
-    """How far the test pictures are from those that the final model learned from, at its cut."""
-    config = TrialConfig.model_validate(attrs.config)
-    sides = [
-        plain_set(context, pictures, config, bar, ahead=False)
-        for pictures in (context.data.train, context.data.val, test)
-    ]
-    train, val, sealed = (pooled(side.activations) for side in sides)
-    return measure_shift(
-        np.concatenate([train, val]),
-        sealed,
-        (np.concatenate([sides[0].labels, sides[1].labels]), sides[2].labels),
-        context.classes,
-        test.paths,
-        seed=context.spec.seed,
-    )
+@dataclass(frozen=True)
+class _Features:
+    """Pooled features of pictures at a cut (n, f), and their labels (n,)."""
+
+    vectors: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def __add__(self, other: "_Features") -> "_Features":
+        return _Features(np.concatenate([self.vectors, other.vectors]), np.concatenate([self.labels, other.labels]))
+
+
+def _features(context: TrialContext, pictures: PictureSet, attrs: TrialAttrs, bar: Bar) -> _Features:
+    """The features of pictures at the cut of a trial."""
+    side = plain_set(context, pictures, TrialConfig.model_validate(attrs.config), bar, ahead=False)
+    return _Features(pooled(side.activations), side.labels)
 
 
 def _refit_again(
@@ -247,7 +259,7 @@ def _describe(prepared: Prepared, best: "FrozenTrial", evaluation: FinalEvaluati
     if evaluation.final is None:  # refitted by an earlier version
         return description
     final = evaluation.final
-    keys = {"members", "temperature", "thresholds", "set_thresholds"} & final.model_fields_set
+    keys = {"members", "temperature", "thresholds", "set_thresholds", "unlike_below"} & final.model_fields_set
     return description.model_copy(update={key: getattr(final, key) for key in keys})
 
 

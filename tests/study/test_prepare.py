@@ -1,0 +1,52 @@
+"""A prepared study: what its fingerprint knows."""
+
+import shutil
+
+from wastetune.console import open_console
+from wastetune.storage.study import find_study, read_study_info, write_study_info
+from wastetune.study.prepare import join_study, prepare_study
+from wastetune.study.spec import load_study
+from wastetune.study.summary import summarize_search
+
+
+def prepare(tiny, **changes):
+    spec = load_study(str(tiny)).model_copy(update=changes)
+    return prepare_study(spec, data=None, weights=None, console=open_console(quiet=True))
+
+
+def test_a_random_split_is_another_study_and_its_leak_is_counted(tiny, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    twice = tmp_path / "twice"
+    shutil.copytree(pictures, twice)
+    for file in list(twice.rglob("*.*")):
+        shutil.copy(file, file.with_name(f"copy-{file.name}"))
+    grouped, alone = (prepare(tiny, dataset=str(twice), split=split) for split in ("grouped", "random"))
+    assert "split" not in grouped.fingerprint  # as before there was this key
+    assert alone.fingerprint["split"] == "random"
+    assert alone.fingerprint["data and split"] != grouped.fingerprint["data and split"]
+    for prepared, leaked in ((grouped, 0), (alone, len(alone.splits.test))):
+        url = f"sqlite:///{prepared.fingerprint.get('split', 'grouped')}.db"
+        study = join_study(prepared, url, open_console(quiet=True))
+        study.add_trial(complete_default())
+        summary = summarize_search(study, prepared, study.trials[0])
+        assert leaked // 2 < summary.leaked <= leaked or summary.leaked == leaked == 0
+
+
+def test_an_earlier_study_learns_which_pictures_it_has(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepared = prepare(tiny)
+    study = join_study(prepared, "sqlite:///w.db", open_console(quiet=True))
+    info = read_study_info(study)
+    assert info.data.content
+    old = info.to_dict()
+    del old["data"]["content"]
+    write_study_info(study, type(info).from_dict(old))
+    assert read_study_info(study).data.content == ""
+    join_study(prepared, "sqlite:///w.db", open_console(quiet=True))
+    assert read_study_info(find_study(study._storage, study.study_name)) == info
+
+
+def complete_default():
+    from optuna.trial import TrialState, create_trial
+
+    return create_trial(state=TrialState.COMPLETE, value=0.5, user_attrs={"config": {}, "default": True})
