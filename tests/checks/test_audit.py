@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
     scene("violet", 7).save(folder / "green" / "twin.png")
     scene("green", 3).resize((48, 48)).save(folder / "green" / "smaller.png")
     scene("green", 50).filter(ImageFilter.GaussianBlur(3)).save(folder / "green" / "blurred.png")
-    scene("violet", 51).point(lambda level: level // 4).save(folder / "violet" / "dark.png")
+    scene("violet", 51).point(lambda level: level // 3).save(folder / "violet" / "dark.png")
     Image.new("RGB", (64, 64), "orchid").save(folder / "violet" / "blank.png")
     return folder
 
