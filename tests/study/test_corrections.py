@@ -55,3 +55,17 @@ def test_a_mistake_names_the_study_the_file_and_the_line(with_corrections):
         UserError, match=r"mine\.toml: corrections = 'mine\.csv': mine\.csv, line 2: 'no' is no decision"
     ):
         with_corrections(f"{DROPPED},no,")
+
+
+def test_pictures_keep_their_pixels_and_are_not_decoded_again(with_corrections, prepared, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("pictures are decoded again")
+
+    monkeypatch.setattr("wastetune.data.pixels._write", refuse)
+    changed = with_corrections(f"{DROPPED},drop,")
+    before, after = prepared.context.data.train, changed.context.data.train
+    assert DROPPED in (*before.paths, *prepared.context.data.val.paths, *prepared.test.paths)
+    for place, path in enumerate(after.paths):
+        earlier = before.paths.index(path)
+        pixels = after.read(range(place, place + 1))
+        assert (pixels == before.read(range(earlier, earlier + 1))).all()

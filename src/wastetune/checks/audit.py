@@ -74,18 +74,19 @@ def audit(
     `weights` and `image_size` are as in a study's file. UserError as for a study, and where no head can be trained.
     """
     size, cache = image_size or find_architecture(backbone).size, cache_folder()
-    index = index_folder(folder, cache=cache)
+    index = in_folder = index_folder(folder, cache=cache)
     settled: set[str] = set()
     if corrections is not None:
         settled = {line.path for line in read_corrections(corrections, index.classes) if line.decision}
-        index = correct_index(index, corrections)
-    pixels = open_pixels(index, size, cache)
+        index = correct_index(in_folder, corrections)
+    pixels = open_pixels(in_folder, size, cache)  # of dropped pictures, too, as a study does
     trunk = load_backbone(backbone, weights, size=image_size, folder=weights_folder)
     probabilities = predict_out_of_fold(index, pixels, trunk, seed=seed, console=console)
     suspects, wrong = find_suspects(index, probabilities, settled)
     groups = [group for group in near_duplicate_groups(index) if not {picture.path for picture in group} <= settled]
     several = [len({picture.label for picture in group}) > 1 for group in groups]
-    quality = measure_quality(pixels.array)
+    everything = select_pictures(index, pixels, range(len(index.pictures)))
+    quality = measure_quality(everything.read(range(row, row + 1))[0] for row in range(len(everything)))
 
     def pictures(rows: NDArray[np.int64]) -> tuple[Picture, ...]:
         return tuple(index.pictures[row] for row in rows if index.pictures[row].path not in settled)

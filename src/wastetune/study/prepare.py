@@ -94,10 +94,10 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         folder = find_dataset(spec.dataset, data)
     cache = cache_folder()
     with console.bar("reading pictures", None) as done:
-        index = index_folder(folder, cache=cache, progress=bar_steps(done))
+        index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done))
     if spec.corrections:
         with _key_of(spec, "corrections"):
-            index = correct_index(index, Path(spec.corrections).expanduser())
+            index = correct_index(in_folder, Path(spec.corrections).expanduser())
     splits = split_index(
         index,
         seed=spec.seed,
@@ -105,8 +105,9 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         test_fraction=spec.test_fraction,
         grouped=spec.split == "grouped",
     )
-    with console.bar("decoding pictures", len(index.pictures)) as done:
-        pixels = open_pixels(index, spec.image_size or architecture.size, cache, progress=bar_steps(done))
+    # Dropped pictures, too: another decision must not decode all pictures again.
+    with console.bar("decoding pictures", len(in_folder.pictures)) as done:
+        pixels = open_pixels(in_folder, spec.image_size or architecture.size, cache, progress=bar_steps(done))
     backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
     train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
     return Prepared(
