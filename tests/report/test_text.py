@@ -12,7 +12,7 @@ from support.reports import a_report, report_values, scores, write
 from wastetune.report.figures import draw_confusion_matrix
 from wastetune.report.html import render_page
 from wastetune.report.results import Report, read_report
-from wastetune.report.text import render_markdown, render_report
+from wastetune.report.text import data_facts, render_markdown, render_report
 from wastetune.search.history import History
 from wastetune.study.summary import edge_findings
 
@@ -244,3 +244,10 @@ def test_unsure_answers_and_prediction_sets_are_shown_with_what_they_did_to_the_
     assert '<th scope="row">90 %</th><td class="n">91.2 %</td><td class="n">1.24</td>' in page
     assert "Unsure is an answer" not in words(made_of("ensemble", 17, 3))
     assert "Unsure is an answer" not in render_page(made_of("ensemble", 17, 3), History((), {}, {}), None)
+
+
+def test_corrections_are_told_with_the_pictures():
+    assert data_facts(a_report(corrected={"drop": 2, "relabel": 1}))[1:] == [
+        "Corrected by hand: 2 dropped, 1 relabelled."
+    ]
+    assert len(data_facts(a_report())) == 1

@@ -1,10 +1,10 @@
-"""`wastetune data`: list, fetch and check data sets, draw a sample."""
+"""`wastetune data`: list, fetch, check and audit data sets, draw a sample."""
 
 from pathlib import Path
 
 import click
 
-from wastetune.cli.options import data_option
+from wastetune.cli.options import data_option, weights_option
 
 
 @click.group()
@@ -79,6 +79,81 @@ def check(dataset: str, folder: Path) -> None:
     _list_all("the same picture twice", [_paths(group) for group in duplicate_groups(index)])
     _list_all("nearly the same picture", [_paths(group) for group in near_duplicate_groups(index)])
     _list_all("the same picture in two classes", [_paths(group) for group in contradictions(index)])
+
+
+@data.command()
+@click.argument("dataset")
+@data_option
+@click.option(
+    "--backbone",
+    default="mobilenet_v3_small_075",
+    show_default=True,
+    metavar="NAME",
+    help="What the label check sees with.",
+)
+@weights_option
+@click.option(
+    "--corrections",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The file of your decisions, which are kept and carried out.  [default: corrections.csv in --output]",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="The folder of the page.  [default: audit/<name of the data set>]",
+)
+@click.option("--image-size", type=click.IntRange(32, 1024), help="Pixels per side.  [default: the backbone's]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds the label check.")
+def audit(
+    dataset: str,
+    folder: Path,
+    backbone: str,
+    weights: str | None,
+    corrections: Path | None,
+    output: Path | None,
+    image_size: int | None,
+    seed: int,
+) -> None:
+    """Find wrong labels, look-alikes and poor pictures; write a page, and a file for your decisions.
+
+    In that file each picture that was found has a line, and a study with the key `corrections` honours what you
+    decide there. Auditing again keeps your decisions.
+
+    \b
+    Example:
+      wastetune data audit trashnet
+    """
+    from wastetune.datasets.catalog import find_dataset
+
+    pictures = find_dataset(dataset, folder)
+
+    from wastetune.checks.audit import audit as audit_folder
+    from wastetune.checks.audit import propose_corrections, render_audit
+    from wastetune.checks.audit_page import FILE, write_page
+    from wastetune.console import open_console
+    from wastetune.data.corrections import FILE as CORRECTIONS
+    from wastetune.data.corrections import merge_corrections, read_corrections, write_corrections
+
+    output = output or Path("audit") / pictures.resolve().name
+    corrections = corrections or output / CORRECTIONS
+    weights_folder = Path(weights) if weights and Path(weights).is_dir() else None
+    found = audit_folder(
+        pictures,
+        backbone=backbone,
+        weights="imagenet" if weights_folder else weights or "imagenet",
+        weights_folder=weights_folder,
+        image_size=image_size,
+        corrections=corrections if corrections.exists() else None,
+        seed=seed,
+        console=open_console(),
+    )
+    decided = read_corrections(corrections, found.index.classes) if corrections.exists() else ()
+    write_corrections(merge_corrections(decided, propose_corrections(found)), corrections)
+    write_page(found, corrections, output)
+    click.echo("\n".join(render_audit(found)))
+    click.echo(f"look at {output / FILE}, and write your decisions into {corrections}")
 
 
 @data.command()

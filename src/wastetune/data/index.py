@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Picture:
     width: int
     height: int
     own_split: str | None  # "train" or "test" where the data set comes split, else None
+    group: str | None = None  # pictures with the same one count as near-duplicates
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class ImageIndex:
     classes: tuple[str, ...]
     pictures: tuple[Picture, ...]
     problems: tuple[Problem, ...]
+    corrected: Mapping[str, int] = field(
+        default_factory=dict
+    )  # decision in corrections.csv -> pictures that it changed
 
 
 def index_folder(
@@ -112,7 +116,9 @@ def near_duplicate_groups(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
 
 def near_duplicate_keys(index: ImageIndex) -> tuple[str, ...]:
     """For each picture the key of its group of near-duplicates, of which it may be the only one."""
-    return group_near_duplicates([picture.appearance for picture in index.pictures])
+    first: dict[str, str] = {}  # of each group that a person named
+    named = [(first.setdefault(one.group, one.appearance), one.appearance) for one in index.pictures if one.group]
+    return group_near_duplicates([picture.appearance for picture in index.pictures], named)
 
 
 def contradictions(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:

@@ -44,11 +44,16 @@ class PictureSet:
 
 
 def select_pictures(index: ImageIndex, pixels: Pixels, rows: Sequence[int]) -> PictureSet:
-    """The pictures at these positions of the index, for example those of one side of a split."""
+    """The pictures at these positions of the index, for example those of one side of a split.
+
+    `pixels` may be of an index with more pictures.
+    """
     pictures = [index.pictures[row] for row in rows]
+    row_of = {key: row for row, key in enumerate(pixels.keys)}
+    places = [row_of[picture.pixels_sha256] for picture in pictures]
 
     def read(positions: range) -> NDArray[np.uint8]:
-        return np.stack([pixels.array[rows[position]] for position in positions])
+        return np.stack([pixels.array[places[position]] for position in positions])
 
     return PictureSet(
         read,

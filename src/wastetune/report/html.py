@@ -131,12 +131,12 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
     )
 
 
-def render_template(name: str, **values: Any) -> str:
-    """One of this package's templates with these values, and with the style and script of all pages."""
+def render_template(template: str, package: str = "wastetune.report", **values: Any) -> str:
+    """One of a package's templates with these values, and with the style and script of all pages."""
     script = _asset("hover.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     inside = {"style": Markup(_asset("style.css")), "script": Markup(script), "script_hash": f"sha256-{digest}"}
-    return load_templates("wastetune.report").get_template(name).render(**inside, **values)
+    return load_templates(package).get_template(template).render(**inside, **values)
 
 
 def _asset(name: str) -> str:

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from wastetune.data.corrections import render_corrected
 from wastetune.data.layout import Problem
 from wastetune.evaluation.metrics import METRICS
 from wastetune.evaluation.novelty import KNOWN
@@ -299,13 +300,14 @@ def render_states(trials: TrialCounts) -> str:
 
 
 def data_facts(report: Report) -> list[str]:
-    """The pictures, in a sentence."""
+    """The pictures, and what was corrected, in a sentence each."""
     counts = report.counts
     twice = f", {report.contradictions} in more than one class" if report.contradictions else ""
     return [
         f"Pictures: {counts.train} train, {counts.val} validation, {counts.test} test; "
         f"{render_count(report.duplicates, 'duplicate')}{twice}, "
-        f"{len(report.problems)} left out."
+        f"{len(report.problems)} left out.",
+        *([f"Corrected by hand: {render_corrected(report.corrected)}."] if report.corrected else []),
     ]
 
 

@@ -58,6 +58,11 @@ def default_params(space: SearchSpace) -> dict[str, Value]:
     return searched
 
 
+def default_config(space: SearchSpace) -> TrialConfig:
+    """The configuration of all defaults, with values as the file gives them."""
+    return TrialConfig.model_validate(_resolve(space, lambda _, param: param.default))
+
+
 def sample(space: SearchSpace, trial: "BaseTrial") -> TrialConfig:
     """The configuration that an Optuna trial (running or `FixedTrial`) samples from the space."""
 

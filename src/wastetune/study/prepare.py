@@ -14,6 +14,7 @@ from wastetune.backbones.backbone import Backbone, load_backbone
 from wastetune.backbones.catalog import find_architecture
 from wastetune.backbones.runtime import choose_runtime
 from wastetune.console import Console
+from wastetune.data.corrections import correct_index
 from wastetune.data.index import ImageIndex, index_folder
 from wastetune.data.pixels import PictureSet, open_pixels, select_pictures
 from wastetune.data.splits import Splits, split_digest, split_index
@@ -63,7 +64,7 @@ def trial_seed(context: TrialContext, number: int) -> int:
 
 _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 # Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
-_NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space", "final"}
+_NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space", "final", "corrections"}
 # Keys that came later: a study that does not use them keeps the fingerprint it began with.
 _LATER = {("split", "grouped")}
 
@@ -93,7 +94,10 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         folder = find_dataset(spec.dataset, data)
     cache = cache_folder()
     with console.bar("reading pictures", None) as done:
-        index = index_folder(folder, cache=cache, progress=bar_steps(done))
+        index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done))
+    if spec.corrections:
+        with _key_of(spec, "corrections"):
+            index = correct_index(in_folder, Path(spec.corrections).expanduser())
     splits = split_index(
         index,
         seed=spec.seed,
@@ -101,8 +105,9 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         test_fraction=spec.test_fraction,
         grouped=spec.split == "grouped",
     )
-    with console.bar("decoding pictures", len(index.pictures)) as done:
-        pixels = open_pixels(index, spec.image_size or architecture.size, cache, progress=bar_steps(done))
+    # Dropped pictures, too: another decision must not decode all pictures again.
+    with console.bar("decoding pictures", len(in_folder.pictures)) as done:
+        pixels = open_pixels(in_folder, spec.image_size or architecture.size, cache, progress=bar_steps(done))
     backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
     train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
     return Prepared(

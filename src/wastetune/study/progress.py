@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from wastetune.data.corrections import render_corrected
 from wastetune.data.index import contradictions
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished
@@ -116,6 +117,8 @@ def render_preparation(prepared: Prepared) -> Iterator[str]:
         f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes, "
         f"{len(splits.train):,} to train, {len(splits.val):,} to validate, {len(splits.test):,} sealed for the test"
     )
+    if index.corrected:
+        yield f"  corrected by hand: {render_corrected(index.corrected)}"
     for problem in index.problems[:_LISTED]:
         yield f"  left out: {problem.path}: {problem.what}"
     if len(index.problems) > _LISTED:

@@ -25,6 +25,7 @@ class StudySpec(BaseModel):
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = "macro_f1"
     trials: int = Field(default=50, ge=1)
     seed: int = Field(default=0, ge=0)
+    corrections: str | None = Field(default=None, min_length=1)  # a file of corrections.py
     weights: str = Field(default="imagenet", min_length=1)  # "imagenet", "none", a file or a folder
     image_size: int | None = Field(default=None, ge=32, le=1024)  # pixels a side; None: the backbone's own
     views: int = Field(default=4, ge=1, le=16)

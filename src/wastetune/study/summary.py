@@ -74,8 +74,19 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         problems=index.problems,
         duplicates=sum(len(group) - 1 for group in duplicate_groups(index)),
         contradictions=len(contradictions(index)),
-        **({} if context.spec.split == "grouped" else {"leaked": len(leaked_pictures(index, splits))}),
+        **_rare(prepared),
     )
+
+
+def _rare(prepared: Prepared) -> dict[str, Any]:
+    """What only some studies have. It is left out elsewhere, so that reports of earlier versions stay as they are."""
+    index = prepared.index
+    values: dict[str, Any] = {}
+    if index.corrected:
+        values["corrected"] = dict(index.corrected)
+    if prepared.context.spec.split == "random":
+        values["leaked"] = len(leaked_pictures(index, prepared.splits))
+    return values
 
 
 def render_command(spec: StudySpec) -> str:
