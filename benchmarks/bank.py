@@ -25,10 +25,10 @@ from wastetune.data.splits import split_index
 from wastetune.evaluation.metrics import metric_value
 from wastetune.search.space import default_params, load_space, sample
 from wastetune.settings import cache_folder
-from wastetune.study.prepare import Prepared
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingSet, fit_final, predict_probabilities, steps_per_epoch
 from wastetune.training.learner import open_learner
+from wastetune.tuning.prepare import Prepared
 
 BANKS = (1, 2, 4, 8)
 FRESH = 1000  # number of the first new view, higher than those of any bank

@@ -18,8 +18,8 @@ from unittest.mock import patch
 from wastetune.console import open_console, silence_tensorflow
 from wastetune.datasets.synthetic import write_sample
 from wastetune.settings import DATA, WEIGHTS
-from wastetune.study.prepare import Prepared, prepare_study
-from wastetune.study.spec import load_study
+from wastetune.tuning.prepare import Prepared, prepare_study
+from wastetune.tuning.spec import load_study
 
 SMALL_BACKBONE = "mobilenet_v3_small_minimalistic"
 SPACE = """\

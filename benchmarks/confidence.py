@@ -36,11 +36,11 @@ from wastetune.evaluation.calibration import fit_temperature, log_loss, measure_
 from wastetune.evaluation.metrics import metric_value
 from wastetune.formatting import markdown_table
 from wastetune.settings import cache_folder
-from wastetune.study.objective import training_set
-from wastetune.study.prepare import Prepared
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingSet, fit_final, steps_per_epoch
 from wastetune.training.learner import open_learner
+from wastetune.tuning.objective import training_set
+from wastetune.tuning.prepare import Prepared
 
 Array = np.ndarray[Any, Any]
 CASES = ("trashnet", "wid", "wid_six")

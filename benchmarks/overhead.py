@@ -22,9 +22,9 @@ from wastetune.storage.database import open_storage
 from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import open_study
 from wastetune.storage.trials import begin_trial, complete_trial, set_trial_attrs
-from wastetune.study import objective, worker
 from wastetune.tracking.artifacts import draw_pictures
 from wastetune.tracking.dashboard import Notes
+from wastetune.tuning import objective, worker
 
 EPOCHS = 30
 # Each name is replaced where its caller looks it up.

@@ -17,8 +17,8 @@ from wastetune.console import open_console
 from wastetune.search.pruner import is_reported
 from wastetune.search.sampler import open_in_memory_study, propose, propose_this
 from wastetune.search.space import bounds, default_params
-from wastetune.study.objective import choose_config, run_trial
-from wastetune.study.prepare import TrialContext
+from wastetune.tuning.objective import choose_config, run_trial
+from wastetune.tuning.prepare import TrialContext
 
 Curve = tuple[list[float], list[float]]  # score and seconds of each epoch
 

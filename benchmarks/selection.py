@@ -28,11 +28,11 @@ from wastetune.evaluation.metrics import metric_value
 from wastetune.formatting import markdown_table
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import default_trial, read_trials
-from wastetune.study import worker
-from wastetune.study.objective import cross_predict
-from wastetune.study.prepare import join_study
 from wastetune.study.refit import refit
 from wastetune.training.config import TrialConfig
+from wastetune.tuning import worker
+from wastetune.tuning.objective import cross_predict
+from wastetune.tuning.prepare import join_study
 
 BACKBONE = {"backbone": "mobilenet_v3_small_075", "weights": "imagenet", "space": "head"}
 DEVELOPED = ("trashnet", "wid_to_trashnet", "small")

@@ -44,9 +44,9 @@ from wastetune.data.pixels import PictureSet
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import find_study, open_study, read_trials
-from wastetune.study import worker
-from wastetune.study.objective import TrialResult
 from wastetune.training.fit import Epoch, FitResult
+from wastetune.tuning import worker
+from wastetune.tuning.objective import TrialResult
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ ROOMS = (
     "report",
     "tracking",
     "serving",
+    "tuning",
     "study",
     "checks",
     "cli",
@@ -36,7 +37,7 @@ MOST_FILES = 9
 # Library -> the rooms or modules that may import it, at whatever depth; for annotations (TYPE_CHECKING) any may.
 LIBRARIES = {
     "keras": "backbones training models.bundle models.export models.saliency",
-    "optuna": "storage search tracking.artifacts tracking.dashboard study",
+    "optuna": "storage search tracking.artifacts tracking.dashboard tuning study",
     "optuna_dashboard": "tracking.ui",
     "mlflow": "tracking",
     "pandas": "api",

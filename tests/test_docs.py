@@ -10,8 +10,8 @@ import pytest
 import wastetune
 from wastetune.backbones.catalog import BACKBONES
 from wastetune.datasets.catalog import KNOWN_DATASETS
-from wastetune.study.spec import StudySpec
 from wastetune.training.config import TrialConfig
+from wastetune.tuning.spec import StudySpec
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -15,10 +15,10 @@ from wastetune.data.pixels import PictureSet
 from wastetune.search.distributions import Value
 from wastetune.search.space import SearchSpace, bounds, load_space, sample
 from wastetune.seeding import seed_for
-from wastetune.study.spec import StudySpec, load_study
 from wastetune.training.config import TrialConfig
 from wastetune.training.head import build_head
 from wastetune.training.learner import compile_model
+from wastetune.tuning.spec import StudySpec, load_study
 
 OBJECTIVE = "val_f1_score"
 KEYS = ("dataset", "backbone", "space", "views", "seed", "weights")

@@ -44,7 +44,7 @@ def run_study(
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}, but must be 0 or more, or None for this process alone")
     silence_tensorflow()
-    from wastetune.study.spec import changed_study
+    from wastetune.tuning.spec import changed_study
 
     named = WEIGHTS.resolve(weights) or None
     spec, weights_folder = changed_study(str(study), weights=named, trials=trials, seed=seed)
@@ -71,7 +71,7 @@ def load_report(study: str | Path, *, results: str | Path | None = None) -> dict
     UserError where there is none.
     """
     from wastetune.report.results import read_report
-    from wastetune.study.spec import study_name
+    from wastetune.tuning.spec import study_name
 
     name = study_name(str(study))
     folder = Path(results or RESULTS) / name
@@ -92,8 +92,8 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
 
     from wastetune.storage.database import open_storage
     from wastetune.storage.study import find_study, read_records
-    from wastetune.study.spec import study_name
     from wastetune.training.config import TrialConfig
+    from wastetune.tuning.spec import study_name
 
     records = read_records(find_study(open_storage(STORAGE.resolve(storage)), study_name(str(study))))
     fields = ("number", "state", "score", "seconds", "cut", *TrialConfig.model_fields, "failure")

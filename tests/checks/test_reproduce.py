@@ -20,10 +20,10 @@ from wastetune.data.splits import read_split_table
 from wastetune.errors import UserError
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import find_study
-from wastetune.study.objective import run_trial
-from wastetune.study.prepare import package_versions, prepare_study
-from wastetune.study.spec import load_study
 from wastetune.training.config import TrialConfig
+from wastetune.tuning.objective import run_trial
+from wastetune.tuning.prepare import package_versions, prepare_study
+from wastetune.tuning.spec import load_study
 
 CONSOLE = open_console(quiet=True)
 

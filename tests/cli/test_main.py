@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from wastetune.cli.main import main
 from wastetune.datasets.catalog import KNOWN_DATASETS
-from wastetune.study.spec import study_names
+from wastetune.tuning.spec import study_names
 
 HEAVY = {
     "keras",

@@ -20,7 +20,7 @@ from wastetune.settings import Locations
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import find_study, read_records
 from wastetune.study.run import run_study
-from wastetune.study.spec import load_study
+from wastetune.tuning.spec import load_study
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "old_study"
 

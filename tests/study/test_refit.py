@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-import wastetune.study.objective
+import wastetune.study.final
 import wastetune.study.refit
+import wastetune.tuning.objective
 from wastetune.backbones.backbone import build_trunk, nearest_cut
 from wastetune.console import open_console
 from wastetune.data.splits import draw_folds
@@ -12,10 +13,10 @@ from wastetune.evaluation.novelty import fit_centres, likeness
 from wastetune.models.bundle import BundleDescription, load_model, save_centres, save_description, save_model
 from wastetune.models.loading import open_model
 from wastetune.storage.records import TrialAttrs
-from wastetune.study.objective import cross_predict, run_trial
-from wastetune.study.refit import refit
+from wastetune.study.refit import refit, refit_again
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed
+from wastetune.tuning.objective import cross_predict, run_trial
 
 BAR = open_console().bar
 
@@ -52,13 +53,13 @@ def test_a_model_that_disagrees_with_the_stored_activations_is_no_winner(prepare
 
 def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypatch):
     seen = []
-    fit_final = wastetune.study.objective.fit_final
+    fit_final = wastetune.tuning.objective.fit_final
 
     def spy(model, train, **options):
         seen.append((len(train.labels), [len(view) for view in train.views], options["steps"]))
         fit_final(model, train, **options)
 
-    monkeypatch.setattr(wastetune.study.objective, "fit_final", spy)
+    monkeypatch.setattr(wastetune.tuning.objective, "fit_final", spy)
     refit(prepared.context, prepared.test, {3: attrs(augmentation=1.0)}, bar=BAR)
     count = len(prepared.context.data.train) + len(prepared.context.data.val)
     assert seen == [(count, [count, count], 2 * (count // 8))]
@@ -72,7 +73,7 @@ def test_the_same_trial_retrained_twice_is_the_same_model(prepared):
 def test_fitted_again_with_other_seeds_it_is_another_model_of_the_same_trials(prepared):
     members = {1: attrs(), 2: attrs(learning_rate=1.0)}
     first = refit(prepared.context, prepared.test, members, bar=BAR).each
-    repeats = [wastetune.study.refit._refit_again(prepared.context, prepared.test, members, n, BAR) for n in (1, 2, 1)]
+    repeats = [refit_again(prepared.context, prepared.test, members, repeat=n, bar=BAR) for n in (1, 2, 1)]
     for number in members:
         different = [first[number], repeats[0][number], repeats[1][number]]
         assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(different, [*different[1:], different[0]], strict=True))
@@ -104,13 +105,13 @@ def test_several_heads_are_one_model_with_the_mean_of_their_probabilities_at_a_t
 
 def test_out_of_fold_predictions_come_from_models_that_did_not_see_the_pictures(prepared, monkeypatch):
     context, fitted = prepared.context, []
-    fit_final = wastetune.study.objective.fit_final
+    fit_final = wastetune.tuning.objective.fit_final
 
     def spy(learner, train, **options):
         fitted.append(len(train.labels))
         fit_final(learner, train, **options)
 
-    monkeypatch.setattr(wastetune.study.objective, "fit_final", spy)
+    monkeypatch.setattr(wastetune.tuning.objective, "fit_final", spy)
     config = TrialConfig.model_validate(attrs().config)
     train, val = len(context.data.train), len(context.data.val)
     held_out = np.repeat([-1, 0], [train, val])
@@ -129,7 +130,7 @@ def test_out_of_fold_predictions_come_from_models_that_did_not_see_the_pictures(
 def test_what_a_bundle_says_of_likeness_is_that_of_the_features_at_its_cut(prepared, frozen_depth, tmp_path):
     context, test, given = prepared.context, prepared.test, attrs(frozen_depth=frozen_depth)
     refit(context, test, {3: given}, bar=BAR, keep=lambda model: save_model(tmp_path, model))
-    seen = wastetune.study.refit._features(context, context.data.train, given, BAR)
+    seen = wastetune.study.final._features(context, context.data.train, given, BAR)
     centres = fit_centres(seen.vectors, seen.labels, seed=0)
     save_centres(tmp_path, centres)
     save_description(tmp_path, BundleDescription(classes=context.classes, input_size=context.backbone.size))
@@ -140,7 +141,7 @@ def test_what_a_bundle_says_of_likeness_is_that_of_the_features_at_its_cut(prepa
     features = trunk.predict_on_batch(pixels.astype(np.float32)).reshape(len(test), -1)  # of one place
     np.testing.assert_allclose(known, likeness(features, centres), atol=1e-4)
     if frozen_depth == 1:
-        sealed = wastetune.study.refit._features(context, test, given, BAR)
+        sealed = wastetune.study.final._features(context, test, given, BAR)
         np.testing.assert_allclose(known, likeness(sealed.vectors, centres), atol=1e-3)
     assert max(known) < 0.99999  # no test picture is a training picture
     np.testing.assert_allclose(probabilities, load_model(tmp_path).predict_on_batch(pixels * 1.0), atol=1e-5)

@@ -18,9 +18,9 @@ import pytest
 from wastetune.console import open_console
 from wastetune.settings import Locations
 from wastetune.storage.database import open_storage
-from wastetune.study.prepare import TuningData, prepare_study
 from wastetune.study.run import run_study
-from wastetune.study.spec import load_study
+from wastetune.tuning.prepare import TuningData, prepare_study
+from wastetune.tuning.spec import load_study
 
 pytestmark = pytest.mark.slow
 

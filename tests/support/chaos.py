@@ -39,11 +39,11 @@ from wastetune.signals import raise_on_signals
 from wastetune.storage.budget import LOST, MAX_RETRIES, is_void, only_finished
 from wastetune.storage.database import engine_of, open_storage
 from wastetune.study import run
-from wastetune.study.objective import choose_config, tuning_sets
-from wastetune.study.prepare import prepare_study
-from wastetune.study.processes import PARENT
 from wastetune.study.run import run_one_worker
-from wastetune.study.spec import load_study
+from wastetune.tuning.objective import choose_config, tuning_sets
+from wastetune.tuning.prepare import prepare_study
+from wastetune.tuning.processes import PARENT
+from wastetune.tuning.spec import load_study
 
 WORKERS = 3
 LEASE = 3.0

@@ -4,8 +4,8 @@ import pytest
 
 from wastetune.console import open_console
 from wastetune.datasets.synthetic import write_sample
-from wastetune.study.prepare import prepare_study
-from wastetune.study.spec import load_study
+from wastetune.tuning.prepare import prepare_study
+from wastetune.tuning.spec import load_study
 
 SPACE = """\
 head_layers = { int = [0, 1], default = 0 }

@@ -18,9 +18,9 @@ from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import open_study as create_study
 from wastetune.storage.study import set_study_attr
 from wastetune.storage.trials import begin_trial, complete_trial, fail_trial, prune_trial, set_trial_attrs
-from wastetune.study.worker import run_worker
 from wastetune.tracking.artifacts import DrawnPictures, Pictures, artifact_folder
 from wastetune.tracking.dashboard import Notes, note_study
+from wastetune.tuning.worker import run_worker
 
 CLASSES = ("box", "leaf", "can")
 CONFIG = {"dropout": 0.123456, "head_layers": 0, "head_units": None}

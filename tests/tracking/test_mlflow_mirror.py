@@ -19,10 +19,10 @@ from wastetune.settings import Locations
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import DataSource
 from wastetune.study.run import run_study
-from wastetune.study.spec import load_study
 from wastetune.tracking import mlflow_mirror
 from wastetune.tracking.mlflow_mirror import FinalReport, mirrored
 from wastetune.tracking.mlflow_store import open_mirror
+from wastetune.tuning.spec import load_study
 
 DATA = DataSource("litter", "/data/litter", "d" * 64, ("box", "leaf"), {"train": 28, "val": 7, "test": 7})
 REPORT = a_report(study="mine")

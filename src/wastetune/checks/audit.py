@@ -21,10 +21,10 @@ from wastetune.evaluation.label_errors import confident_classes, self_confidence
 from wastetune.search.space import default_config, load_space
 from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
-from wastetune.study.objective import cross_predict
-from wastetune.study.prepare import TrialContext, TuningData
-from wastetune.study.spec import StudySpec
 from wastetune.training.fit import TrainingFailed
+from wastetune.tuning.objective import cross_predict
+from wastetune.tuning.prepare import TrialContext, TuningData
+from wastetune.tuning.spec import StudySpec
 
 BACKBONE = "mobilenet_v3_small_075"
 LISTED = 0.08  # of the pictures, as suspected labels: of random errors in 5 % of all labels, most are among them

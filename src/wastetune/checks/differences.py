@@ -8,7 +8,7 @@ from wastetune.data.splits import SplitRow, read_split_table
 from wastetune.errors import UserError
 from wastetune.formatting import render_count
 from wastetune.storage.study import get_study_attr, read_study_info
-from wastetune.study.prepare import Prepared, package_versions
+from wastetune.tuning.prepare import Prepared, package_versions
 
 if TYPE_CHECKING:
     import optuna

@@ -31,7 +31,7 @@ from wastetune.models.loading import Model, open_model
 from wastetune.models.predict import predict_files
 from wastetune.report.predictions import Predictions
 from wastetune.settings import cache_folder
-from wastetune.study.prepare import bar_steps
+from wastetune.tuning.prepare import bar_steps
 
 
 def evaluate_folder(

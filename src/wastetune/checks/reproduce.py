@@ -16,11 +16,11 @@ from wastetune.report.predictions import read_predictions
 from wastetune.report.results import Report, read_report
 from wastetune.storage.records import TrialRecord, read_attrs
 from wastetune.storage.study import read_records, read_trials
-from wastetune.study.objective import run_trial
-from wastetune.study.prepare import Prepared
 from wastetune.study.refit import refit
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import Epoch, TrainingFailed
+from wastetune.tuning.objective import run_trial
+from wastetune.tuning.prepare import Prepared
 
 if TYPE_CHECKING:
     import optuna

@@ -80,7 +80,7 @@ def evaluate(
 
 
 def _dataset_of(study: str | None) -> str | None:
-    from wastetune.study.spec import load_study
+    from wastetune.tuning.spec import load_study
 
     try:
         return None if study is None else load_study(study).dataset
@@ -129,13 +129,13 @@ def reproduce(
         raise UserError("say what to reproduce: either --trial N or --final")
 
     from wastetune.console import open_console
-    from wastetune.study.spec import changed_study
+    from wastetune.tuning.spec import changed_study
 
     spec, weights_folder = changed_study(study, seed=seed, weights=weights)
     found = lookup_study(study, storage)
 
     from wastetune.checks.reproduce import find_trial, render_reproduction, reproduce_final, reproduce_trial
-    from wastetune.study.prepare import prepare_study
+    from wastetune.tuning.prepare import prepare_study
 
     console, home = open_console(), results / spec.name
     if trial is not None:

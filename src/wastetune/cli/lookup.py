@@ -45,7 +45,7 @@ def model_path(study: str | None, bundle: Path | None, results: Path) -> Path:
         raise UserError("name either a study with --study or a model with --bundle")
     if bundle is not None:
         return bundle
-    from wastetune.study.spec import study_name
+    from wastetune.tuning.spec import study_name
 
     name = study_name(str(study))
     if not (path := results / name / "bundle").is_dir():
@@ -59,6 +59,6 @@ def lookup_study(study: str, url: str) -> "optuna.Study":
     """A study in its database, by its name or by the path of its file."""
     from wastetune.storage.database import open_storage
     from wastetune.storage.study import find_study
-    from wastetune.study.spec import study_name
+    from wastetune.tuning.spec import study_name
 
     return find_study(open_storage(url), study_name(study))

@@ -107,7 +107,7 @@ def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str
       wastetune export --study inception_wid --format litert --format litert-int8
     """
     from wastetune.datasets.catalog import find_dataset
-    from wastetune.study.spec import load_study
+    from wastetune.tuning.spec import load_study
 
     spec = load_study(study)
     place = model_path(study, None, results).parent

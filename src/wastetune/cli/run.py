@@ -81,7 +81,7 @@ def run(
       wastetune run --study 'inception_*' --trials 30
     """
     from wastetune.console import open_console
-    from wastetune.study.spec import changed_study, is_pattern, matching_studies
+    from wastetune.tuning.spec import changed_study, is_pattern, matching_studies
 
     several = matching_studies(study) if is_pattern(study) else None
     # A mistake is reported before anything heavy is imported.
@@ -164,9 +164,9 @@ def worker(
     try:
         with raise_on_signals() as check:
             from wastetune.console import open_console
-            from wastetune.study.processes import parent_process, restart_process
             from wastetune.study.run import run_one_worker
-            from wastetune.study.spec import changed_study
+            from wastetune.tuning.processes import parent_process, restart_process
+            from wastetune.tuning.spec import changed_study
 
             spec, weights_folder = changed_study(study, seed=seed, weights=weights)
             locations = Locations(storage, "", Path(), folder, weights_folder)

@@ -199,7 +199,7 @@ def app(study: str, results: Path, folder: Path, host: str, port: int, open_brow
     """
     place = model_path(study, None, results).parent
     from wastetune.signals import raise_on_signals
-    from wastetune.study.spec import load_study
+    from wastetune.tuning.spec import load_study
 
     try:
         dataset = load_study(study).dataset

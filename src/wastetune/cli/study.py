@@ -25,7 +25,7 @@ def status(study: str, storage: str, watch: bool, as_json: bool) -> None:
     """
     import time
 
-    from wastetune.study.progress import describe_status, render_status
+    from wastetune.tuning.progress import describe_status, render_status
 
     found = lookup_study(study, storage)
     while True:
@@ -117,7 +117,7 @@ def studies() -> None:
     Example:
       wastetune studies
     """
-    from wastetune.study.spec import load_study, study_names
+    from wastetune.tuning.spec import load_study, study_names
 
     for name in study_names():
         spec = load_study(name)

@@ -1,1 +1,1 @@
-"""One study, from its file to its report."""
+"""One study as a whole: its trials, its final model and its report."""

@@ -22,16 +22,16 @@ from wastetune.storage.study import (
     read_trials,
     set_study_attr,
 )
-from wastetune.study.prepare import Prepared, join_study, prepare_study
-from wastetune.study.processes import is_replacement, parent_process, run_workers, worker_arguments
-from wastetune.study.progress import render_preparation, render_trial
-from wastetune.study.refit import refit_winner
-from wastetune.study.spec import StudySpec
+from wastetune.study.final import refit_winner
 from wastetune.study.summary import summarize
-from wastetune.study.worker import run_worker
 from wastetune.tracking.dashboard import note_study
 from wastetune.tracking.mlflow_mirror import AllTrials, FinalReport, Submit, mirrored, open_mirror_of
 from wastetune.tracking.mlflow_uri import check_uri
+from wastetune.tuning.prepare import Prepared, join_study, prepare_study
+from wastetune.tuning.processes import is_replacement, parent_process, run_workers, worker_arguments
+from wastetune.tuning.progress import render_preparation, render_trial
+from wastetune.tuning.spec import StudySpec
+from wastetune.tuning.worker import run_worker
 
 if TYPE_CHECKING:
     import optuna

@@ -15,10 +15,10 @@ from wastetune.search.space import bounds, searched_ranges
 from wastetune.search.toml_file import named_files
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import best_trial, read_trials
-from wastetune.study.prepare import Prepared, TrialContext
-from wastetune.study.refit import Refit, fingerprint_digest
-from wastetune.study.spec import StudySpec
+from wastetune.study.final import Refit
 from wastetune.training.config import TrialConfig
+from wastetune.tuning.prepare import Prepared, TrialContext, fingerprint_digest
+from wastetune.tuning.spec import StudySpec
 
 if TYPE_CHECKING:
     import optuna

@@ -16,8 +16,8 @@ from wastetune.search.space import default_params, load_space
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import default_trial, finished_trials, open_study
 from wastetune.storage.trials import fail_lost_trials
-from wastetune.study.prepare import TuningData
-from wastetune.study.worker import _begin, _choose, run_worker
+from wastetune.tuning.prepare import TuningData
+from wastetune.tuning.worker import _begin, _choose, run_worker
 
 FIXED = "dropout = 0.1\nlearning_rate = 1e-2\nbatch_size = 16\nepochs = 2\n"
 
@@ -207,7 +207,7 @@ def test_one_seed_gives_one_study_also_when_it_was_stopped_in_between(begin, con
 
 
 def test_the_objective_runs_without_a_study(context):
-    from wastetune.study.objective import choose_config, run_trial
+    from wastetune.tuning.objective import choose_config, run_trial
 
     config = choose_config(optuna.trial.FixedTrial(default_params(context.space)), context)
     told = []
@@ -234,7 +234,7 @@ def test_what_a_worker_tells_that_was_taken_for_dead_is_not_heard(begin, context
 
 
 def test_workers_of_different_names_propose_different_points(begin, context, monkeypatch):
-    monkeypatch.setattr("wastetune.study.worker.run_trial", lambda *given: pytest.fail("not to be run"))
+    monkeypatch.setattr("wastetune.tuning.worker.run_trial", lambda *given: pytest.fail("not to be run"))
     known = [create_trial(value=0.5, user_attrs={"default": True, "config": {}})]
     memory = open_in_memory_study(epochs=2)
     points = [_choose(known, memory, context, False, name).params for name in ("", "a 1", "a 2", "b 1")]

@@ -45,10 +45,10 @@ from wastetune.storage.trials import (
     set_trial_attrs,
     void_reason,
 )
-from wastetune.study.objective import choose_config, run_trial
-from wastetune.study.prepare import Bar, TrialContext, trial_seed
 from wastetune.tracking.dashboard import Notes
 from wastetune.training.fit import Epoch
+from wastetune.tuning.objective import choose_config, run_trial
+from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
 if TYPE_CHECKING:
     import optuna

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from wastetune.errors import UserError
 from wastetune.search.space import load_space
 from wastetune.search.toml_file import shipped
-from wastetune.study.spec import load_study, study_names
+from wastetune.tuning.spec import load_study, study_names
 
 MINIMAL = 'dataset = "trashnet"\nbackbone = "resnet50"\n'
 

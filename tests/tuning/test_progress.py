@@ -8,7 +8,7 @@ from optuna.trial import TrialState, create_trial
 
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import DataSource, StudyInfo, open_study, set_study_attr, write_study_info
-from wastetune.study.progress import describe_status, render_status
+from wastetune.tuning.progress import describe_status, render_status
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 
 from wastetune.console import open_console
 from wastetune.errors import UserError
-from wastetune.study.prepare import prepare_study
-from wastetune.study.progress import render_preparation
-from wastetune.study.spec import load_study
+from wastetune.tuning.prepare import prepare_study
+from wastetune.tuning.progress import render_preparation
+from wastetune.tuning.spec import load_study
 
 DROPPED, RELABELLED = "box/box003.jpg", "leaf/leaf004.jpg"
 

@@ -4,9 +4,9 @@ import shutil
 
 from wastetune.console import open_console
 from wastetune.storage.study import find_study, read_study_info, write_study_info
-from wastetune.study.prepare import join_study, prepare_study
-from wastetune.study.spec import load_study
 from wastetune.study.summary import summarize_search
+from wastetune.tuning.prepare import join_study, prepare_study
+from wastetune.tuning.spec import load_study
 
 
 def prepare(tiny, **changes):

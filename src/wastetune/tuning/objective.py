@@ -24,7 +24,6 @@ from wastetune.errors import UserError
 from wastetune.evaluation.metrics import confusion_counts
 from wastetune.search.space import bounds, sample
 from wastetune.seeding import seed_for
-from wastetune.study.prepare import Bar, TrialContext, trial_seed
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import (
     Epoch,
@@ -37,6 +36,7 @@ from wastetune.training.fit import (
     steps_per_epoch,
 )
 from wastetune.training.learner import FloatArray, Learner, count_parameters, open_learner
+from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

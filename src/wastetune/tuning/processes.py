@@ -14,7 +14,7 @@ from wastetune.errors import UserError
 from wastetune.settings import Locations
 from wastetune.storage.study import finished_trials
 from wastetune.storage.trials import fail_lost_trials
-from wastetune.study.spec import StudySpec
+from wastetune.tuning.spec import StudySpec
 
 if TYPE_CHECKING:
     import optuna

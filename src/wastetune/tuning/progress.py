@@ -13,7 +13,7 @@ from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials
-from wastetune.study.prepare import Prepared
+from wastetune.tuning.prepare import Prepared
 
 if TYPE_CHECKING:
     import optuna

@@ -1,6 +1,7 @@
 """Prepares a study: pictures, split, backbone, search space, and the fingerprint of all of them."""
 
 import hashlib
+import json
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -27,8 +28,8 @@ from wastetune.settings import cache_folder, cache_limit
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import DataSource, StudyInfo, open_study, read_study_info, write_study_info
 from wastetune.storage.trials import fail_lost_trials
-from wastetune.study.spec import StudySpec
 from wastetune.tracking.dashboard import note_study
+from wastetune.tuning.spec import StudySpec
 
 if TYPE_CHECKING:
     import optuna
@@ -131,6 +132,11 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             "weights": backbone.digest[:16],
         },
     )
+
+
+def fingerprint_digest(prepared: Prepared) -> str:
+    """The study's fingerprint in 16 characters."""
+    return hashlib.sha256(json.dumps(prepared.fingerprint).encode()).hexdigest()[:16]
 
 
 def join_study(prepared: Prepared, url: str, console: Console, *, patient: bool = False) -> "optuna.Study":

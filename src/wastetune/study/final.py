@@ -1,0 +1,210 @@
+"""The final model: selected, fitted, evaluated on the test set and saved. The only reader of the test set."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from wastetune.backbones.activation_store import pooled
+from wastetune.console import Console
+from wastetune.data.pixels import PictureSet
+from wastetune.errors import UserError
+from wastetune.evaluation.calibration import measure_calibration, scale_probabilities
+from wastetune.evaluation.conformal import apply_set_threshold
+from wastetune.evaluation.novelty import fit_centres, fit_lowest, likeness
+from wastetune.evaluation.scores import gain_intervals, score_predictions
+from wastetune.evaluation.selective import accuracy_by_coverage, apply_threshold
+from wastetune.evaluation.shift import measure_shift
+from wastetune.files import remove
+from wastetune.models.bundle import MODEL_FILE, BundleDescription, save_centres, save_description, save_model
+from wastetune.models.parity import FOLDER as EXPORTS
+from wastetune.report.predictions import Predictions
+from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Report, Retrain, read_report
+from wastetune.report.text import final_model
+from wastetune.search.selection import ENSEMBLE, Candidates, find_candidates
+from wastetune.storage.records import TrialAttrs, read_attrs
+from wastetune.storage.study import best_trial, note_opening, read_records, read_trials
+from wastetune.study.refit import RefitResult, refit, refit_again
+from wastetune.study.select import select_final
+from wastetune.training.config import TrialConfig
+from wastetune.training.fit import TrainingFailed
+from wastetune.tuning.objective import plain_set
+from wastetune.tuning.prepare import Bar, Prepared, TrialContext, fingerprint_digest, package_versions
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+_SEEDS = 3  # with which the final model and the default are fitted, for the intervals; the first is kept
+_REPEATED = ("accuracy", "balanced_accuracy", "f1_macro")  # the scores of each seed in the report
+_Fit = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # probabilities by the final model and by the default
+
+
+@dataclass(frozen=True)
+class Refit:
+    """The evaluation of the final model and the default configuration on the test set, new or from an earlier run."""
+
+    evaluation: FinalEvaluation
+    seconds: float  # of the run that refitted
+    predictions: Predictions | None = None  # None: from an earlier run, which wrote them
+    earlier: Report | None = None  # the report of that run
+
+
+def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, console: Console) -> Refit:
+    """Refits the final model and the default configuration, evaluates both, and writes the bundle to the folder.
+
+    Nothing is trained where the folder's report and bundle are of these trials already. The study stores that the test
+    set was opened before it is read. UserError where a configuration can no longer be trained.
+    """
+    best = best_trial(study)
+    assert best is not None
+    most = ENSEMBLE if prepared.context.spec.final == "ensemble" else 1
+    candidates = find_candidates(read_records(study), most=most)
+    bundle = folder / "bundle"
+    earlier = read_report(folder) if (bundle / MODEL_FILE).exists() else None
+    answered = (fingerprint_digest(prepared), best.number, read_attrs(best).config)
+    considered = tuple(trial.number for trial in candidates.trials)
+    if (
+        earlier
+        and (earlier.fingerprint, earlier.best.number, earlier.best.config) == answered
+        and (earlier.final is None or earlier.final.considered == considered)
+    ):
+        refitted = Refit(earlier.evaluation, earlier.seconds.retrain, earlier=earlier)
+    else:
+        refitted = _refit_candidates(study, prepared, candidates, folder, console)
+    save_description(bundle, _describe(prepared, best, refitted.evaluation))
+    return refitted
+
+
+def _refit_candidates(
+    study: "optuna.Study", prepared: Prepared, candidates: Candidates, folder: Path, console: Console
+) -> Refit:
+    started = time.perf_counter()
+    context, bundle = prepared.context, folder / "bundle"
+    attrs = {trial.number: read_attrs(trial) for trial in read_trials(study)}
+    try:
+        final = select_final(context, candidates, console)
+        console.print(
+            f"retraining the default configuration and the final model, {final_model(final)}, on train + validation"
+        )
+        openings = note_opening(study, final.members)
+        ours, fits = _fit(prepared, final, candidates.default.number, attrs, bundle, console.bar)
+    except TrainingFailed as error:
+        raise UserError(f"retraining came to nothing: {error}; the trials are kept") from error
+    remove(folder / EXPORTS)  # they are of an earlier winner
+    measured = _measure(prepared, final, ours, fits, attrs, bundle, console.bar)
+    labels, (probabilities, by_default) = prepared.test.labels, fits[0]
+    return Refit(
+        evaluation=measured.model_copy(update={"openings": openings}),
+        seconds=time.perf_counter() - started,
+        predictions=Predictions(context.classes, prepared.test.paths, labels, probabilities, by_default.argmax(axis=1)),
+    )
+
+
+def _fit(
+    prepared: Prepared, final: FinalModel, default: int, attrs: Mapping[int, TrialAttrs], bundle: Path, bar: Bar
+) -> tuple[RefitResult, list[_Fit]]:
+    """The final model, saved to the bundle; its predictions and those of the default, of each seed."""
+    context, test = prepared.context, prepared.test
+    ours = refit(
+        context,
+        test,
+        {number: attrs[number] for number in final.members},
+        temperature=final.temperature,
+        bar=bar,
+        keep=lambda model: save_model(bundle, model),
+    )
+    if default in final.members:
+        by_default = ours.each[default]
+    else:
+        by_default = refit(context, test, {default: attrs[default]}, bar=bar).uncalibrated
+    fits = [(ours.probabilities, by_default)]
+    everyone = {number: attrs[number] for number in {*final.members, default}}
+    for repeat in range(1, _SEEDS):
+        each = refit_again(context, test, everyone, repeat=repeat, bar=bar)
+        mean = np.mean([each[number] for number in final.members], axis=0)
+        fits.append((scale_probabilities(mean, final.temperature).astype(np.float32), each[default]))
+    return ours, fits
+
+
+def _measure(
+    prepared: Prepared,
+    final: FinalModel,
+    ours: RefitResult,
+    fits: Sequence[_Fit],
+    attrs: Mapping[int, TrialAttrs],
+    bundle: Path,
+    bar: Bar,
+) -> FinalEvaluation:
+    """What the report says of the final model; writes the centres of the training pictures to the bundle."""
+    context, test = prepared.context, prepared.test
+    labels, classes, seed = test.labels, context.classes, context.spec.seed
+    probabilities, by_default = fits[0]
+    repeats, defaults = zip(*fits[1:], strict=True)
+    again = [score_predictions(labels, each, classes) for each in repeats]
+    train, val, sealed = (
+        _features(context, pictures, attrs[final.members[0]], bar)
+        for pictures in (context.data.train, context.data.val, test)
+    )
+    seen = train + val
+    lowest = fit_lowest(likeness(val.vectors, fit_centres(train.vectors, train.labels, seed=seed)))
+    centres = fit_centres(seen.vectors, seen.labels, seed=seed)
+    save_centres(bundle, centres)
+    return FinalEvaluation(
+        test=score_predictions(labels, probabilities, classes, repeats=repeats),
+        default_test=score_predictions(labels, by_default, classes, repeats=defaults),
+        retrain=Retrain(epochs=ours.epochs, largest_difference=ours.largest_difference),
+        versions=package_versions(),
+        gain=gain_intervals(labels, fits),
+        repeats={key: tuple(getattr(scores, key) for scores in again) for key in _REPEATED},
+        model=ModelSize(parameters=ours.parameters, trained=ours.trained, bytes=(bundle / MODEL_FILE).stat().st_size),
+        final=final.model_copy(update={"unlike_below": lowest}),
+        calibration=measure_calibration(labels, probabilities),
+        uncalibrated=measure_calibration(labels, ours.uncalibrated),
+        shift=measure_shift(seen.vectors, sealed.vectors, (seen.labels, sealed.labels), classes, test.paths, seed=seed),
+        answered=tuple(apply_threshold(labels, probabilities, each) for each in final.thresholds),
+        covered=tuple(apply_set_threshold(labels, probabilities, each) for each in final.set_thresholds),
+        unlike=float((likeness(sealed.vectors, centres) < lowest).mean()),
+        accuracy_by_coverage=accuracy_by_coverage(labels, probabilities),
+    )
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Pooled features of pictures at a cut (n, f), and their labels (n,)."""
+
+    vectors: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def __add__(self, other: "_Features") -> "_Features":
+        return _Features(np.concatenate([self.vectors, other.vectors]), np.concatenate([self.labels, other.labels]))
+
+
+def _features(context: TrialContext, pictures: PictureSet, attrs: TrialAttrs, bar: Bar) -> _Features:
+    """The features of pictures at the cut of a trial."""
+    side = plain_set(context, pictures, TrialConfig.model_validate(attrs.config), bar, ahead=False)
+    return _Features(pooled(side.activations), side.labels)
+
+
+def _describe(prepared: Prepared, best: "FrozenTrial", evaluation: FinalEvaluation) -> BundleDescription:
+    context = prepared.context
+    description = BundleDescription(
+        study=context.spec.name,
+        backbone=context.spec.backbone,
+        dataset=prepared.index.folder.resolve().name,
+        classes=context.classes,
+        fingerprint=fingerprint_digest(prepared),
+        versions=evaluation.versions,
+        test=evaluation.test,
+        input_size=context.backbone.size,
+        config=dict(read_attrs(best).config),
+    )
+    if evaluation.final is None:  # refitted by an earlier version
+        return description
+    final = evaluation.final
+    keys = {"members", "temperature", "thresholds", "set_thresholds", "unlike_below"} & final.model_fields_set
+    return description.model_copy(update={key: getattr(final, key) for key in keys})

@@ -1,0 +1,43 @@
+"""Selects the final model by predictions of validation pictures that it was not fitted on, and calibrates it."""
+
+import numpy as np
+
+from wastetune.console import Console
+from wastetune.evaluation.calibration import fit_temperature, scale_probabilities
+from wastetune.evaluation.conformal import fit_set_thresholds
+from wastetune.evaluation.selective import fit_thresholds
+from wastetune.report.results import FinalModel
+from wastetune.search.selection import Candidates, select_members
+from wastetune.training.config import TrialConfig
+from wastetune.tuning.objective import cross_predict
+from wastetune.tuning.prepare import TrialContext
+
+
+def select_final(context: TrialContext, candidates: Candidates, console: Console) -> FinalModel:
+    """What the final model is made of, its temperature and its thresholds.
+
+    Each candidate is fitted again on the training pictures alone. TrainingFailed where one cannot be.
+    """
+    trials, labels = candidates.trials, context.data.val.labels
+    folds = np.repeat([-1, 0], [len(context.data.train), len(labels)])
+    held_out = {}
+    console.print(f"comparing {len(trials)} trials on validation pictures that they are not fitted on")
+    for trial in trials:
+        config = TrialConfig.model_validate(trial.config)
+        assert trial.best_epoch is not None  # of a complete trial
+        predicted = cross_predict(context, config, folds, number=trial.number, epochs=trial.best_epoch, bar=console.bar)
+        held_out[trial.number] = predicted[folds == 0]
+    chosen = select_members(labels, held_out, candidates, context.spec.metric)
+    mean = np.mean([held_out[number] for number in chosen.members], axis=0)
+    temperature = fit_temperature(labels, mean)
+    calibrated = scale_probabilities(mean, temperature)
+    return FinalModel(
+        kind=chosen.kind,
+        members=chosen.members,
+        considered=tuple(trial.number for trial in trials),
+        temperature=temperature,
+        score=chosen.score,
+        default_score=chosen.default_score,
+        thresholds=fit_thresholds(labels, calibrated),
+        set_thresholds=fit_set_thresholds(labels, calibrated),
+    )
