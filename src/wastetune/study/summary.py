@@ -74,9 +74,18 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         problems=index.problems,
         duplicates=sum(len(group) - 1 for group in duplicate_groups(index)),
         contradictions=len(contradictions(index)),
-        corrected=dict(index.corrected),
-        **({} if context.spec.split == "grouped" else {"leaked": len(leaked_pictures(index, splits))}),
+        **_special(prepared),
     )
+
+
+def _special(prepared: Prepared) -> dict[str, Any]:
+    """What only some studies have. Without it, a report stays what an earlier version wrote."""
+    index, splits = prepared.index, prepared.splits
+    random = prepared.context.spec.split == "random"
+    return {
+        **({"leaked": len(leaked_pictures(index, splits))} if random else {}),
+        **({"corrected": dict(index.corrected)} if index.corrected else {}),
+    }
 
 
 def render_command(spec: StudySpec) -> str:
