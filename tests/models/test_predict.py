@@ -129,3 +129,17 @@ def test_a_model_of_an_earlier_version_promises_nothing_and_a_class_named_unsure
     threshold = Threshold(precision=0.95, confidence=0.5, coverage=1.0)
     with pytest.raises(UserError, match="is called 'unsure'"):
         choose_rule(BundleDescription(classes=("a", "unsure"), input_size=8, thresholds=(threshold,)), precision=95)
+
+
+def test_a_picture_unlike_the_training_pictures_says_so(finished, tmp_path, run_cli):
+    Image.new("RGB", (64, 64), (5, 5, 250)).save(tmp_path / "blue.png")
+    Image.new("RGB", (64, 64), (180, 120, 120)).save(tmp_path / "red.png")
+    asked = ("predict", "--bundle", finished / "results" / "colours" / "bundle", "blue.png", "red.png")
+    blue, red = run_cli(*asked).stdout.splitlines()
+    assert blue.endswith(")  unlike the training pictures")
+    assert red.endswith("%)")
+    blue, red = (json.loads(line) for line in run_cli(*asked, "--json").stdout.splitlines())
+    assert (blue["unlike"], red["unlike"]) == (True, False)
+    assert blue["likeness"] < 0.9 < red["likeness"] < 1.0001
+    rows = list(csv.DictReader(io.StringIO(run_cli(*asked, "--csv").stdout)))
+    assert [row["unlike"] for row in rows] == ["yes", ""]

@@ -131,6 +131,16 @@ def test_asked_to_be_right_more_often_it_is_unsure_and_says_what_it_lacks(open_p
     assert re.search(r"It would say leaf, and is only \d\d\.\d.% sure; .* 90\.0.% sure", said)
 
 
+def test_a_photo_that_is_unlike_its_training_pictures_is_told(open_page, photo, tmp_path):
+    Image.new("RGB", (64, 64), (5, 5, 250)).save(tmp_path / "blue.png")
+    page = open_page()
+    give(page, photo)
+    page.locator(".wt-answer").wait_for()
+    assert page.locator(".wt-unlike").count() == 0
+    give(page, tmp_path / "blue.png")
+    page.locator(".wt-unlike", has_text="it may show none of its classes").wait_for()
+
+
 def test_it_shows_where_it_looked_on_the_photo_as_it_is(open_page, photo):
     page = open_page()
     give(page, photo)

@@ -62,8 +62,9 @@ def finished(tmp_path_factory):
     from wastetune.data.image import read_picture, resize_picture
     from wastetune.data.index import index_folder
     from wastetune.data.splits import split_index, write_split_table
+    from wastetune.evaluation.novelty import fit_centres
     from wastetune.evaluation.scores import score_predictions
-    from wastetune.models.bundle import BundleDescription, save_description, save_model
+    from wastetune.models.bundle import BundleDescription, save_centres, save_description, save_model
     from wastetune.report.html import write_page
     from wastetune.report.predictions import Predictions, write_predictions
     from wastetune.search.history import History
@@ -73,7 +74,7 @@ def finished(tmp_path_factory):
     pictures = write_sample(data / "drawn", classes=("bottle", "leaf"), per_class=30, size=64)
     layers = keras.layers
     pixels, places = keras.Input((64, 64, 3)), keras.Input((8, 8, 3))
-    trunk = keras.Model(pixels, layers.AveragePooling2D(8)(layers.Rescaling(1 / 255)(pixels)))
+    trunk = keras.Model(pixels, layers.AveragePooling2D(8)(layers.Rescaling(1 / 255)(pixels)), name="trunk")
     head = keras.Model(places, layers.Dense(2)(layers.GlobalAveragePooling2D()(places)))
     head.layers[-1].set_weights([np.array([[-40.0, 40.0], [40.0, -40.0], [0.0, 0.0]]), np.zeros(2)])
     model = keras.Model(pixels, layers.Softmax()(head(trunk(pixels))))
@@ -89,7 +90,10 @@ def finished(tmp_path_factory):
     paths = tuple(each.path for each in shown)
     write_predictions(Predictions(index.classes, paths, labels, said, said.argmax(axis=1)), results)
     scores = asdict(score_predictions(labels, said, index.classes))
-    about = {"study": "colours", "backbone": "mean_colour", "dataset": "drawn", "input_size": 64}
+    learnt = [index.pictures[position] for position in (*splits.train, *splits.val)]
+    colours = np.stack([resize_picture(read_picture(pictures / each.path), 64).mean(axis=(0, 1)) for each in learnt])
+    save_centres(results / "bundle", fit_centres(colours, np.array([each.label for each in learnt]), seed=0))
+    about = {"study": "colours", "backbone": "mean_colour", "dataset": "drawn", "input_size": 64, "unlike_below": 0.9}
     about |= {"classes": index.classes, "test": scores, **PROMISES}
     save_description(results / "bundle", BundleDescription.from_dict(about))
     write_page(a_report(), History((), {}, {}), None, pictures, results)

@@ -84,8 +84,8 @@ def _sections(found: Audit) -> Iterator[_Section]:
         "labels",
         "Labels to check",
         "A model that has not seen the picture finds another class more likely than its label. The most suspicious "
-        f"come first. An estimate: {render_count(found.wrong, 'label')} of the data set may be wrong. Most others "
-        "are difficult pictures with the right label.",
+        f"come first. An estimate: {render_count(found.wrong, 'label')} of the data set may be wrong. Most others are "
+        "difficult pictures with the right label.",
         [
             [show(one.picture, f"{one.own:.0%}", f"{classes[one.likely]}, {one.probability:.0%}")]
             for one in found.suspects[:MOST_SUSPECTS]

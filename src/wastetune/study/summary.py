@@ -74,18 +74,19 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         problems=index.problems,
         duplicates=sum(len(group) - 1 for group in duplicate_groups(index)),
         contradictions=len(contradictions(index)),
-        **_special(prepared),
+        **_rare(prepared),
     )
 
 
-def _special(prepared: Prepared) -> dict[str, Any]:
-    """What only some studies have. Without it, a report stays what an earlier version wrote."""
-    index, splits = prepared.index, prepared.splits
-    random = prepared.context.spec.split == "random"
-    return {
-        **({"leaked": len(leaked_pictures(index, splits))} if random else {}),
-        **({"corrected": dict(index.corrected)} if index.corrected else {}),
-    }
+def _rare(prepared: Prepared) -> dict[str, Any]:
+    """What only some studies have. It is left out elsewhere, so that reports of earlier versions stay as they are."""
+    index = prepared.index
+    values: dict[str, Any] = {}
+    if index.corrected:
+        values["corrected"] = dict(index.corrected)
+    if prepared.context.spec.split == "random":
+        values["leaked"] = len(leaked_pictures(index, prepared.splits))
+    return values
 
 
 def render_command(spec: StudySpec) -> str:
