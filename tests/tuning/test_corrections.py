@@ -4,9 +4,12 @@ import pytest
 
 from wastetune.console import open_console
 from wastetune.errors import UserError
-from wastetune.tuning.prepare import prepare_study
+from wastetune.storage.study import best_trial
+from wastetune.study.summary import summarize_search
+from wastetune.tuning.prepare import join_study, prepare_study
 from wastetune.tuning.progress import render_preparation
 from wastetune.tuning.spec import load_study
+from wastetune.tuning.worker import run_worker
 
 DROPPED, RELABELLED = "box/box003.jpg", "leaf/leaf004.jpg"
 
@@ -69,3 +72,15 @@ def test_pictures_keep_their_pixels_and_are_not_decoded_again(with_corrections, 
         earlier = before.paths.index(path)
         pixels = after.read(range(place, place + 1))
         assert (pixels == before.read(range(earlier, earlier + 1))).all()
+
+
+def test_the_report_of_the_search_counts_what_was_corrected(with_corrections, prepared, tmp_path):
+    changed = with_corrections(f"{DROPPED},drop,", f"{RELABELLED},relabel,box")
+    told = {}
+    for name, each in (("changed", changed), ("same", prepared)):
+        study = join_study(each, f"sqlite:///{tmp_path}/{name}.db", open_console(quiet=True))
+        trials = {"trials": 1, "timeout": None, "bar": open_console(quiet=True).bar, "on_trial": lambda trial: None}
+        run_worker(study, each.context, **trials)
+        told[name] = summarize_search(study, each, best_trial(study)).to_dict()
+    assert told["changed"]["corrected"] == {"drop": 1, "relabel": 1}
+    assert "corrected" not in told["same"]  # so that a report of an earlier version is not written anew
