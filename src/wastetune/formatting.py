@@ -52,6 +52,14 @@ def render_duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def render_bytes(count: float) -> str:
+    """A number of bytes in the largest unit that makes it at least 1: 12 kB, 3.4 GB."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 @cache
 def load_templates(package: str, **filters: Callable[..., str]) -> "Environment":
     """The Jinja environment of a package's templates. It escapes all values, and an unknown name is an error."""

@@ -1,11 +1,15 @@
 """The commands as a person meets them: help with an example, one sentence for each mistake, plain output."""
 
+import csv
+import errno
 import subprocess
 import sys
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from wastetune.cli.main import main
 from wastetune.datasets.catalog import KNOWN_DATASETS
@@ -212,3 +216,77 @@ def test_a_sample_is_made_and_checked(run_cli, tmp_path):
     for heading in ("the same picture twice: 1", "nearly the same picture: 1", "the same picture in two classes: 1"):
         assert lines[lines.index(heading) + 1] == twice
     assert run_cli("data", "check", "drawn", "--data", "elsewhere").stdout == checked.stdout
+
+
+@pytest.mark.parametrize("group", [(), ("data",)])
+def test_the_summary_of_every_command_fits_a_terminal_of_eighty_columns(group):
+    command = main
+    for name in group:
+        command = command.get_command(click.Context(main), name)
+    text = command.get_help(click.Context(command, terminal_width=80))
+    summaries = text.partition("Commands:")[2].strip().splitlines()
+    assert len(summaries) >= 5
+    assert [line for line in summaries if line.endswith("...") or not line.endswith(".")] == []
+
+
+def draw(folder, count):
+    folder.mkdir(parents=True)
+    for number in range(count):
+        noise = np.random.default_rng([*folder.name.encode(), number]).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+
+
+def test_what_a_study_would_refuse_a_check_refuses_in_the_same_words(run_cli, tmp_path):
+    draw(tmp_path / "one" / "glass", 20)
+    draw(tmp_path / "one" / "metal", 1)
+    said = run_cli("data", "check", "one")
+    assert said.returncode == 2
+    assert "21 pictures in 2 classes" in said.stdout
+    assert said.stderr == (
+        "error: Class 'metal' in one has 1 different pictures to split, and needs at least 3 (those that look alike "
+        "count once): add pictures or remove the class.\n"
+    )
+    (tmp_path / "study.toml").write_text(
+        'dataset = "one"\nbackbone = "mobilenet_v3_small_minimalistic"\nweights = "none"'
+    )
+    run = run_cli("run", "--study", "study.toml", WASTETUNE_CACHE=str(tmp_path / "cache"))
+    assert (run.returncode, run.stderr.splitlines()[-1] + "\n") == (2, said.stderr)
+
+
+def test_a_check_lists_the_first_of_many_and_writes_all_to_a_file(run_cli, tmp_path):
+    for name in ("glass", "metal"):
+        draw(tmp_path / "set" / name, 20)
+    for number in range(14):
+        (tmp_path / "set" / "glass" / f"broken{number:02}.jpg").write_bytes(b"no picture")
+    said = run_cli("data", "check", "set")
+    assert said.returncode == 0
+    assert said.stdout.count("broken") == 10
+    assert "  and 4 more; --output FILE writes all\n" in said.stdout
+    assert "and 4 more\n" in run_cli("data", "check", "set", "--output", "found/all.csv").stdout
+    rows = list(csv.reader((tmp_path / "found" / "all.csv").open()))
+    assert [row[:2] for row in rows] == [["left out", f"glass/broken{number:02}.jpg"] for number in range(14)]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/data/x"),
+            "No space left on device: /data/x; make room",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "error: No space left on device; make room and give the same",
+        ),
+        (OSError(errno.EACCES, "Permission denied", "/data/x"), "error: Permission denied: /data/x\n"),
+    ],
+)
+def test_a_full_disk_is_told_with_what_to_do(error, words, monkeypatch):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("wastetune.tuning.spec.study_names", fail)
+    done = CliRunner().invoke(main, ["studies"])
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert "Errno" not in done.stderr

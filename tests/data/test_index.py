@@ -68,7 +68,38 @@ def test_a_data_set_with_its_own_test_folder_keeps_its_sides(tmp_path: Path, wra
         ("train", 0),
         ("train", 1),
     ]
-    assert [problem.what for problem in index.problems] == ["neither in TRAIN nor in TEST"]
+    assert [problem.what for problem in index.problems] == ["not in TRAIN or Test"]
+
+
+@pytest.mark.parametrize("words", [("training", "Valid", "TESTING"), ("Train", "dev", "eval")])
+def test_folders_that_are_called_for_parts_are_parts_and_no_classes(tmp_path: Path, words: tuple[str, ...]) -> None:
+    for number, word in enumerate(words):
+        for name in ("glass", "metal"):
+            save(paint(number * 2 + len(name)), tmp_path / word / name / "x.png")
+    index = index_folder(tmp_path)
+    assert index.classes == ("glass", "metal")
+    assert sorted((p.own_split, p.label) for p in index.pictures) == [
+        (part, label) for part in ("test", "train", "val") for label in (0, 1)
+    ]
+    assert index.problems == ()
+
+
+def test_two_folders_for_one_part_and_parts_without_training_are_refused(tmp_path: Path) -> None:
+    for word in ("train", "val", "valid"):
+        save(paint(1), tmp_path / "twice" / word / "glass" / "x.png")
+    with pytest.raises(UserError, match="holds val and valid, which both mean val; put their pictures into one"):
+        index_folder(tmp_path / "twice")
+    for word in ("valid", "test"):
+        save(paint(1), tmp_path / "none" / word / "glass" / "x.png")
+    with pytest.raises(UserError, match="holds valid and test, which are no classes"):
+        index_folder(tmp_path / "none")
+
+
+def test_classes_that_differ_only_in_case_are_refused(tmp_path: Path) -> None:
+    for path in ("train/O/x.png", "train/R/x.png", "test/o/x.png", "test/R/x.png"):
+        save(paint(len(path)), tmp_path / path)
+    with pytest.raises(UserError, match="the classes 'O' and 'o' in .* differ only in case; give their folders one name"):
+        index_folder(tmp_path)
 
 
 def test_broken_and_foreign_files_are_problems_with_a_reason(folder: Path) -> None:

@@ -168,9 +168,33 @@ def test_its_own_test_folder_is_the_test_set_and_train_pictures_like_it_are_left
     assert 0.15 < len(splits.val) / 1000 < 0.23  # 0.15 / 0.8
 
 
+def test_its_own_validation_part_is_kept_and_only_the_test_part_is_drawn() -> None:
+    own = index_of(
+        [picture(number, number % 2, own_split="train") for number in range(400)]
+        + [picture(1000 + number, number % 2, own_split="val", appearance=f"look {number}") for number in range(40)]
+    )
+    splits = split_index(own, seed=0)
+    assert {own.pictures[i].own_split for i in splits.val} == {"val"}
+    assert len(splits.val) == len(splits.left_out) == 40  # the training pictures that look like them
+    assert {own.pictures[i].own_split for i in (*splits.train, *splits.test)} == {"train"}
+    assert len(splits.test) / 360 == pytest.approx(0.2 / 0.85, abs=0.06)
+
+
+def test_with_three_parts_of_its_own_nothing_is_drawn_and_lookalikes_stay_in_the_test_part() -> None:
+    own = index_of(
+        [picture(number, number % 2, own_split="train") for number in range(40)]
+        + [picture(100 + number, number % 2, own_split="val", appearance=f"look {200 + number}") for number in range(10)]
+        + [picture(200 + number, number % 2, own_split="test") for number in range(4)]
+    )
+    splits = split_index(own, seed=0)
+    parts = {side: [own.pictures[i].own_split for i in getattr(splits, side)] for side in ("train", "val", "test")}
+    assert parts == {"train": ["train"] * 40, "val": ["val"] * 6, "test": ["test"] * 4}
+    assert [own.pictures[i].own_split for i in splits.left_out] == ["val"] * 4
+
+
 def test_a_class_missing_from_its_own_test_folder_is_refused() -> None:
     pictures = [picture(number, number % 2, "train") for number in range(20)] + [picture(30, 0, "test")]
-    with pytest.raises(UserError, match=r"'class 1' .* has no pictures in TEST"):
+    with pytest.raises(UserError, match=r"'class 1' .* has no pictures in the test part"):
         split_index(index_of(pictures), seed=0)
 
 

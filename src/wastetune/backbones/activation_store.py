@@ -31,6 +31,7 @@ from wastetune.backbones.runtime import TrunkRunner, open_trunk
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.files import PART_PREFIX, write_whole
+from wastetune.formatting import render_bytes
 
 # In every key: change it whenever the same pixels and weights give other activations. The runtime of the trunk
 # is not in it: runtimes agree within 1e-5 of the largest activation (test_runtime.py), float16 keeps 5e-4.
@@ -235,8 +236,8 @@ def _make_room(store: Store, needed: int, keep: set[Path]) -> None:
             path.unlink(missing_ok=True)
     if needed > store.limit:
         raise UserError(
-            f"the activations need {needed / 1e9:.1f} GB and the store in {store.folder} may hold "
-            f"{store.limit / 1e9:.1f} GB; free some disk space, raise "
+            f"the activations need {render_bytes(needed)} and the store in {store.folder} may hold "
+            f"{render_bytes(store.limit)}; free some disk space, raise "
             "WASTETUNE_CACHE_GB, or search a narrower range of frozen_depth"
         )
     chunks = sorted(_stored(store.folder))

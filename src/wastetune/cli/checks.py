@@ -46,11 +46,12 @@ def evaluate(
     folder: Path,
     results: Path,
 ) -> None:
-    """Evaluate a model on any labelled folder: one subfolder of pictures per class, one class is enough.
+    """Evaluate a model on any labelled folder.
 
-    Classes are matched by name, or by the table --classes; an empty model_class leaves a class out. Averages are over
-    the classes that the folder has. Pictures that the model was trained on are left out. The scores are printed and
-    written as report.html, report.md, report.json and predictions.csv.
+    The folder has one subfolder of pictures per class; one class is enough. Classes are matched by name, or by the
+    table --classes; an empty model_class leaves a class out. Averages are over the classes that the folder has.
+    Pictures that the model was trained on are left out. The scores are printed and written as report.html, report.md,
+    report.json and predictions.csv.
 
     \b
     Example:
@@ -115,10 +116,11 @@ def reproduce(
     results: Path,
     seed: int | None,
 ) -> None:
-    """Fit a trial or the final model of a study again, and say whether the score is the same, or what differs.
+    """Fit a trial or the final model again, and compare.
 
-    Pictures, settings, weights, versions and runtime are compared with those of then; a difference does not stop it.
-    Nothing is written to the study or its results. The exit status is 0 where the score is the same, else 1.
+    It says whether the score is the same, or what differs. Pictures, settings, weights, versions and runtime are
+    compared with those of then; a difference does not stop it. Nothing is written to the study or its results. The exit
+    status is 0 where the score is the same, else 1.
 
     \b
     Example:

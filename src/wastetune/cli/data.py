@@ -1,10 +1,19 @@
 """`wastetune data`: list, fetch, check and audit data sets, draw a sample."""
 
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from wastetune.cli.options import data_option, weights_option
+
+if TYPE_CHECKING:
+    from wastetune.data.index import Picture
+
+_LISTED = 10  # of each kind
 
 
 @click.group()
@@ -20,7 +29,9 @@ def data() -> None:
 @data.command("list")
 @data_option
 def list_(folder: Path) -> None:
-    """List the known data sets, with their source, and whether they are on this machine.
+    """List the known data sets, and whether they are here.
+
+    Each comes with its source and its licence.
 
     \b
     Example:
@@ -61,24 +72,46 @@ def fetch(name: str, folder: Path) -> None:
 @data.command()
 @click.argument("dataset")
 @data_option
-def check(dataset: str, folder: Path) -> None:
-    """Show what a data set contains, and what is wrong with it: a known name or a folder.
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write everything that was found to a CSV file.",
+)
+def check(dataset: str, folder: Path, output: Path | None) -> None:
+    """Show what a data set contains, and what is wrong with it.
+
+    DATASET is a known name or a folder. What `wastetune run` would refuse is refused here, with exit status 2.
 
     \b
     Example:
       wastetune data check data/trashnet
+      wastetune data check my_photos --output found.csv
     """
     from wastetune.data.index import contradictions, duplicate_groups, index_folder, near_duplicate_groups
+    from wastetune.data.splits import split_index
     from wastetune.datasets.catalog import find_dataset
 
     index = index_folder(find_dataset(dataset, folder))
     click.echo(f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes")
     for label, name in enumerate(index.classes):
         click.echo(f"  {sum(picture.label == label for picture in index.pictures):7,}  {name}")
-    _list_all("left out", [f"{problem.path}: {problem.what}" for problem in index.problems])
-    _list_all("the same picture twice", [_paths(group) for group in duplicate_groups(index)])
-    _list_all("nearly the same picture", [_paths(group) for group in near_duplicate_groups(index)])
-    _list_all("the same picture in two classes", [_paths(group) for group in contradictions(index)])
+    kinds: dict[str, list[tuple[str, ...]]] = {
+        "left out": [(problem.path, problem.what) for problem in index.problems],
+        "the same picture twice": [_paths(group) for group in duplicate_groups(index)],
+        "nearly the same picture": [_paths(group) for group in near_duplicate_groups(index)],
+        "the same picture in two classes": [_paths(group) for group in contradictions(index)],
+    }
+    for kind, found in kinds.items():
+        click.echo(f"{kind}: {len(found):,}" if found else f"{kind}: none")
+        for each in found[:_LISTED]:
+            click.echo(f"  {(': ' if kind == 'left out' else ' = ').join(each)}")
+        if len(found) > _LISTED:
+            click.echo(f"  and {len(found) - _LISTED:,} more" + ("" if output else "; --output FILE writes all"))
+    if output is not None:
+        _write_found(kinds, output)
+        click.echo(f"Written to {output}")
+    split_index(index, seed=0)  # what it refuses, a study does
 
 
 @data.command()
@@ -116,10 +149,10 @@ def audit(
     image_size: int | None,
     seed: int,
 ) -> None:
-    """Find wrong labels, look-alikes and poor pictures; write a page, and a file for your decisions.
+    """Find wrong labels, look-alikes and poor pictures.
 
-    In that file each picture that was found has a line, and a study with the key `corrections` honours what you
-    decide there. Auditing again keeps your decisions.
+    It writes a page with the pictures, and a file for your decisions, with a line for each picture that was found. A
+    study with the key `corrections` honours what you decide there. Auditing again keeps your decisions.
 
     \b
     Example:
@@ -172,11 +205,15 @@ def sample(folder: Path, per_class: int, seed: int) -> None:
     click.echo(f"{write_sample(folder, per_class=per_class, seed=seed)}: a data set of drawn pictures")
 
 
-def _list_all(what: str, lines: list[str]) -> None:
-    click.echo(f"{what}: {len(lines) or 'none'}")
-    for line in lines:
-        click.echo(f"  {line}")
+def _paths(group: "tuple[Picture, ...]") -> tuple[str, ...]:
+    return tuple(picture.path for picture in group)
 
 
-def _paths(pictures: tuple) -> str:  # type: ignore[type-arg]
-    return " = ".join(picture.path for picture in pictures)
+def _write_found(kinds: Mapping[str, Sequence[tuple[str, ...]]], output: Path) -> None:
+    """Writes a line for each thing that was found: its kind, then the file and the reason, or the files."""
+    from wastetune.files import write_whole
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((kind, *each) for kind, found in kinds.items() for each in found)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(output, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))

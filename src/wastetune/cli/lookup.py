@@ -55,6 +55,24 @@ def model_path(study: str | None, bundle: Path | None, results: Path) -> Path:
     return path
 
 
+def pictures_of(study: str, url: str, data: Path) -> Path:
+    """The folder of a study's pictures: as its file names it, or, without the file, as its database does."""
+    from wastetune.datasets.catalog import find_dataset
+    from wastetune.storage.study import read_study_info
+    from wastetune.tuning.spec import load_study
+
+    try:
+        return find_dataset(load_study(study).dataset, data)
+    except UserError as mistake:
+        try:
+            info = read_study_info(lookup_study(study, url))
+        except UserError:
+            raise mistake from None
+        if info is None or not (folder := Path(info.data.folder)).is_dir():
+            raise
+        return folder
+
+
 def lookup_study(study: str, url: str) -> "optuna.Study":
     """A study in its database, by its name or by the path of its file."""
     from wastetune.storage.database import open_storage

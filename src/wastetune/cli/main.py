@@ -1,5 +1,6 @@
 """The `wastetune` command; each group of commands is imported when one of its commands is asked for."""
 
+import errno
 from importlib import import_module
 
 import click
@@ -46,8 +47,12 @@ class _LazyGroup(click.Group):
             reason = str(error)
         except BrokenPipeError:  # `| head` has seen enough; click knows what to do
             raise
-        except OSError as error:  # a full disk, a folder that may not be written to
-            reason = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        except OSError as error:  # a folder that may not be written to, for example
+            reason = error.strerror or str(error)
+            if error.filename:
+                reason = f"{reason}: {error.filename}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                reason += "; make room and give the same command again: what is finished is kept"
         except ModuleNotFoundError as error:  # where only what `serve` takes is installed
             reason = f"this command needs {error.name}, which is not installed; pip install wastetune"
         click.echo(f"error: {reason}", err=True)

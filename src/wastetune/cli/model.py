@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from wastetune.cli.lookup import lookup_study, model_path
+from wastetune.cli.lookup import lookup_study, model_path, pictures_of
 from wastetune.cli.options import (
     bundle_option,
     data_option,
@@ -43,9 +43,10 @@ def predict(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Classify pictures: the most probable class, its probability, the next two classes.
+    """Classify pictures.
 
-    A picture that cannot be read gets a line of its own and does not stop the others; the exit status is then 1.
+    The most probable class, its probability, the next two classes. A picture that cannot be read gets a line of its own
+    and does not stop the others; the exit status is then 1.
 
     \b
     Example:
@@ -95,23 +96,20 @@ def predict(
 @data_option
 @results_option
 def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str, folder: Path, results: Path) -> None:
-    """Write a study's model in another format, from pixels to probabilities, and check it on the test pictures.
+    """Write a study's model in another format, and check it.
 
-    The file is written to `export` in the study's results. The difference of its probabilities from the original's,
-    the number of pictures that keep their class, its size, and the time per picture are printed, written to
-    export.json and logged to MLflow; too large a difference is an error. Each file contains classes and scores.
+    The file takes pixels and gives probabilities. It is written to `export` in the study's results and predicts the
+    test pictures: the difference of its probabilities from the original's, the number of pictures that keep their
+    class, its size, and the time per picture are printed, written to export.json and logged to MLflow; too large a
+    difference is an error. Each file contains classes and scores.
 
     \b
     Example:
       wastetune export --study inception_wid --format onnx
       wastetune export --study inception_wid --format litert --format litert-int8
     """
-    from wastetune.datasets.catalog import find_dataset
-    from wastetune.tuning.spec import load_study
-
-    spec = load_study(study)
     place = model_path(study, None, results).parent
-    pictures = find_dataset(spec.dataset, folder)
+    pictures = pictures_of(study, storage, folder)
 
     from wastetune.models.parity import export_study, render_checks
 

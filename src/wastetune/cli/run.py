@@ -68,7 +68,7 @@ def run(
     workers: int | None,
     renew_after: int,
 ) -> None:
-    """Run a study: search, retrain the best configuration, report on the sealed test set.
+    """Run a study: search, final model, report on the test set.
 
     Running it again resumes the study and computes nothing twice. With a pattern, a study that cannot run is reported
     and the others go on; the table of `wastetune compare` follows at the end.
@@ -149,7 +149,9 @@ def worker(
     timeout: float | None,
     renew_after: int,
 ) -> None:
-    """Run trials of a study together with other workers, here or on other machines, until it has its trials.
+    """Run trials of a study together with other workers.
+
+    They may be on other machines. It ends when the study has its trials.
 
     All workers need the same study file, pictures, weights and version of wastetune; a worker that differs is refused.
     The number of trials is that of `wastetune run`, or of the study file. Ctrl-C and SIGTERM hand the running trial

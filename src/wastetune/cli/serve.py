@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from wastetune.cli.lookup import check_export, lookup_study, model_path, onnx_file
+from wastetune.cli.lookup import check_export, lookup_study, model_path, onnx_file, pictures_of
 from wastetune.cli.options import (
     data_option,
     model_study_option,
@@ -40,9 +40,10 @@ def ui(
     mlflow_port: int | None,
     open_browser: bool,
 ) -> None:
-    """Show a study: its trials in the Optuna dashboard, its runs and models in the MLflow UI. Ctrl-C stops both.
+    """Show a study in the Optuna dashboard and in the MLflow UI.
 
-    The study may still be running. Each trial has a note with its learning curve and its confusion matrix.
+    Ctrl-C stops both. The study may still be running. Each trial has a note with its learning curve and its confusion
+    matrix.
 
     \b
     Example:
@@ -134,7 +135,9 @@ def serve(
     max_files: int,
     queue: int,
 ) -> None:
-    """Serve a model over HTTP, from its ONNX export, until Ctrl-C: POST /predict, GET /model, and /docs for the rest.
+    """Serve a model over HTTP, from its ONNX export.
+
+    POST /predict, GET /model, and /docs for the rest, until Ctrl-C.
 
     \b
     Example:
@@ -179,6 +182,7 @@ def serve(
 
 @click.command()
 @study_option
+@storage_option
 @results_option
 @data_option
 @click.option(
@@ -186,8 +190,8 @@ def serve(
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Left out: a free one.")
 @click.option("--open", "open_browser", is_flag=True, help="Open it in the browser.")
-def app(study: str, results: Path, folder: Path, host: str, port: int, open_browser: bool) -> None:
-    """Show a study's model in the browser, until Ctrl-C: classify a photo and see an explanation.
+def app(study: str, storage: str, results: Path, folder: Path, host: str, port: int, open_browser: bool) -> None:
+    """Classify photos in the browser with a study's model.
 
     The page shows the saliency map of the photo and the most similar training pictures, if they are on this machine;
     a second page shows the study's report. Photos do not leave this machine.
@@ -199,11 +203,10 @@ def app(study: str, results: Path, folder: Path, host: str, port: int, open_brow
     """
     place = model_path(study, None, results).parent
     from wastetune.signals import raise_on_signals
-    from wastetune.tuning.spec import load_study
 
     try:
-        dataset = load_study(study).dataset
-    except UserError:  # results that came from elsewhere, without the study's file
+        dataset = str(pictures_of(study, storage, folder).resolve())
+    except UserError:  # results that came from elsewhere, without the pictures
         dataset = None
     if host not in LOOPBACK_HOSTS:
         click.echo(f"warning: whoever reaches {host} sees the report and pictures of the data set", err=True)
@@ -229,9 +232,10 @@ def app(study: str, results: Path, folder: Path, host: str, port: int, open_brow
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=13000, show_default=True, help="The port to listen at.")
 def proxy(storage: str, host: str, port: int) -> None:
-    """Connect hundreds of workers to one study database (Optuna's gRPC proxy).
+    """Connect hundreds of workers to one study database.
 
-    Workers use `--storage grpc://HOST:PORT`. The channel is neither encrypted nor protected by a password.
+    This is Optuna's gRPC proxy. Workers use `--storage grpc://HOST:PORT`. The channel is neither encrypted nor
+    protected by a password.
 
     \b
     Example:

@@ -16,7 +16,9 @@ from wastetune.errors import UserError
 @click.option("--watch", is_flag=True, help="Repeat every two seconds, until Ctrl-C or the end of the study.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 def status(study: str, storage: str, watch: bool, as_json: bool) -> None:
-    """Show the progress of a study: trials, workers, the best score so far, time left.
+    """Show the progress of a study.
+
+    Trials, workers, the best score so far, time left.
 
     \b
     Example:
@@ -54,9 +56,10 @@ def status(study: str, storage: str, watch: bool, as_json: bool) -> None:
     help="Write the table to a .csv, .md or .html file as well; may be given several times.",
 )
 def compare(studies: tuple[str, ...], results: Path, outputs: tuple[Path, ...]) -> None:
-    """Compare finished studies with each other and with published results for the same data.
+    """Compare finished studies with each other.
 
-    Without names, all studies that have a report in the results folder; a name may be a pattern.
+    Published results for the same data are beside them. Without names, all studies that have a report in the results
+    folder; a name may be a pattern.
 
     \b
     Example:
@@ -80,9 +83,10 @@ def compare(studies: tuple[str, ...], results: Path, outputs: tuple[Path, ...]) 
 @tracking_option
 @results_option
 def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
-    """Copy a study to MLflow again: each trial becomes one run with its state, and wrong runs are deleted.
+    """Copy a study to MLflow again.
 
-    `wastetune run` does this at its end; `wastetune worker` does not write to MLflow.
+    Each trial becomes one run with its state, and wrong runs are deleted. `wastetune run` does this at its end;
+    `wastetune worker` does not write to MLflow.
 
     \b
     Example:

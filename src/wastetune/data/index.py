@@ -33,7 +33,7 @@ class Picture:
     appearance: str  # compared by near_duplicate_keys
     width: int
     height: int
-    own_split: str | None  # "train" or "test" where the data set comes split, else None
+    own_split: str | None  # "train", "val" or "test" where the data set comes split, else None
     group: str | None = None  # pictures with the same one count as near-duplicates
 
 
@@ -75,7 +75,8 @@ def index_folder(
 ) -> ImageIndex:
     """The index of a folder with one subfolder per class.
 
-    A data set that comes split has ``TRAIN/<class>`` and ``TEST/<class>``, perhaps in a folder ``DATASET``.
+    A data set that comes split has ``train/<class>`` and ``test/<class>``, perhaps ``val/<class>``, perhaps in a folder
+    ``DATASET``; a table of labels may take the place of class folders. See `layout.py` and `label_table.py`.
     With ``cache``, a folder, files whose size and time have not changed since they were read are not read again.
     ``progress(done, total)`` counts files.
     Raises UserError unless there are at least ``fewest`` classes with pictures; one is enough to evaluate a model.

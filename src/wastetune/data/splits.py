@@ -27,6 +27,7 @@ class SplitRow:
     split: str  # "train", "val", "test" or "left_out"
 
 
+_PARTS = {"val": "validation", "test": "test"}
 _COLUMNS = ("path", "class", "bytes_sha256", "pixels_sha256", "split")
 
 
@@ -37,7 +38,7 @@ class Splits:
     train: tuple[int, ...]
     val: tuple[int, ...]
     test: tuple[int, ...]
-    left_out: tuple[int, ...] = ()  # training pictures that are near-duplicates of the data set's own test pictures
+    left_out: tuple[int, ...] = ()  # near-duplicates of pictures in the data set's own test or validation part
 
 
 def split_index(
@@ -49,8 +50,9 @@ def split_index(
     files are added or removed; shares per class vary by chance. If a class has no picture on some side, the group
     nearest to that side is moved there.
 
-    A data set with its own TEST keeps it. Validation then takes ``val_fraction / (1 - test_fraction)`` of
-    TRAIN, and, `grouped`, TRAIN pictures that are near-duplicates of a TEST picture are left out.
+    A data set with its own test or validation part keeps it; only the missing one is drawn from its training part, with
+    its share of the rest. `Grouped`, training pictures that are near-duplicates of a picture in its own test or
+    validation part are left out, and so are validation pictures that are near-duplicates of one in its test part.
 
     Raises UserError when the fractions leave nothing for a side, or a class has too few different pictures.
     """
@@ -59,24 +61,32 @@ def split_index(
             f"val_fraction {val_fraction} and test_fraction {test_fraction} must be above 0 and add up to less than 1."
         )
     keys = near_duplicate_keys(index) if grouped else tuple(picture.path for picture in index.pictures)
-    own_test = {key for key, picture in zip(keys, index.pictures, strict=True) if picture.own_split == "test"}
+    own: dict[str, set[str]] = {"test": set(), "val": set()}
+    for key, picture in zip(keys, index.pictures, strict=True):
+        if picture.own_split in own:
+            own[picture.own_split].add(key)
     groups: dict[str, list[int]] = {}
-    test, left_out = [], []
+    members: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    left_out = []
     for position, (key, picture) in enumerate(zip(keys, index.pictures, strict=True)):
         if picture.own_split == "test":
-            test.append(position)
-        elif key in own_test:
+            members["test"].append(position)
+        elif key in own["test"]:
+            left_out.append(position)
+        elif picture.own_split == "val":
+            members["val"].append(position)
+        elif key in own["val"]:
             left_out.append(position)
         else:
             groups.setdefault(key, []).append(position)
 
-    if own_test:
-        _check_test_classes(index, test)
-        shares = {"val": val_fraction / (1 - test_fraction)}
-    else:
-        shares = {"test": test_fraction, "val": val_fraction}
+    fractions = {"test": test_fraction, "val": val_fraction}
+    given = [side for side in fractions if own[side]]
+    for side in given:
+        _check_classes(index, members[side], side)
+    rest = 1 - sum(fractions[side] for side in given)
+    shares = {side: fraction / rest for side, fraction in fractions.items() if side not in given}
     sides = _draw_sides(index, groups, seed, shares)
-    members: dict[str, list[int]] = {"train": [], "val": [], "test": test}
     for key, positions in groups.items():
         members[sides[key]] += positions
     return Splits(
@@ -174,10 +184,11 @@ def _draw_sides(index: ImageIndex, groups: dict[str, list[int]], seed: int, shar
     return sides
 
 
-def _check_test_classes(index: ImageIndex, test: list[int]) -> None:
-    for label in sorted(set(range(len(index.classes))) - {index.pictures[i].label for i in test}):
+def _check_classes(index: ImageIndex, rows: Sequence[int], side: str) -> None:
+    for label in sorted(set(range(len(index.classes))) - {index.pictures[i].label for i in rows}):
         raise UserError(
-            f"Class {index.classes[label]!r} in {index.folder} has no pictures in TEST: add some or remove the class."
+            f"Class {index.classes[label]!r} in {index.folder} has no pictures in the {_PARTS[side]} part: add some "
+            "or remove the class."
         )
 
 

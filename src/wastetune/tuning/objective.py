@@ -22,6 +22,7 @@ from wastetune.backbones.cuts import Cut
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.evaluation.metrics import confusion_counts
+from wastetune.formatting import render_bytes
 from wastetune.search.space import bounds, sample
 from wastetune.seeding import seed_for
 from wastetune.training.config import TrialConfig
@@ -187,8 +188,8 @@ def _worth_computing(context: TrialContext, cut: Cut) -> list[Cut]:
     needed = {each: activation_bytes(context.backbone, each, everything) for each in cuts}
     if needed[cut] > context.store.limit:
         raise UserError(
-            f"the activations of {context.backbone.name} at {cut.name} need {needed[cut] / 1e9:.1f} GB in "
-            f"{context.spec.views} views, and {context.store.folder} may hold {context.store.limit / 1e9:.1f} GB; "
+            f"the activations of {context.backbone.name} at {cut.name} need {render_bytes(needed[cut])} in "
+            f"{context.spec.views} views, and {context.store.folder} may hold {render_bytes(context.store.limit)}; "
             "raise WASTETUNE_CACHE_GB, lower views, or search higher values of frozen_depth"
         )
     if sum(needed.values()) > min(context.store.limit, _AHEAD):
