@@ -136,6 +136,7 @@ def test_all_files_are_there_and_whole(first, report):
         "split.csv",
         "bundle/model.keras",
         "bundle/bundle.json",
+        "bundle/centres.npy",
     }
     assert files == wanted
     assert (folder / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
