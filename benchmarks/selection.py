@@ -1,43 +1,57 @@
 """Which rule picks the final model best? Studies of heads on several data sets, every rule on the same trials.
 
     python benchmarks/selection.py collect --case trashnet --seed 0 --folder selection
-    python benchmarks/selection.py compare --folder selection
+    python benchmarks/selection.py compare --folder selection --seeds 0 1 2
 
-`collect` runs a study and keeps what rules may see (validation scores, out-of-fold probabilities of the best trials)
-and what they are judged by (each trial's probabilities of the test pictures after refitting). `compare` applies the
-rules. It reads the test set for every trial, as no study may; rules are developed on DEVELOPED and confirmed on the
-others.
+`collect` runs a study and keeps what rules may see (validation scores; probabilities of validation pictures by the
+trials and by new fits of the best ones; with --cross, out of fold) and what they are judged by (each trial's
+probabilities of the test pictures after refitting). `compare` applies the rules. It reads the test set for every trial,
+as no study may; rules were developed on DEVELOPED and confirmed on the others with seeds 0 to 2, and the seeds 3 to 5
+are fresh for all.
+
+Activations, in WASTETUNE_CACHE, are computed once for all splits of a data set.
 """
 
 import argparse
+import json
 import re
 import shutil
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-from common import folders, prepare, temporary_folder, write_study
+from common import folders, prepare, write_study
 
+from wastetune.backbones.activation_store import Activations, fill_activations, open_activations
+from wastetune.backbones.augmentation import view_magnitude
 from wastetune.console import open_console, silence_tensorflow
+from wastetune.data.index import index_folder
+from wastetune.data.pixels import Pixels, open_pixels, select_pictures
 from wastetune.data.splits import draw_folds
 from wastetune.evaluation.calibration import fit_temperature, log_loss, measure_calibration, scale_probabilities
 from wastetune.evaluation.metrics import metric_value
 from wastetune.formatting import markdown_table
+from wastetune.settings import cache_folder
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import default_trial, read_trials
-from wastetune.study import worker
-from wastetune.study.objective import cross_predict
-from wastetune.study.prepare import join_study
-from wastetune.study.refit import refit
+from wastetune.study.objective import cross_predict, fitted_learner, fitting_set, plain_set, run_trial
+from wastetune.study.prepare import join_study, trial_seed
+from wastetune.study.worker import run_worker
 from wastetune.training.config import TrialConfig
+from wastetune.training.fit import predict_probabilities
 
 BACKBONE = {"backbone": "mobilenet_v3_small_075", "weights": "imagenet", "space": "head"}
 DEVELOPED = ("trashnet", "wid_to_trashnet", "small")
 CONFIRMED = ("wid", "trashnet_to_wid", "wid_by_source")
-FOLDS, CANDIDATES, REFITTED = 5, 10, 20  # trials with out-of-fold probabilities; trials that are refitted
+ALL = (*DEVELOPED, *CONFIRMED)
+# Trials fitted again without validation pictures or parts of all; with other seeds, so often; for the test pictures.
+FOLDS, CANDIDATES, AGAIN, REPEATS, REFITTED = 5, 10, 5, 3, 20
 # WID holds TrashNet: its files are numbered without a space, those of the other collections are `name (number)`.
 OTHER = re.compile(r" \(\d+\)\.")
 COMMON = {  # class of both -> class folders of TrashNet, of WID's other collections
@@ -88,63 +102,119 @@ def _files(case: str, data: Path, rng: np.random.Generator) -> Any:
                 yield from ((sides[1], name, file) for file in files if OTHER.search(file.name))
 
 
-def collect(case: str, seed: int, trials: int, folder: Path) -> None:
+class Vectors:
+    """The pooled vectors of all pictures of the data sets: the store's chunks are those of one split."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.views: dict[int, dict[str, Any]] = {}
+
+    def look_up(self, context: Any, pictures: Any, cut: Any, view: int, *_: Any) -> Activations:
+        """In place of `objective._activations`."""
+        if view not in self.views:
+            self.views[view] = dict(self._compute(context, cut, view))
+        return Activations((np.stack([self.views[view][key] for key in pictures.keys]),))
+
+    def _compute(self, context: Any, cut: Any, view: int) -> Any:
+        for name in ("trashnet", "wid"):
+            index = index_folder(self.data / name, cache=cache_folder())
+            pixels = open_pixels(index, context.backbone.size, cache_folder())
+            pictures = select_pictures(index, pixels, range(len(index.pictures)))
+            where, magnitude = (context.store, context.backbone, pictures), view_magnitude(view, context.spec.views)
+            fill_activations(*where, [cut], view, magnitude)
+            vectors = open_activations(*where, cut, view, magnitude).take(np.arange(len(pictures)))
+            yield from zip(pictures.keys, vectors, strict=True)
+
+
+def no_pixels(index: Any, size: int, *_: Any, **__: Any) -> Pixels:
+    """In place of `open_pixels` of a case, whose pictures have their vectors already."""
+    return Pixels(np.empty((0, size, size, 3), np.uint8), tuple(each.pixels_sha256 for each in index.pictures), size)
+
+
+def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool) -> None:
     """Runs the study of a case and writes what the rules need."""
     data, _ = folders()
     assert data is not None, "name the folder of data sets: WASTETUNE_DATA"
-    folder = folder.resolve()
+    data, folder = data.resolve(), folder.resolve()
     folder.mkdir(exist_ok=True)
-    console = open_console(quiet=True)
-    with temporary_folder() as here:
-        pictures = link_case(case, seed, data.resolve(), here)
-        started = time.perf_counter()
+    links = (cache_folder() / "cases").resolve()  # in one place, so that they are indexed once
+    shutil.rmtree(links / case, ignore_errors=True)
+    kept: dict[int, Any] = {}
+
+    def run(config: TrialConfig, number: int, *rest: Any) -> Any:
+        kept[number] = result = run_trial(config, number, *rest)
+        return result
+
+    with (
+        tempfile.TemporaryDirectory() as here,
+        chdir(here),
+        patch("wastetune.study.prepare.open_pixels", no_pixels),
+        patch("wastetune.study.objective._activations", Vectors(data).look_up),
+        patch("wastetune.study.worker.run_trial", run),
+    ):
+        console, started = open_console(quiet=True), [time.perf_counter()]
+        pictures = link_case(case, seed, data, links)
         prepared = prepare(write_study("study", dataset=str(pictures), trials=trials, seed=seed, views=4, **BACKBONE))
-        context, kept = prepared.context, {}
+        context, bar, labels = prepared.context, console.bar, prepared.context.data.val.labels
         study = join_study(prepared, f"sqlite:///{here}/study.db", console)
-
-        def run_trial(config: TrialConfig, number: int, *rest: Any) -> Any:
-            kept[number] = ran = original(config, number, *rest)
-            return ran
-
-        original, worker.run_trial = worker.run_trial, run_trial
-        worker.run_worker(study, context, trials=trials, timeout=None, bar=console.bar, on_trial=lambda trial: None)
-        searched = time.perf_counter() - started
+        started.append(time.perf_counter())
+        run_worker(study, context, trials=trials, timeout=None, bar=bar, on_trial=lambda trial: None)
+        started.append(time.perf_counter())
 
         default = default_trial(study)
         complete = sorted((t for t in read_trials(study) if t.state.name == "COMPLETE"), key=lambda t: -t.value)
         chosen = complete[:REFITTED]
         chosen += [default] if default.number not in [t.number for t in chosen] else []
-        rows = (*prepared.splits.train, *prepared.splits.val)
-        folds = draw_folds(prepared.index, rows, FOLDS, seed=seed)
         configs = [TrialConfig.model_validate(read_attrs(t).config) for t in chosen]
-        cross, test = [], []
-        started = time.perf_counter()
-        for place, (trial, config) in enumerate(zip(chosen, configs, strict=True)):
-            if place < CANDIDATES or trial.number == default.number:
-                epochs = read_attrs(trial).best_epoch
-                cross.append(cross_predict(context, config, folds, number=trial.number, epochs=epochs, bar=console.bar))
-            else:
-                cross.append(np.full_like(cross[0], np.nan))
-        crossed = time.perf_counter() - started
-        for trial in chosen:
-            again = refit(context, prepared.test, {trial.number: read_attrs(trial)}, bar=console.bar)
-            test.append(again.probabilities)
+        epochs = [read_attrs(t).best_epoch for t in chosen]
+        candidates = [i for i, trial in enumerate(chosen) if i < CANDIDATES or trial.number == default.number]
+
+        def cross(place: int, folds: Any, repeat: int = 0) -> Any:
+            """Out-of-fold probabilities of a trial; with other seeds for each repeat."""
+            number = chosen[place].number + 1000 * repeat
+            return cross_predict(context, configs[place], folds, number=number, epochs=epochs[place], bar=bar)
+
+        only = np.repeat([-1, 0], [len(context.data.train), len(labels)])
+        held_out = np.full((len(chosen), len(labels), len(context.classes)), np.nan, np.float32)
+        for place in candidates:
+            held_out[place] = cross(place, only)[only == 0]
+        again = [
+            [held_out[place], *(cross(place, only, repeat)[only == 0] for repeat in range(1, REPEATS))]
+            for place in range(min(AGAIN, len(complete)))
+        ]
+        out_of_fold = {}
+        if crossed:
+            folds = draw_folds(prepared.index, (*prepared.splits.train, *prepared.splits.val), FOLDS, seed=seed)
+            out_of_fold["cross"] = np.full((len(chosen), len(folds), len(context.classes)), np.nan, np.float32)
+            for place in candidates:
+                out_of_fold["cross"][place] = cross(place, folds)
+        started.append(time.perf_counter())
+        test = []
+        for trial, config, passes in zip(chosen, configs, epochs, strict=True):  # as `refit`, without whole models
+            everything, sealed = fitting_set(context, config, bar), plain_set(context, prepared.test, config, bar)
+            same = trial_seed(context, trial.number)
+            with fitted_learner(context, config, everything, epochs=passes, seed=same) as learner:
+                test.append(predict_probabilities(learner, sealed.activations))
+        seconds = np.diff([*started, time.perf_counter()])
         part = folder / f"{case}-{seed}.part.npz"
         np.savez_compressed(
             part,
             numbers=[t.number for t in chosen],
             scores=[t.value for t in chosen],
             default=default.number,
+            params=json.dumps([[t.params, t.value] for t in complete]),
             val=np.stack([kept[t.number].fit.probabilities for t in chosen]),
-            cross=np.stack(cross),
+            held_out=held_out,
+            again=np.array(again),
+            **out_of_fold,
             test=np.stack(test),
-            val_labels=context.data.val.labels,
-            labels=np.concatenate([context.data.train.labels, context.data.val.labels]),
+            val_labels=labels,
+            labels=np.concatenate([context.data.train.labels, labels]),
             test_labels=prepared.test.labels,
-            seconds=[searched, crossed],
+            seconds=seconds,
         )
         shutil.move(part, folder / f"{case}-{seed}.npz")
-        print(case, seed, f"search {searched:.0f} s, folds {crossed:.0f} s", flush=True)
+    print(case, seed, "prepare, search, new fits, refit: {:.0f}, {:.0f}, {:.0f}, {:.0f} s".format(*seconds), flush=True)
 
 
 def compare(folder: Path) -> None:
@@ -229,12 +299,15 @@ if __name__ == "__main__":
     silence_tensorflow()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["collect", "compare"])
-    parser.add_argument("--case", choices=[*DEVELOPED, *CONFIRMED])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", "--case", nargs="+", choices=ALL, default=ALL)
+    parser.add_argument("--seeds", "--seed", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--folder", type=Path, default=Path("selection"))
+    parser.add_argument("--cross", action="store_true", help="collect out-of-fold probabilities too; takes long")
     asked = parser.parse_args()
-    if asked.part == "collect":
-        collect(asked.case, asked.seed, asked.trials, asked.folder)
+    if asked.part == "compare":
+        compare(asked.folder, asked.cases, asked.seeds)
     else:
-        compare(asked.folder)
+        for seed in asked.seeds:
+            for case in asked.cases:
+                collect(case, seed, asked.trials, asked.folder, crossed=asked.cross)
