@@ -217,61 +217,50 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool) -
     print(case, seed, "prepare, search, new fits, refit: {:.0f}, {:.0f}, {:.0f}, {:.0f} s".format(*seconds), flush=True)
 
 
-def compare(folder: Path) -> None:
+def compare(folder: Path, cases: Iterable[str], seeds: Iterable[int]) -> None:
     """Prints the scores of every rule, a column per case: the mean over its seeds."""
     scores: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
-    for file in sorted(folder.glob("*.npz")):
-        case, _, seed = file.stem.rpartition("-")
-        with np.load(file) as kept:
+    for run in ((case, seed) for case in cases for seed in seeds):
+        with np.load(folder / "{}-{}.npz".format(*run)) as kept:
             for name, value in apply_rules(dict(kept)).items():
-                scores[name][case, int(seed)] = value
-    runs = sorted(scores["default"])
-    for part in (DEVELOPED, CONFIRMED):
-        here = [run for run in runs if run[0] in part]
-        rows = []
-        for name, values in scores.items():
-            means = [np.mean([values[run] for run in here if run[0] == case]) for case in part]
-            gains = [values[run] - scores["default"][run] for run in here]
-            against = [values[run] - scores["winner"][run] for run in here]
-            summary = () if name.startswith("ECE") else (np.mean(gains), min(gains), np.mean(against))
-            rows.append((name, *(f"{mean:.4f}" for mean in means), *(f"{value:+.4f}" for value in summary)))
-        header = ("rule", *part, "minus default", "worst run", "minus winner")
-        print("\n".join(markdown_table(header, [(*row, *[""] * (len(header) - len(row))) for row in rows])), "\n")
+                scores[name][run] = value
+    rows = []
+    for name, values in scores.items():
+        means = _by_case(values)
+        row = [name, *(f"{mean:.4f}" for mean in means.values())]
+        if not name.startswith("ECE"):
+            gains = {run: values[run] - scores["default"][run] for run in values}
+            against = [values[run] - scores["winner"][run] for run in values]
+            lowest = min(_by_case(gains).values())
+            summary = (np.mean(list(gains.values())), min(gains.values()), lowest, np.mean(against))
+            row += [f"{value:+.4f}" for value in summary]
+        rows.append(row)
+    header = ("rule", *means, "minus default", "worst run", "worst case", "minus winner")
+    print("\n".join(markdown_table(header, [(*row, *[""] * (len(header) - len(row))) for row in rows])))
+
+
+def _by_case(values: dict[tuple[str, int], float]) -> dict[str, float]:
+    cases: dict[str, list[float]] = defaultdict(list)
+    for (case, _), value in values.items():
+        cases[case].append(value)
+    return {case: float(np.mean(each)) for case, each in cases.items()}
 
 
 def apply_rules(kept: dict[str, Any]) -> dict[str, float]:
     """Rule -> macro F1 on the test set; and calibration errors of the mean of five."""
-    numbers, test, labels = list(kept["numbers"]), kept["test"], kept["test_labels"]
-    default = numbers.index(int(kept["default"]))
-    crossed = [place for place in range(len(numbers)) if np.isfinite(kept["cross"][place]).all()]
-
-    def best_and_default(most: int) -> list[int]:
-        return list(dict.fromkeys([*range(min(most, len(numbers))), default]))
-
-    def highest(places: Iterable[int], score: Callable[[int], float]) -> int:
-        return max(places, key=score)
-
-    cross_score = {place: metric_value("macro_f1", kept["labels"], kept["cross"][place]) for place in crossed}
-    cross_loss = {place: log_loss(kept["labels"], kept["cross"][place]) for place in crossed}
-    greedy = {
-        "greedy, out of fold": [crossed[i] for i in pick_greedily(kept["labels"], kept["cross"][crossed])],
-        "greedy, validation": pick_greedily(kept["val_labels"], kept["val"]),
+    test, test_labels, labels, val = (kept[key] for key in ("test", "test_labels", "val_labels", "val"))
+    found = {
+        name: metric_value("macro_f1", test_labels, test[places].mean(axis=0)) for name, places in pick(kept).items()
     }
-    rules = {
-        "default": [default],
-        "winner": [0],
-        "best of five folds": [highest(crossed, lambda place: cross_score[place])],
-        "lowest log loss of five folds": [highest(crossed, lambda place: -cross_loss[place])],
-        **{f"mean of {most} and default": best_and_default(most) for most in (3, 5, 10, 20)},
-        **greedy,
-    }
-    found = {name: metric_value("macro_f1", labels, test[places].mean(axis=0)) for name, places in rules.items()}
-    five = best_and_default(5)
+    five = best_and_default(kept, 5)
     raw = test[five].mean(axis=0)
-    for name, held_out, true in (("folds", "cross", "labels"), ("validation", "val", "val_labels")):
-        temperature = fit_temperature(kept[true], kept[held_out][five].mean(axis=0))
+    held_out = {"validation": (labels, val), "new fits": (labels, kept["held_out"])}
+    if "cross" in kept:
+        held_out["folds"] = (kept["labels"], kept["cross"])
+    for name, (true, probabilities) in held_out.items():
+        temperature = fit_temperature(true, probabilities[five].mean(axis=0))
         calibrated = scale_probabilities(raw, temperature)
-        found[f"ECE, temperature from {name}"] = measure_calibration(labels, calibrated).error
+        found[f"ECE, temperature from {name}"] = measure_calibration(test_labels, calibrated).error
     # What the bins and the number of pictures alone make of an error of 0: labels drawn from the probabilities.
     rng = np.random.default_rng(0)
     drawn = (rng.random((50, len(calibrated), 1)) > calibrated.cumsum(axis=1)).sum(axis=2)
@@ -279,17 +268,85 @@ def apply_rules(kept: dict[str, Any]) -> dict[str, float]:
     found["ECE of a perfect model, simulated"] = float(
         np.mean([measure_calibration(each, calibrated).error for each in drawn])
     )
-    found["ECE, not calibrated"] = measure_calibration(labels, raw).error
-    found["ECE, winner"] = measure_calibration(labels, test[0]).error
+    found["ECE, not calibrated"] = measure_calibration(test_labels, raw).error
+    found["ECE, winner"] = measure_calibration(test_labels, test[0]).error
     return found
 
 
-def pick_greedily(labels: Any, probabilities: Any, rounds: int = 15) -> list[int]:
+def pick(kept: dict[str, Any]) -> dict[str, list[int]]:
+    """Rule -> the places of the trials whose mean it takes. It does not see the test pictures."""
+    labels, val, held_out = kept["val_labels"], kept["val"], kept["held_out"]
+    first, default = list(range(min(REFITTED, len(val)))), best_and_default(kept, 0)
+
+    def mean_score(place: int) -> float:
+        return float(np.mean([_score(labels, each) for each in kept["again"][place]]))
+
+    def best_of(places: Iterable[int], score: Callable[[int], float]) -> list[int]:
+        return [max(places, key=score)]
+
+    surely = _score(labels, val[0]) - _score(labels, val[default[0]]) > _standard_error(labels, val[0], val[default[0]])
+    smooth = predict_scores(json.loads(str(kept["params"])))
+    five, ten = best_and_default(kept, 5), best_and_default(kept, 10)
+    losses = [log_loss(labels, each) for each in val]
+    together = _score(labels, held_out[five].mean(axis=0)) >= _score(labels, held_out[default[0]])
+    rules = {
+        "default": default,
+        "winner": [0],
+        **{f"mean of {most} and default": best_and_default(kept, most) for most in (3, 5, 10, 20)},
+        "mean of 5 and default, or default, as the product": five if together else default,
+        "greedy, validation": pick_greedily(labels, val),
+        "greedy, validation, of 10 and default": pick_greedily(labels, val, ten),
+        "greedy, validation, of 5 and default": pick_greedily(labels, val, five),
+        "greedy, new fits, of 10 and default": pick_greedily(labels, held_out, ten),
+        "mean of 5 by log loss and default": list({*sorted(first, key=losses.__getitem__)[:5], *default}),
+        "one standard error": [0] if surely else default,
+        "best of five, three new fits each": best_of(range(len(kept["again"])), mean_score),
+        "highest prediction of a forest": best_of(first, lambda place: smooth[place]),
+    }
+    if "cross" in kept:
+        crossed, everything = kept["cross"], kept["labels"]
+        rules |= {
+            "best of five folds": best_of(ten, lambda place: _score(everything, crossed[place])),
+            "lowest log loss of five folds": best_of(ten, lambda place: -log_loss(everything, crossed[place])),
+            "greedy, out of fold": pick_greedily(everything, crossed, ten),
+        }
+    return rules
+
+
+def best_and_default(kept: dict[str, Any], most: int) -> list[int]:
+    """The places of the best trials, and of the default."""
+    numbers = list(kept["numbers"])
+    return list(dict.fromkeys([*range(min(most, len(numbers))), numbers.index(int(kept["default"]))]))
+
+
+def predict_scores(trials: list[tuple[dict[str, Any], float]]) -> Any:
+    """Validation scores of trials, of (parameters, score), as a random forest of all of them predicts them."""
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.feature_extraction import DictVectorizer
+
+    encoded = DictVectorizer(sparse=False).fit_transform([params for params, _ in trials])
+    forest = RandomForestRegressor(300, min_samples_leaf=3, random_state=0)
+    return forest.fit(encoded, [score for _, score in trials]).predict(encoded)
+
+
+def _score(labels: Any, probabilities: Any) -> float:
+    return metric_value("macro_f1", labels, probabilities)
+
+
+def _standard_error(labels: Any, one: Any, other: Any, draws: int = 1000) -> float:
+    """Of the difference of two scores of the same pictures, by bootstrap."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(labels), size=(draws, len(labels)))
+    return float(np.std([_score(labels[each], one[each]) - _score(labels[each], other[each]) for each in rows]))
+
+
+def pick_greedily(labels: Any, probabilities: Any, places: list[int] | None = None, rounds: int = 15) -> list[int]:
     """Caruana et al. 2004, "Ensemble selection from libraries of models": with replacement, by log loss."""
+    places = list(range(len(probabilities))) if places is None else places
     total, picked, best = np.zeros_like(probabilities[0]), [], (np.inf, 0)
     for size in range(1, rounds + 1):
-        losses = [log_loss(labels, (total + each) / size) for each in probabilities]
-        picked.append(int(np.argmin(losses)))
+        losses = [log_loss(labels, (total + probabilities[place]) / size) for place in places]
+        picked.append(places[int(np.argmin(losses))])
         total = total + probabilities[picked[-1]]
         best = min(best, (min(losses), size))
     return picked[: best[1]]
