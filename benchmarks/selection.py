@@ -21,6 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -40,11 +41,11 @@ from wastetune.formatting import markdown_table
 from wastetune.settings import cache_folder
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import default_trial, read_trials
-from wastetune.study.objective import cross_predict, fitted_learner, fitting_set, plain_set, run_trial
+from wastetune.study.objective import cross_predict, fitted_learner, fitting_set, plain_set, run_trial, tuning_sets
 from wastetune.study.prepare import join_study, trial_seed
 from wastetune.study.worker import run_worker
 from wastetune.training.config import TrialConfig
-from wastetune.training.fit import predict_probabilities
+from wastetune.training.fit import ValidationSet, predict_probabilities
 
 BACKBONE = {"backbone": "mobilenet_v3_small_075", "weights": "imagenet", "space": "head"}
 DEVELOPED = ("trashnet", "wid_to_trashnet", "small")
@@ -131,8 +132,12 @@ def no_pixels(index: Any, size: int, *_: Any, **__: Any) -> Pixels:
     return Pixels(np.empty((0, size, size, 3), np.uint8), tuple(each.pixels_sha256 for each in index.pictures), size)
 
 
-def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool) -> None:
-    """Runs the study of a case and writes what the rules need."""
+def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool, reshuffled: bool) -> None:
+    """Runs the study of a case and writes what the rules need.
+
+    crossed: out-of-fold probabilities too; reshuffled: each trial has its own validation part, a fifth of all pictures
+    but the test set's, as in Nagler et al. 2024, "Reshuffling resampling splits can improve generalization".
+    """
     data, _ = folders()
     assert data is not None, "name the folder of data sets: WASTETUNE_DATA"
     data, folder = data.resolve(), folder.resolve()
@@ -142,8 +147,15 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool) -
     kept: dict[int, Any] = {}
 
     def run(config: TrialConfig, number: int, *rest: Any) -> Any:
-        kept[number] = result = run_trial(config, number, *rest)
+        with patch("wastetune.study.objective.tuning_sets", partial(own_parts, number) if reshuffled else tuning_sets):
+            kept[number] = result = run_trial(config, number, *rest)
         return result
+
+    def own_parts(number: int, context: Any, config: TrialConfig, bar: Any) -> Any:
+        folds = draw_folds(prepared.index, rows, FOLDS, seed=trial_seed(context, number))
+        everything, held_out = fitting_set(context, config, bar), np.flatnonzero(folds == 0)
+        tested = ValidationSet(everything.views[0].select(held_out), everything.labels[held_out])
+        return everything.select(np.flatnonzero(folds != 0)), tested
 
     with (
         tempfile.TemporaryDirectory() as here,
@@ -156,6 +168,7 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool) -
         pictures = link_case(case, seed, data, links)
         prepared = prepare(write_study("study", dataset=str(pictures), trials=trials, seed=seed, views=4, **BACKBONE))
         context, bar, labels = prepared.context, console.bar, prepared.context.data.val.labels
+        rows = (*prepared.splits.train, *prepared.splits.val)
         study = join_study(prepared, f"sqlite:///{here}/study.db", console)
         started.append(time.perf_counter())
         run_worker(study, context, trials=trials, timeout=None, bar=bar, on_trial=lambda trial: None)
@@ -182,12 +195,12 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool) -
             [held_out[place], *(cross(place, only, repeat)[only == 0] for repeat in range(1, REPEATS))]
             for place in range(min(AGAIN, len(complete)))
         ]
-        out_of_fold = {}
+        optional = {} if reshuffled else {"val": np.stack([kept[t.number].fit.probabilities for t in chosen])}
         if crossed:
-            folds = draw_folds(prepared.index, (*prepared.splits.train, *prepared.splits.val), FOLDS, seed=seed)
-            out_of_fold["cross"] = np.full((len(chosen), len(folds), len(context.classes)), np.nan, np.float32)
+            folds = draw_folds(prepared.index, rows, FOLDS, seed=seed)
+            optional["cross"] = np.full((len(chosen), len(folds), len(context.classes)), np.nan, np.float32)
             for place in candidates:
-                out_of_fold["cross"][place] = cross(place, folds)
+                optional["cross"][place] = cross(place, folds)
         started.append(time.perf_counter())
         test = []
         for trial, config, passes in zip(chosen, configs, epochs, strict=True):  # as `refit`, without whole models
@@ -203,10 +216,9 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool) -
             scores=[t.value for t in chosen],
             default=default.number,
             params=json.dumps([[t.params, t.value] for t in complete]),
-            val=np.stack([kept[t.number].fit.probabilities for t in chosen]),
             held_out=held_out,
             again=np.array(again),
-            **out_of_fold,
+            **optional,
             test=np.stack(test),
             val_labels=labels,
             labels=np.concatenate([context.data.train.labels, labels]),
@@ -248,19 +260,18 @@ def _by_case(values: dict[tuple[str, int], float]) -> dict[str, float]:
 
 def apply_rules(kept: dict[str, Any]) -> dict[str, float]:
     """Rule -> macro F1 on the test set; and calibration errors of the mean of five."""
-    test, test_labels, labels, val = (kept[key] for key in ("test", "test_labels", "val_labels", "val"))
+    test, test_labels, labels = (kept[key] for key in ("test", "test_labels", "val_labels"))
     found = {
         name: metric_value("macro_f1", test_labels, test[places].mean(axis=0)) for name, places in pick(kept).items()
     }
     five = best_and_default(kept, 5)
     raw = test[five].mean(axis=0)
-    held_out = {"validation": (labels, val), "new fits": (labels, kept["held_out"])}
-    if "cross" in kept:
-        held_out["folds"] = (kept["labels"], kept["cross"])
-    for name, (true, probabilities) in held_out.items():
-        temperature = fit_temperature(true, probabilities[five].mean(axis=0))
-        calibrated = scale_probabilities(raw, temperature)
-        found[f"ECE, temperature from {name}"] = measure_calibration(test_labels, calibrated).error
+    for name, key in (("folds", "cross"), ("validation", "val"), ("new fits", "held_out")):
+        if key in kept:
+            true = kept["labels"] if key == "cross" else labels
+            temperature = fit_temperature(true, kept[key][five].mean(axis=0))
+            calibrated = scale_probabilities(raw, temperature)
+            found[f"ECE, temperature from {name}"] = measure_calibration(test_labels, calibrated).error
     # What the bins and the number of pictures alone make of an error of 0: labels drawn from the probabilities.
     rng = np.random.default_rng(0)
     drawn = (rng.random((50, len(calibrated), 1)) > calibrated.cumsum(axis=1)).sum(axis=2)
@@ -275,8 +286,9 @@ def apply_rules(kept: dict[str, Any]) -> dict[str, float]:
 
 def pick(kept: dict[str, Any]) -> dict[str, list[int]]:
     """Rule -> the places of the trials whose mean it takes. It does not see the test pictures."""
-    labels, val, held_out = kept["val_labels"], kept["val"], kept["held_out"]
-    first, default = list(range(min(REFITTED, len(val)))), best_and_default(kept, 0)
+    labels, held_out = kept["val_labels"], kept["held_out"]
+    first, default = list(range(min(REFITTED, len(held_out)))), best_and_default(kept, 0)
+    five, ten = best_and_default(kept, 5), best_and_default(kept, 10)
 
     def mean_score(place: int) -> float:
         return float(np.mean([_score(labels, each) for each in kept["again"][place]]))
@@ -284,25 +296,29 @@ def pick(kept: dict[str, Any]) -> dict[str, list[int]]:
     def best_of(places: Iterable[int], score: Callable[[int], float]) -> list[int]:
         return [max(places, key=score)]
 
-    surely = _score(labels, val[0]) - _score(labels, val[default[0]]) > _standard_error(labels, val[0], val[default[0]])
     smooth = predict_scores(json.loads(str(kept["params"])))
-    five, ten = best_and_default(kept, 5), best_and_default(kept, 10)
-    losses = [log_loss(labels, each) for each in val]
     together = _score(labels, held_out[five].mean(axis=0)) >= _score(labels, held_out[default[0]])
     rules = {
         "default": default,
         "winner": [0],
         **{f"mean of {most} and default": best_and_default(kept, most) for most in (3, 5, 10, 20)},
         "mean of 5 and default, or default, as the product": five if together else default,
-        "greedy, validation": pick_greedily(labels, val),
-        "greedy, validation, of 10 and default": pick_greedily(labels, val, ten),
-        "greedy, validation, of 5 and default": pick_greedily(labels, val, five),
         "greedy, new fits, of 10 and default": pick_greedily(labels, held_out, ten),
-        "mean of 5 by log loss and default": list({*sorted(first, key=losses.__getitem__)[:5], *default}),
-        "one standard error": [0] if surely else default,
         "best of five, three new fits each": best_of(range(len(kept["again"])), mean_score),
         "highest prediction of a forest": best_of(first, lambda place: smooth[place]),
     }
+    if "val" in kept:
+        val = kept["val"]
+        losses = [log_loss(labels, each) for each in val]
+        ours, theirs = val[0], val[default[0]]
+        surely = _score(labels, ours) - _score(labels, theirs) > _standard_error(labels, ours, theirs)
+        rules |= {
+            "greedy, validation": pick_greedily(labels, val),
+            "greedy, validation, of 10 and default": pick_greedily(labels, val, ten),
+            "greedy, validation, of 5 and default": pick_greedily(labels, val, five),
+            "mean of 5 by log loss and default": list({*sorted(first, key=losses.__getitem__)[:5], *default}),
+            "one standard error": [0] if surely else default,
+        }
     if "cross" in kept:
         crossed, everything = kept["cross"], kept["labels"]
         rules |= {
@@ -361,10 +377,11 @@ if __name__ == "__main__":
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--folder", type=Path, default=Path("selection"))
     parser.add_argument("--cross", action="store_true", help="collect out-of-fold probabilities too; takes long")
+    parser.add_argument("--reshuffle", action="store_true", help="collect a study with a validation part per trial")
     asked = parser.parse_args()
     if asked.part == "compare":
         compare(asked.folder, asked.cases, asked.seeds)
     else:
         for seed in asked.seeds:
             for case in asked.cases:
-                collect(case, seed, asked.trials, asked.folder, crossed=asked.cross)
+                collect(case, seed, asked.trials, asked.folder, crossed=asked.cross, reshuffled=asked.reshuffle)
