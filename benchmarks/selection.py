@@ -247,7 +247,7 @@ def compare(folder: Path, cases: Iterable[str], seeds: Iterable[int]) -> None:
             summary = (np.mean(list(gains.values())), min(gains.values()), lowest, np.mean(against))
             row += [f"{value:+.4f}" for value in summary]
         rows.append(row)
-    header = ("rule", *means, "minus default", "worst run", "worst case", "minus winner")
+    header = ("rule", *means, "minus default", "worst run", "worst case mean", "minus winner")
     print("\n".join(markdown_table(header, [(*row, *[""] * (len(header) - len(row))) for row in rows])))
 
 
