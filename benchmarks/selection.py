@@ -1,43 +1,58 @@
 """Which rule picks the final model best? Studies of heads on several data sets, every rule on the same trials.
 
     python benchmarks/selection.py collect --case trashnet --seed 0 --folder selection
-    python benchmarks/selection.py compare --folder selection
+    python benchmarks/selection.py compare --folder selection --seeds 0 1 2
 
-`collect` runs a study and keeps what rules may see (validation scores, out-of-fold probabilities of the best trials)
-and what they are judged by (each trial's probabilities of the test pictures after refitting). `compare` applies the
-rules. It reads the test set for every trial, as no study may; rules are developed on DEVELOPED and confirmed on the
-others.
+`collect` runs a study and keeps what rules may see (validation scores; probabilities of validation pictures by the
+trials and by new fits of the best ones; with --cross, out of fold) and what they are judged by (each trial's
+probabilities of the test pictures after refitting). `compare` applies the rules. It reads the test set for every trial,
+as no study may; rules were developed on DEVELOPED and confirmed on the others with seeds 0 to 2, and the seeds 3 to 5
+are fresh for all.
+
+Activations, in WASTETUNE_CACHE, are computed once for all splits of a data set.
 """
 
 import argparse
+import json
 import re
 import shutil
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-from common import folders, prepare, temporary_folder, write_study
+from common import folders, prepare, write_study
 
+from wastetune.backbones.activation_store import Activations, fill_activations, open_activations
+from wastetune.backbones.augmentation import view_magnitude
 from wastetune.console import open_console, silence_tensorflow
+from wastetune.data.index import index_folder
+from wastetune.data.pixels import Pixels, open_pixels, select_pictures
 from wastetune.data.splits import draw_folds
 from wastetune.evaluation.calibration import fit_temperature, log_loss, measure_calibration, scale_probabilities
 from wastetune.evaluation.metrics import metric_value
 from wastetune.formatting import markdown_table
+from wastetune.settings import cache_folder
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import default_trial, read_trials
-from wastetune.study.refit import refit
 from wastetune.training.config import TrialConfig
-from wastetune.tuning import worker
-from wastetune.tuning.objective import cross_predict
-from wastetune.tuning.prepare import join_study
+from wastetune.training.fit import ValidationSet, predict_probabilities
+from wastetune.tuning.objective import cross_predict, fitted_learner, fitting_set, plain_set, run_trial, tuning_sets
+from wastetune.tuning.prepare import join_study, trial_seed
+from wastetune.tuning.worker import run_worker
 
 BACKBONE = {"backbone": "mobilenet_v3_small_075", "weights": "imagenet", "space": "head"}
 DEVELOPED = ("trashnet", "wid_to_trashnet", "small")
 CONFIRMED = ("wid", "trashnet_to_wid", "wid_by_source")
-FOLDS, CANDIDATES, REFITTED = 5, 10, 20  # trials with out-of-fold probabilities; trials that are refitted
+ALL = (*DEVELOPED, *CONFIRMED)
+# Trials fitted again without validation pictures or parts of all; with other seeds, so often; for the test pictures.
+FOLDS, CANDIDATES, AGAIN, REPEATS, REFITTED = 5, 10, 5, 3, 20
 # WID holds TrashNet: its files are numbered without a space, those of the other collections are `name (number)`.
 OTHER = re.compile(r" \(\d+\)\.")
 COMMON = {  # class of both -> class folders of TrashNet, of WID's other collections
@@ -88,120 +103,175 @@ def _files(case: str, data: Path, rng: np.random.Generator) -> Any:
                 yield from ((sides[1], name, file) for file in files if OTHER.search(file.name))
 
 
-def collect(case: str, seed: int, trials: int, folder: Path) -> None:
-    """Runs the study of a case and writes what the rules need."""
+class Vectors:
+    """The pooled vectors of all pictures of the data sets: the store's chunks are those of one split."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.views: dict[int, dict[str, Any]] = {}
+
+    def look_up(self, context: Any, pictures: Any, cut: Any, view: int, *_: Any) -> Activations:
+        """In place of `objective._activations`."""
+        if view not in self.views:
+            self.views[view] = dict(self._compute(context, cut, view))
+        return Activations((np.stack([self.views[view][key] for key in pictures.keys]),))
+
+    def _compute(self, context: Any, cut: Any, view: int) -> Any:
+        for name in ("trashnet", "wid"):
+            index = index_folder(self.data / name, cache=cache_folder())
+            pixels = open_pixels(index, context.backbone.size, cache_folder())
+            pictures = select_pictures(index, pixels, range(len(index.pictures)))
+            where, magnitude = (context.store, context.backbone, pictures), view_magnitude(view, context.spec.views)
+            fill_activations(*where, [cut], view, magnitude)
+            vectors = open_activations(*where, cut, view, magnitude).take(np.arange(len(pictures)))
+            yield from zip(pictures.keys, vectors, strict=True)
+
+
+def no_pixels(index: Any, size: int, *_: Any, **__: Any) -> Pixels:
+    """In place of `open_pixels` of a case, whose pictures have their vectors already."""
+    return Pixels(np.empty((0, size, size, 3), np.uint8), tuple(each.pixels_sha256 for each in index.pictures), size)
+
+
+def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool, reshuffled: bool) -> None:
+    """Runs the study of a case and writes what the rules need.
+
+    crossed: out-of-fold probabilities too; reshuffled: each trial has its own validation part, a fifth of all pictures
+    but the test set's, as in Nagler et al. 2024, "Reshuffling resampling splits can improve generalization".
+    """
     data, _ = folders()
     assert data is not None, "name the folder of data sets: WASTETUNE_DATA"
-    folder = folder.resolve()
+    data, folder = data.resolve(), folder.resolve()
     folder.mkdir(exist_ok=True)
-    console = open_console(quiet=True)
-    with temporary_folder() as here:
-        pictures = link_case(case, seed, data.resolve(), here)
-        started = time.perf_counter()
+    links = (cache_folder() / "cases").resolve()  # in one place, so that they are indexed once
+    shutil.rmtree(links / case, ignore_errors=True)
+    kept: dict[int, Any] = {}
+
+    def run(config: TrialConfig, number: int, *rest: Any) -> Any:
+        with patch("wastetune.tuning.objective.tuning_sets", partial(own_parts, number) if reshuffled else tuning_sets):
+            kept[number] = result = run_trial(config, number, *rest)
+        return result
+
+    def own_parts(number: int, context: Any, config: TrialConfig, bar: Any) -> Any:
+        folds = draw_folds(prepared.index, rows, FOLDS, seed=trial_seed(context, number))
+        everything, held_out = fitting_set(context, config, bar), np.flatnonzero(folds == 0)
+        tested = ValidationSet(everything.views[0].select(held_out), everything.labels[held_out])
+        return everything.select(np.flatnonzero(folds != 0)), tested
+
+    with (
+        tempfile.TemporaryDirectory() as here,
+        chdir(here),
+        patch("wastetune.tuning.prepare.open_pixels", no_pixels),
+        patch("wastetune.tuning.objective._activations", Vectors(data).look_up),
+        patch("wastetune.tuning.worker.run_trial", run),
+    ):
+        console, started = open_console(quiet=True), [time.perf_counter()]
+        pictures = link_case(case, seed, data, links)
         prepared = prepare(write_study("study", dataset=str(pictures), trials=trials, seed=seed, views=4, **BACKBONE))
-        context, kept = prepared.context, {}
+        context, bar, labels = prepared.context, console.bar, prepared.context.data.val.labels
+        rows = (*prepared.splits.train, *prepared.splits.val)
         study = join_study(prepared, f"sqlite:///{here}/study.db", console)
-
-        def run_trial(config: TrialConfig, number: int, *rest: Any) -> Any:
-            kept[number] = ran = original(config, number, *rest)
-            return ran
-
-        original, worker.run_trial = worker.run_trial, run_trial
-        worker.run_worker(study, context, trials=trials, timeout=None, bar=console.bar, on_trial=lambda trial: None)
-        searched = time.perf_counter() - started
+        started.append(time.perf_counter())
+        run_worker(study, context, trials=trials, timeout=None, bar=bar, on_trial=lambda trial: None)
+        started.append(time.perf_counter())
 
         default = default_trial(study)
         complete = sorted((t for t in read_trials(study) if t.state.name == "COMPLETE"), key=lambda t: -t.value)
         chosen = complete[:REFITTED]
         chosen += [default] if default.number not in [t.number for t in chosen] else []
-        rows = (*prepared.splits.train, *prepared.splits.val)
-        folds = draw_folds(prepared.index, rows, FOLDS, seed=seed)
         configs = [TrialConfig.model_validate(read_attrs(t).config) for t in chosen]
-        cross, test = [], []
-        started = time.perf_counter()
-        for place, (trial, config) in enumerate(zip(chosen, configs, strict=True)):
-            if place < CANDIDATES or trial.number == default.number:
-                epochs = read_attrs(trial).best_epoch
-                cross.append(cross_predict(context, config, folds, number=trial.number, epochs=epochs, bar=console.bar))
-            else:
-                cross.append(np.full_like(cross[0], np.nan))
-        crossed = time.perf_counter() - started
-        for trial in chosen:
-            again = refit(context, prepared.test, {trial.number: read_attrs(trial)}, bar=console.bar)
-            test.append(again.probabilities)
+        epochs = [read_attrs(t).best_epoch for t in chosen]
+        candidates = [i for i, trial in enumerate(chosen) if i < CANDIDATES or trial.number == default.number]
+
+        def cross(place: int, folds: Any, repeat: int = 0) -> Any:
+            """Out-of-fold probabilities of a trial; with other seeds for each repeat."""
+            number = chosen[place].number + 1000 * repeat
+            return cross_predict(context, configs[place], folds, number=number, epochs=epochs[place], bar=bar)
+
+        only = np.repeat([-1, 0], [len(context.data.train), len(labels)])
+        held_out = np.full((len(chosen), len(labels), len(context.classes)), np.nan, np.float32)
+        for place in candidates:
+            held_out[place] = cross(place, only)[only == 0]
+        again = [
+            [held_out[place], *(cross(place, only, repeat)[only == 0] for repeat in range(1, REPEATS))]
+            for place in range(min(AGAIN, len(complete)))
+        ]
+        optional = {} if reshuffled else {"val": np.stack([kept[t.number].fit.probabilities for t in chosen])}
+        if crossed:
+            folds = draw_folds(prepared.index, rows, FOLDS, seed=seed)
+            optional["cross"] = np.full((len(chosen), len(folds), len(context.classes)), np.nan, np.float32)
+            for place in candidates:
+                optional["cross"][place] = cross(place, folds)
+        started.append(time.perf_counter())
+        test = []
+        for trial, config, passes in zip(chosen, configs, epochs, strict=True):  # as `refit`, without whole models
+            everything, sealed = fitting_set(context, config, bar), plain_set(context, prepared.test, config, bar)
+            same = trial_seed(context, trial.number)
+            with fitted_learner(context, config, everything, epochs=passes, seed=same) as learner:
+                test.append(predict_probabilities(learner, sealed.activations))
+        seconds = np.diff([*started, time.perf_counter()])
         part = folder / f"{case}-{seed}.part.npz"
         np.savez_compressed(
             part,
             numbers=[t.number for t in chosen],
             scores=[t.value for t in chosen],
             default=default.number,
-            val=np.stack([kept[t.number].fit.probabilities for t in chosen]),
-            cross=np.stack(cross),
+            params=json.dumps([[t.params, t.value] for t in complete]),
+            held_out=held_out,
+            again=np.array(again),
+            **optional,
             test=np.stack(test),
-            val_labels=context.data.val.labels,
-            labels=np.concatenate([context.data.train.labels, context.data.val.labels]),
+            val_labels=labels,
+            labels=np.concatenate([context.data.train.labels, labels]),
             test_labels=prepared.test.labels,
-            seconds=[searched, crossed],
+            seconds=seconds,
         )
         shutil.move(part, folder / f"{case}-{seed}.npz")
-        print(case, seed, f"search {searched:.0f} s, folds {crossed:.0f} s", flush=True)
+    print(case, seed, "prepare, search, new fits, refit: {:.0f}, {:.0f}, {:.0f}, {:.0f} s".format(*seconds), flush=True)
 
 
-def compare(folder: Path) -> None:
+def compare(folder: Path, cases: Iterable[str], seeds: Iterable[int]) -> None:
     """Prints the scores of every rule, a column per case: the mean over its seeds."""
     scores: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
-    for file in sorted(folder.glob("*.npz")):
-        case, _, seed = file.stem.rpartition("-")
-        with np.load(file) as kept:
+    for run in ((case, seed) for case in cases for seed in seeds):
+        with np.load(folder / "{}-{}.npz".format(*run)) as kept:
             for name, value in apply_rules(dict(kept)).items():
-                scores[name][case, int(seed)] = value
-    runs = sorted(scores["default"])
-    for part in (DEVELOPED, CONFIRMED):
-        here = [run for run in runs if run[0] in part]
-        rows = []
-        for name, values in scores.items():
-            means = [np.mean([values[run] for run in here if run[0] == case]) for case in part]
-            gains = [values[run] - scores["default"][run] for run in here]
-            against = [values[run] - scores["winner"][run] for run in here]
-            summary = () if name.startswith("ECE") else (np.mean(gains), min(gains), np.mean(against))
-            rows.append((name, *(f"{mean:.4f}" for mean in means), *(f"{value:+.4f}" for value in summary)))
-        header = ("rule", *part, "minus default", "worst run", "minus winner")
-        print("\n".join(markdown_table(header, [(*row, *[""] * (len(header) - len(row))) for row in rows])), "\n")
+                scores[name][run] = value
+    rows = []
+    for name, values in scores.items():
+        means = _by_case(values)
+        row = [name, *(f"{mean:.4f}" for mean in means.values())]
+        if not name.startswith("ECE"):
+            gains = {run: values[run] - scores["default"][run] for run in values}
+            against = [values[run] - scores["winner"][run] for run in values]
+            lowest = min(_by_case(gains).values())
+            summary = (np.mean(list(gains.values())), min(gains.values()), lowest, np.mean(against))
+            row += [f"{value:+.4f}" for value in summary]
+        rows.append(row)
+    header = ("rule", *means, "minus default", "worst run", "worst case mean", "minus winner")
+    print("\n".join(markdown_table(header, [(*row, *[""] * (len(header) - len(row))) for row in rows])))
+
+
+def _by_case(values: dict[tuple[str, int], float]) -> dict[str, float]:
+    cases: dict[str, list[float]] = defaultdict(list)
+    for (case, _), value in values.items():
+        cases[case].append(value)
+    return {case: float(np.mean(each)) for case, each in cases.items()}
 
 
 def apply_rules(kept: dict[str, Any]) -> dict[str, float]:
     """Rule -> macro F1 on the test set; and calibration errors of the mean of five."""
-    numbers, test, labels = list(kept["numbers"]), kept["test"], kept["test_labels"]
-    default = numbers.index(int(kept["default"]))
-    crossed = [place for place in range(len(numbers)) if np.isfinite(kept["cross"][place]).all()]
-
-    def best_and_default(most: int) -> list[int]:
-        return list(dict.fromkeys([*range(min(most, len(numbers))), default]))
-
-    def highest(places: Iterable[int], score: Callable[[int], float]) -> int:
-        return max(places, key=score)
-
-    cross_score = {place: metric_value("macro_f1", kept["labels"], kept["cross"][place]) for place in crossed}
-    cross_loss = {place: log_loss(kept["labels"], kept["cross"][place]) for place in crossed}
-    greedy = {
-        "greedy, out of fold": [crossed[i] for i in pick_greedily(kept["labels"], kept["cross"][crossed])],
-        "greedy, validation": pick_greedily(kept["val_labels"], kept["val"]),
+    test, test_labels, labels = (kept[key] for key in ("test", "test_labels", "val_labels"))
+    found = {
+        name: metric_value("macro_f1", test_labels, test[places].mean(axis=0)) for name, places in pick(kept).items()
     }
-    rules = {
-        "default": [default],
-        "winner": [0],
-        "best of five folds": [highest(crossed, lambda place: cross_score[place])],
-        "lowest log loss of five folds": [highest(crossed, lambda place: -cross_loss[place])],
-        **{f"mean of {most} and default": best_and_default(most) for most in (3, 5, 10, 20)},
-        **greedy,
-    }
-    found = {name: metric_value("macro_f1", labels, test[places].mean(axis=0)) for name, places in rules.items()}
-    five = best_and_default(5)
+    five = best_and_default(kept, 5)
     raw = test[five].mean(axis=0)
-    for name, held_out, true in (("folds", "cross", "labels"), ("validation", "val", "val_labels")):
-        temperature = fit_temperature(kept[true], kept[held_out][five].mean(axis=0))
-        calibrated = scale_probabilities(raw, temperature)
-        found[f"ECE, temperature from {name}"] = measure_calibration(labels, calibrated).error
+    for name, key in (("folds", "cross"), ("validation", "val"), ("new fits", "held_out")):
+        if key in kept:
+            true = kept["labels"] if key == "cross" else labels
+            temperature = fit_temperature(true, kept[key][five].mean(axis=0))
+            calibrated = scale_probabilities(raw, temperature)
+            found[f"ECE, temperature from {name}"] = measure_calibration(test_labels, calibrated).error
     # What the bins and the number of pictures alone make of an error of 0: labels drawn from the probabilities.
     rng = np.random.default_rng(0)
     drawn = (rng.random((50, len(calibrated), 1)) > calibrated.cumsum(axis=1)).sum(axis=2)
@@ -209,17 +279,90 @@ def apply_rules(kept: dict[str, Any]) -> dict[str, float]:
     found["ECE of a perfect model, simulated"] = float(
         np.mean([measure_calibration(each, calibrated).error for each in drawn])
     )
-    found["ECE, not calibrated"] = measure_calibration(labels, raw).error
-    found["ECE, winner"] = measure_calibration(labels, test[0]).error
+    found["ECE, not calibrated"] = measure_calibration(test_labels, raw).error
+    found["ECE, winner"] = measure_calibration(test_labels, test[0]).error
     return found
 
 
-def pick_greedily(labels: Any, probabilities: Any, rounds: int = 15) -> list[int]:
+def pick(kept: dict[str, Any]) -> dict[str, list[int]]:
+    """Rule -> the places of the trials whose mean it takes. It does not see the test pictures."""
+    labels, held_out = kept["val_labels"], kept["held_out"]
+    first, default = list(range(min(REFITTED, len(held_out)))), best_and_default(kept, 0)
+    five, ten = best_and_default(kept, 5), best_and_default(kept, 10)
+
+    def mean_score(place: int) -> float:
+        return float(np.mean([_score(labels, each) for each in kept["again"][place]]))
+
+    def best_of(places: Iterable[int], score: Callable[[int], float]) -> list[int]:
+        return [max(places, key=score)]
+
+    smooth = predict_scores(json.loads(str(kept["params"])))
+    together = _score(labels, held_out[five].mean(axis=0)) >= _score(labels, held_out[default[0]])
+    rules = {
+        "default": default,
+        "winner": [0],
+        **{f"mean of {most} and default": best_and_default(kept, most) for most in (3, 5, 10, 20)},
+        "mean of 5 and default, or default, as the product": five if together else default,
+        "greedy, new fits, of 10 and default": pick_greedily(labels, held_out, ten),
+        "best of five, three new fits each": best_of(range(len(kept["again"])), mean_score),
+        "highest prediction of a forest": best_of(first, lambda place: smooth[place]),
+    }
+    if "val" in kept:
+        val = kept["val"]
+        losses = [log_loss(labels, each) for each in val]
+        ours, theirs = val[0], val[default[0]]
+        surely = _score(labels, ours) - _score(labels, theirs) > _standard_error(labels, ours, theirs)
+        rules |= {
+            "greedy, validation": pick_greedily(labels, val),
+            "greedy, validation, of 10 and default": pick_greedily(labels, val, ten),
+            "greedy, validation, of 5 and default": pick_greedily(labels, val, five),
+            "mean of 5 by log loss and default": list({*sorted(first, key=losses.__getitem__)[:5], *default}),
+            "one standard error": [0] if surely else default,
+        }
+    if "cross" in kept:
+        crossed, everything = kept["cross"], kept["labels"]
+        rules |= {
+            "best of five folds": best_of(ten, lambda place: _score(everything, crossed[place])),
+            "lowest log loss of five folds": best_of(ten, lambda place: -log_loss(everything, crossed[place])),
+            "greedy, out of fold": pick_greedily(everything, crossed, ten),
+        }
+    return rules
+
+
+def best_and_default(kept: dict[str, Any], most: int) -> list[int]:
+    """The places of the best trials, and of the default."""
+    numbers = list(kept["numbers"])
+    return list(dict.fromkeys([*range(min(most, len(numbers))), numbers.index(int(kept["default"]))]))
+
+
+def predict_scores(trials: list[tuple[dict[str, Any], float]]) -> Any:
+    """Validation scores of trials, of (parameters, score), as a random forest of all of them predicts them."""
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.feature_extraction import DictVectorizer
+
+    encoded = DictVectorizer(sparse=False).fit_transform([params for params, _ in trials])
+    forest = RandomForestRegressor(300, min_samples_leaf=3, random_state=0)
+    return forest.fit(encoded, [score for _, score in trials]).predict(encoded)
+
+
+def _score(labels: Any, probabilities: Any) -> float:
+    return metric_value("macro_f1", labels, probabilities)
+
+
+def _standard_error(labels: Any, one: Any, other: Any, draws: int = 1000) -> float:
+    """Of the difference of two scores of the same pictures, by bootstrap."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(labels), size=(draws, len(labels)))
+    return float(np.std([_score(labels[each], one[each]) - _score(labels[each], other[each]) for each in rows]))
+
+
+def pick_greedily(labels: Any, probabilities: Any, places: list[int] | None = None, rounds: int = 15) -> list[int]:
     """Caruana et al. 2004, "Ensemble selection from libraries of models": with replacement, by log loss."""
+    places = list(range(len(probabilities))) if places is None else places
     total, picked, best = np.zeros_like(probabilities[0]), [], (np.inf, 0)
     for size in range(1, rounds + 1):
-        losses = [log_loss(labels, (total + each) / size) for each in probabilities]
-        picked.append(int(np.argmin(losses)))
+        losses = [log_loss(labels, (total + probabilities[place]) / size) for place in places]
+        picked.append(places[int(np.argmin(losses))])
         total = total + probabilities[picked[-1]]
         best = min(best, (min(losses), size))
     return picked[: best[1]]
@@ -229,12 +372,16 @@ if __name__ == "__main__":
     silence_tensorflow()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["collect", "compare"])
-    parser.add_argument("--case", choices=[*DEVELOPED, *CONFIRMED])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", "--case", nargs="+", choices=ALL, default=ALL)
+    parser.add_argument("--seeds", "--seed", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--folder", type=Path, default=Path("selection"))
+    parser.add_argument("--cross", action="store_true", help="collect out-of-fold probabilities too; takes long")
+    parser.add_argument("--reshuffle", action="store_true", help="collect a study with a validation part per trial")
     asked = parser.parse_args()
-    if asked.part == "collect":
-        collect(asked.case, asked.seed, asked.trials, asked.folder)
+    if asked.part == "compare":
+        compare(asked.folder, asked.cases, asked.seeds)
     else:
-        compare(asked.folder)
+        for seed in asked.seeds:
+            for case in asked.cases:
+                collect(case, seed, asked.trials, asked.folder, crossed=asked.cross, reshuffled=asked.reshuffle)
