@@ -93,8 +93,11 @@ def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres
     url, over, broken = postgres.new_database(), threading.Event(), []
     study = open_study(open_storage(url), "mine", {})
 
+    opened = threading.Barrier(4)  # opening a database that is away is a mistake, told at once
+
     def work():
         study = open_study(open_storage(url), "mine", {})
+        opened.wait(60)
         while not over.is_set():
             try:
                 with ask_lock(study):
@@ -112,6 +115,7 @@ def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
+    opened.wait(60)
     for _ in range(5):
         before, deadline = finished(), time.monotonic() + 60
         while finished() < before + 2:  # in the middle of work, however fast the machine is

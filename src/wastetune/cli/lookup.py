@@ -1,5 +1,6 @@
 """A study, a bundle or an exported file by the name given on the command line."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,14 @@ def model_path(study: str | None, bundle: Path | None, results: Path) -> Path:
         raise UserError("name either a study with --study or a model with --bundle")
     if bundle is not None:
         return bundle
-    from wastetune.tuning.spec import study_name
+    from wastetune.tuning.spec import study_name, study_names
 
     name = study_name(str(study))
     if not (path := results / name / "bundle").is_dir():
+        near = get_close_matches(name, [other for other in study_names() if other != name], n=1)
+        meant = f"; did you mean {near[0]}?" if near and name not in study_names() else ""
         raise UserError(
-            f"study {name!r} has no model in {results / name}; run it first, or name the folder with --results"
+            f"study {name!r} has no model in {results / name}; run it first, or name the folder with --results{meant}"
         )
     return path
 
