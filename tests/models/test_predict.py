@@ -124,11 +124,14 @@ def test_what_it_cannot_promise_is_said(brightness, photos, run_cli, options, sa
 def test_a_model_of_an_earlier_version_promises_nothing_and_a_class_named_unsure_has_one_meaning():
     old = BundleDescription(classes=("a", "b"), input_size=8)
     assert choose_rule(old) == ALWAYS
-    with pytest.raises(UserError, match="promises no precision: its study was run by an earlier version"):
+    with pytest.raises(UserError, match="this model is of an earlier version, which promises no precision; run its"):
         choose_rule(old, precision=95)
+    new = old.model_copy(update={"unlike_below": 0.8})
+    with pytest.raises(UserError, match="promises no coverage: there were too few validation pictures"):
+        choose_rule(new, coverage=95)
     threshold = Threshold(precision=0.95, confidence=0.5, coverage=1.0)
     with pytest.raises(UserError, match="is called 'unsure'"):
-        choose_rule(BundleDescription(classes=("a", "unsure"), input_size=8, thresholds=(threshold,)), precision=95)
+        choose_rule(new.model_copy(update={"classes": ("a", "unsure"), "thresholds": (threshold,)}), precision=95)
 
 
 def test_a_picture_unlike_the_training_pictures_says_so(finished, tmp_path, run_cli):

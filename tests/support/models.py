@@ -12,6 +12,7 @@ from wastetune.datasets.synthetic import write_sample
 PROMISES = {
     "thresholds": [{"precision": 0.95, "confidence": 0.9, "coverage": 0.7}],
     "set_thresholds": [{"coverage": 0.9, "probability": 0.2}],
+    "unlike_below": 0.9,
 }
 
 
@@ -93,7 +94,7 @@ def finished(tmp_path_factory):
     learnt = [index.pictures[position] for position in (*splits.train, *splits.val)]
     colours = np.stack([resize_picture(read_picture(pictures / each.path), 64).mean(axis=(0, 1)) for each in learnt])
     save_centres(results / "bundle", fit_centres(colours, np.array([each.label for each in learnt]), seed=0))
-    about = {"study": "colours", "backbone": "mean_colour", "dataset": "drawn", "input_size": 64, "unlike_below": 0.9}
+    about = {"study": "colours", "backbone": "mean_colour", "dataset": "drawn", "input_size": 64}
     about |= {"classes": index.classes, "test": scores, **PROMISES}
     save_description(results / "bundle", BundleDescription.from_dict(about))
     write_page(a_report(), History((), {}, {}), None, pictures, results)

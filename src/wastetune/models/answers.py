@@ -49,24 +49,26 @@ def choose_rule(about: BundleDescription, *, precision: float | None = None, cov
     rule = Rule(unlike_below=about.unlike_below)
     if precision is not None:
         confidences = {each.precision: each.confidence for each in about.thresholds}
-        rule = replace(rule, confidence=confidences[_find("precision", precision, confidences)])
+        rule = replace(rule, confidence=confidences[_find("precision", precision, confidences, about)])
         if UNSURE in about.classes:
             raise UserError(f"a class of this model is called {UNSURE!r}, so that answer would have two meanings")
     if coverage is not None:
         sets = {each.coverage: each for each in about.set_thresholds}
-        rule = replace(rule, sets=sets[_find("coverage", coverage, sets)])
+        rule = replace(rule, sets=sets[_find("coverage", coverage, sets, about)])
     return rule
 
 
-def _find(what: str, percent: float, known: Collection[float]) -> float:
+def _find(what: str, percent: float, known: Collection[float], about: BundleDescription) -> float:
     """The promise that is meant by a number of percent."""
     for each in known:
         if abs(100 * each - percent) < 1e-6:
             return each
+    if about.unlike_below is None:
+        raise UserError(f"this model is of an earlier version, which promises no {what}; run its study again")
     if not known:
         raise UserError(
-            f"this model promises no {what}: its study was run by an earlier version, or had too few validation "
-            f"pictures; leave --{what} out, or run the study again"
+            f"this model promises no {what}: there were too few validation pictures, or too many mistakes among them; "
+            f"leave --{what} out, or run the study with more pictures"
         )
     promises = ", ".join(f"{100 * each:g}" for each in known)
     raise UserError(f"this model does not promise a {what} of {percent:g} %; it can promise {promises}")
