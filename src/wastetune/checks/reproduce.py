@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wastetune.checks.differences import find_differences
 from wastetune.console import Console
@@ -170,7 +171,7 @@ def _compare_epochs(then: Sequence[Mapping[str, float]], now: Sequence[Epoch]) -
 
 
 def _compare_probabilities(
-    report: Report, folder: Path, paths: Sequence[str], probabilities: np.typing.NDArray[np.float32]
+    report: Report, folder: Path, paths: Sequence[str], probabilities: NDArray[np.float32]
 ) -> str:
     """How far the probabilities differ from those in predictions.csv."""
     then = read_predictions(folder, report.classes, report.test.confusion_matrix)
