@@ -9,9 +9,8 @@ from wastetune.checks.audit import Audit
 from wastetune.data.corrections import render_corrected
 from wastetune.data.image import draw_thumbnail
 from wastetune.data.index import Picture
-from wastetune.files import write_whole
 from wastetune.formatting import render_count
-from wastetune.report.html import render_template
+from wastetune.report.html import render_template, write_text
 
 FILE = "audit.html"
 MOST_SUSPECTS, MOST = 60, 24  # shown; thumbnails are some 5 KB each
@@ -41,9 +40,7 @@ class _Section:
 
 def write_page(found: Audit, corrections: Path, folder: Path) -> None:
     """Writes audit.html into the folder; it names the file of corrections, in which a person decides."""
-    text = render_page(found, corrections)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / FILE, lambda path: path.write_bytes(text.encode("utf-8", "replace")))
+    write_text(render_page(found, corrections), folder, FILE)
 
 
 def render_page(found: Audit, corrections: Path) -> str:
@@ -51,7 +48,6 @@ def render_page(found: Audit, corrections: Path) -> str:
     index = found.index
     return render_template(
         "audit.html",
-        package="wastetune.checks",
         name=index.folder.resolve().name,
         pictures=f"{len(index.pictures):,}",
         classes=len(index.classes),

@@ -73,11 +73,11 @@ def write_page(
     write_text(render_page(report, history, None if mistakes is None else with_images(mistakes, pictures)), folder)
 
 
-def write_text(page: str, folder: Path) -> None:
-    """Writes a page's text as report.html into the folder."""
+def write_text(page: str, folder: Path, name: str = FILE) -> None:
+    """Writes a page's text into the folder, by default as report.html."""
     folder.mkdir(parents=True, exist_ok=True)
     # A file name that is not valid text becomes question marks here, and is whole in predictions.csv.
-    write_whole(folder / FILE, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
+    write_whole(folder / name, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
 
 
 def with_images(mistakes: Sequence[Mistake], pictures: Path) -> list[tuple[Mistake, str | None]]:
@@ -131,12 +131,12 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
     )
 
 
-def render_template(template: str, package: str = "wastetune.report", **values: Any) -> str:
-    """One of a package's templates with these values, and with the style and script of all pages."""
+def render_template(template: str, **values: Any) -> str:
+    """One of this package's templates with these values, and with the style and script of all pages."""
     script = _asset("hover.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     inside = {"style": Markup(_asset("style.css")), "script": Markup(script), "script_hash": f"sha256-{digest}"}
-    return load_templates(package).get_template(template).render(**inside, **values)
+    return load_templates("wastetune.report").get_template(template).render(**inside, **values)
 
 
 def _asset(name: str) -> str:
