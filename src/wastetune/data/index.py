@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,18 @@ class ImageIndex:
     classes: tuple[str, ...]
     pictures: tuple[Picture, ...]
     problems: tuple[Problem, ...]
-    corrected: Mapping[str, int] = field(
-        default_factory=dict
-    )  # decision in corrections.csv -> pictures that it changed
+    # Decision in corrections.csv -> pictures that it changed.
+    corrected: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def near_duplicate_keys(self) -> tuple[str, ...]:
+        """For each picture the key of its group of near-duplicates, of which it may be the only one.
+
+        Kept, because its time grows with the square of the pictures, and split, folds and reports all ask for it.
+        """
+        first: dict[str, str] = {}  # of each group that a person named
+        named = [(first.setdefault(one.group, one.appearance), one.appearance) for one in self.pictures if one.group]
+        return group_near_duplicates([picture.appearance for picture in self.pictures], named)
 
 
 def index_folder(
@@ -112,14 +122,7 @@ def duplicate_groups(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
 
 def near_duplicate_groups(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
     """The groups of two or more pictures that are near-duplicates, or exact ones."""
-    return _groups(index, near_duplicate_keys(index))
-
-
-def near_duplicate_keys(index: ImageIndex) -> tuple[str, ...]:
-    """For each picture the key of its group of near-duplicates, of which it may be the only one."""
-    first: dict[str, str] = {}  # of each group that a person named
-    named = [(first.setdefault(one.group, one.appearance), one.appearance) for one in index.pictures if one.group]
-    return group_near_duplicates([picture.appearance for picture in index.pictures], named)
+    return _groups(index, index.near_duplicate_keys)
 
 
 def contradictions(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wastetune.data.index import ImageIndex, near_duplicate_keys
+from wastetune.data.index import ImageIndex
 from wastetune.errors import UserError
 from wastetune.files import write_whole
 from wastetune.seeding import seed_for
@@ -60,7 +60,7 @@ def split_index(
         raise UserError(
             f"val_fraction {val_fraction} and test_fraction {test_fraction} must be above 0 and add up to less than 1."
         )
-    keys = near_duplicate_keys(index) if grouped else tuple(picture.path for picture in index.pictures)
+    keys = index.near_duplicate_keys if grouped else tuple(picture.path for picture in index.pictures)
     own: dict[str, set[str]] = {"test": set(), "val": set()}
     for key, picture in zip(keys, index.pictures, strict=True):
         if picture.own_split in own:
@@ -99,7 +99,7 @@ def split_index(
 
 def leaked_pictures(index: ImageIndex, splits: Splits) -> tuple[int, ...]:
     """The test pictures with a near-duplicate among the training or validation pictures: none, if split in groups."""
-    keys = near_duplicate_keys(index)
+    keys = index.near_duplicate_keys
     seen = {keys[row] for row in (*splits.train, *splits.val)}
     return tuple(row for row in splits.test if keys[row] in seen)
 
@@ -110,7 +110,7 @@ def draw_folds(index: ImageIndex, rows: Sequence[int], folds: int, *, seed: int)
     Near-duplicates are in one fold. The groups of a class are dealt to the folds in turn, in an order drawn from the
     seed, so each fold has its share of each class.
     """
-    keys = near_duplicate_keys(index)
+    keys = index.near_duplicate_keys
     labels = {keys[row]: index.pictures[row].label for row in rows}  # a contradiction counts for one of its classes
     dealt = sorted(labels, key=lambda key: (labels[key], seed_for("fold", seed, key), key))
     fold_of = {key: place % folds for place, key in enumerate(dealt)}
