@@ -143,7 +143,7 @@ NO_NETWORK = {"https_proxy": "http://127.0.0.1:1", "KERAS_HOME": "keras"}
         ([], {"WASTETUNE_CACHE_GB": "twenty"}, "WASTETUNE_CACHE_GB is 'twenty', but must be a number of gigabytes"),
         ([], {"WASTETUNE_CACHE_GB": "nan"}, "WASTETUNE_CACHE_GB is 'nan'"),
         ([], {"WASTETUNE_CACHE_GB": "inf"}, "WASTETUNE_CACHE_GB is 'inf'"),
-        ([], {"WASTETUNE_CACHE_GB": "0.00001"}, "raise WASTETUNE_CACHE_GB"),
+        ([], {"WASTETUNE_CACHE_GB": "0.00001", "WASTETUNE_CACHE": "empty"}, "raise WASTETUNE_CACHE_GB"),
         ([], {"WASTETUNE_CACHE": "notes.h5"}, "WASTETUNE_CACHE"),
         (["--results", "notes.h5"], {}, "notes.h5"),
     ],
