@@ -12,10 +12,15 @@ class UserError(Exception):
 def suggest(word: str, known: Iterable[str]) -> str:
     """A sentence with the known words closest to `word`, or with all of them where none is close."""
     choices = list(known)
-    near = difflib.get_close_matches(word, choices, n=3, cutoff=0.6)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
+    if meant := did_you_mean(word, choices):
+        return meant
     return f"known: {', '.join(choices)}." if choices else "none are known."
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question with the known words closest to `word`; empty where none is close."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def first_line(error: BaseException, most: int | None = None) -> str:

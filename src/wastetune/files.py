@@ -1,8 +1,10 @@
 """Atomic writes: a file or folder appears whole or not at all."""
 
+import csv
+import io
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 PART_PREFIX = ".part-"  # of the names of files and folders that are being written
@@ -21,6 +23,14 @@ def write_whole(path: Path, write: Callable[[Path], object], *, part: Path | Non
         part.replace(path)
     finally:
         remove(part)
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Writes rows as a CSV file in UTF-8, complete or not at all; its folder is made where it is missing."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8", newline=""))
 
 
 def remove(path: Path) -> None:

@@ -386,7 +386,7 @@ class Talk:
 
 
 ABOUT = BundleDescription(classes=("a", "b"), input_size=8)
-HALF = Model(("a", "b"), 8, ABOUT, lambda pixels: np.full((len(pixels), 2), 0.5))
+HALF = Model(("a", "b"), 8, ABOUT, lambda pixels: (np.full((len(pixels), 2), 0.5), None))
 
 
 def test_a_request_that_takes_too_long_to_arrive_is_refused():
@@ -447,7 +447,7 @@ def test_past_its_places_it_says_503_and_is_well_afterwards():
         assert free.wait(60)
         return np.full((len(pixels), 2), 0.5, np.float32)
 
-    app = build_app(Model(("a", "b"), 8, ABOUT, wait), Limits(places=3))
+    app = build_app(Model(("a", "b"), 8, ABOUT, lambda pixels: (wait(pixels), None)), Limits(places=3))
 
     async def talk():
         transport = httpx.ASGITransport(app)
@@ -485,7 +485,7 @@ def test_a_model_that_fails_costs_that_request_alone(failure):
             return np.zeros((0, 2), np.float32)
         return np.full((len(pixels), 2), 0.5, np.float32)
 
-    app = build_app(Model(("a", "b"), 8, ABOUT, run))
+    app = build_app(Model(("a", "b"), 8, ABOUT, lambda pixels: (run(pixels), None)))
 
     async def talk():
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -1,8 +1,5 @@
 """`wastetune data`: list, fetch, check and audit data sets, draw a sample."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +88,7 @@ def check(dataset: str, folder: Path, output: Path | None) -> None:
     from wastetune.data.index import contradictions, duplicate_groups, index_folder, near_duplicate_groups
     from wastetune.data.splits import split_index
     from wastetune.datasets.catalog import find_dataset
+    from wastetune.files import write_csv
 
     index = index_folder(find_dataset(dataset, folder))
     click.echo(f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes")
@@ -109,7 +107,7 @@ def check(dataset: str, folder: Path, output: Path | None) -> None:
         if len(found) > _LISTED:
             click.echo(f"  and {len(found) - _LISTED:,} more" + ("" if output else "; --output FILE writes all"))
     if output is not None:
-        _write_found(kinds, output)
+        write_csv(output, ((kind, *each) for kind, found in kinds.items() for each in found))
         click.echo(f"Written to {output}")
     split_index(index, seed=0)  # what it refuses, a study does
 
@@ -168,14 +166,15 @@ def audit(
     from wastetune.console import open_console
     from wastetune.data.corrections import FILE as CORRECTIONS
     from wastetune.data.corrections import merge_corrections, read_corrections, write_corrections
+    from wastetune.tuning.spec import name_weights
 
     output = output or Path("audit") / pictures.resolve().name
     corrections = corrections or output / CORRECTIONS
-    weights_folder = Path(weights) if weights and Path(weights).is_dir() else None
+    named, weights_folder = name_weights(weights)
     found = audit_folder(
         pictures,
         backbone=backbone,
-        weights="imagenet" if weights_folder else weights or "imagenet",
+        weights=named or "imagenet",
         weights_folder=weights_folder,
         image_size=image_size,
         corrections=corrections if corrections.exists() else None,
@@ -207,13 +206,3 @@ def sample(folder: Path, per_class: int, seed: int) -> None:
 
 def _paths(group: "tuple[Picture, ...]") -> tuple[str, ...]:
     return tuple(picture.path for picture in group)
-
-
-def _write_found(kinds: Mapping[str, Sequence[tuple[str, ...]]], output: Path) -> None:
-    """Writes a line for each thing that was found: its kind, then the file and the reason, or the files."""
-    from wastetune.files import write_whole
-
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows((kind, *each) for kind, found in kinds.items() for each in found)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))

@@ -1,10 +1,9 @@
 """A study, a bundle or an exported file by the name given on the command line."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wastetune.errors import UserError
+from wastetune.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     import optuna
@@ -50,10 +49,11 @@ def model_path(study: str | None, bundle: Path | None, results: Path) -> Path:
 
     name = study_name(str(study))
     if not (path := results / name / "bundle").is_dir():
-        near = get_close_matches(name, [other for other in study_names() if other != name], n=1)
-        meant = f"; did you mean {near[0]}?" if near and name not in study_names() else ""
+        names = study_names()
+        meant = "" if name in names else did_you_mean(name, names)
         raise UserError(
-            f"study {name!r} has no model in {results / name}; run it first, or name the folder with --results{meant}"
+            f"study {name!r} has no model in {results / name}; run it first, or name the folder with --results"
+            + (f"; {meant}" if meant else "")
         )
     return path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from wastetune.data.index import ImageIndex
 from wastetune.data.layout import Problem
 from wastetune.errors import UserError, suggest
-from wastetune.files import write_whole
+from wastetune.files import write_csv
 
 FILE = "corrections.csv"
 # Decision -> what it makes of a picture. `keep` says that somebody has looked and all is well.
@@ -64,12 +64,7 @@ def read_corrections(file: Path, classes: Sequence[str]) -> tuple[Correction, ..
 
 def write_corrections(corrections: Iterable[Correction], file: Path) -> None:
     """Writes the file, complete or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(map(astuple, corrections))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda part: part.write_text(text.getvalue(), encoding="utf-8", newline=""))
+    write_csv(file, [_COLUMNS, *map(astuple, corrections)])
 
 
 def merge_corrections(decided: Iterable[Correction], proposed: Iterable[Correction]) -> tuple[Correction, ...]:

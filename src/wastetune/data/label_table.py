@@ -23,14 +23,14 @@ def find_table(folder: Path, parts: Mapping[str, Sequence[str]]) -> list[Row]:
     suffix.
     parts: part -> what it may be called. UserError for a row whose picture or part is not known.
     """
-    if (file := _table_in(folder)) is not None:
-        return _read(file, folder, parts, None)
-    rows: list[Row] = []
     words = {word: part for part, names in parts.items() for word in names}
+    if (file := _table_in(folder)) is not None:
+        return _read(file, folder, words, None)
+    rows: list[Row] = []
     for child in sorted(folder.iterdir()):
         part = words.get(child.name.lower())
         if part and child.is_dir() and (file := _table_in(child)) is not None:
-            rows += _read(file, folder, parts, part)
+            rows += _read(file, folder, words, part)
     return rows
 
 
@@ -55,8 +55,8 @@ def _columns(names: Sequence[str]) -> tuple[str | None, ...]:
     return tuple(next((lower[each] for each in known if each in lower), None) for known in (_PATHS, _LABELS, _SPLITS))
 
 
-def _read(file: Path, folder: Path, parts: Mapping[str, Sequence[str]], part: str | None) -> list[Row]:
-    words = {word: side for side, names in parts.items() for word in names}
+def _read(file: Path, folder: Path, words: Mapping[str, str], part: str | None) -> list[Row]:
+    """The rows of a table. words: what a part may be called -> part; part: that of all its pictures."""
     rows: dict[str, Row] = {}
     places = _places(file.parent)
     with file.open(encoding="utf-8-sig", newline="", errors="replace") as lines:

@@ -30,8 +30,8 @@ from wastetune.models.bundle import (
     split_at_trunk,
 )
 
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-Outputs = Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32] | None]]
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32] | None]  # probabilities (n, classes); likeness (n,), if known
+Run = Callable[[NDArray[np.uint8]], Outputs]
 
 # The description of the model in an exported file: the name of its entry in an archive, its key in ONNX's metadata.
 INSIDE = "wastetune.json"
@@ -47,12 +47,15 @@ class Model:
     classes: tuple[str, ...]
     size: int  # pixels a side
     about: BundleDescription
-    run: Run  # (n, size, size, 3) in 0..255 -> (n, classes); any n from 1 on
-    outputs: Outputs | None = None  # likewise -> (n, classes) and the likeness to the training pictures (n,), if known
+    outputs: Run  # of (n, size, size, 3) in 0..255; any n from 1 on
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probabilities (n, classes) of pictures (n, size, size, 3) in 0..255; any n from 1 on."""
+        return self.outputs(pixels)[0]
 
     def predict(self, pixels: NDArray[np.uint8]) -> list[tuple[NDArray[np.float32], float | None]]:
         """For each picture of (n, size, size, 3) the probabilities (classes,) and its likeness, None if unknown."""
-        probabilities, likeness = self.outputs(pixels) if self.outputs else (self.run(pixels), None)
+        probabilities, likeness = self.outputs(pixels)
         known = [None] * len(probabilities) if likeness is None else likeness.tolist()
         return list(zip(probabilities, known, strict=True))
 
@@ -77,7 +80,7 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
         )
     try:
         about, outputs = opened(path, threads)
-        return Model(about.classes, about.input_size, about, lambda pixels: outputs(pixels)[0], outputs)
+        return Model(about.classes, about.input_size, about, outputs)
     except UserError:
         raise
     except ImportError as error:
@@ -88,12 +91,12 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
         raise UserError(f"the model in {path} cannot be read: {first_line(error)}; {again} again") from error
 
 
-def _open_bundle(path: Path, threads: int | None) -> tuple[BundleDescription, Outputs]:
+def _open_bundle(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     _limit_tensorflow(threads)
     return load_description(path), keras_outputs(read_keras(path / MODEL_FILE), load_centres(path))
 
 
-def _open_keras(path: Path, threads: int | None) -> tuple[BundleDescription, Outputs]:
+def _open_keras(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     _limit_tensorflow(threads)
     about, model, centres = _inside(path), read_keras(path), None
     with zipfile.ZipFile(path) as archive:
@@ -103,7 +106,7 @@ def _open_keras(path: Path, threads: int | None) -> tuple[BundleDescription, Out
     return about, keras_outputs(model if centres is None else model.layers[-1], centres)
 
 
-def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescription, Outputs]:
+def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     import tensorflow as tf
 
     _limit_tensorflow(threads)
@@ -112,14 +115,14 @@ def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescriptio
     signature = loaded.signatures[SIGNATURE]
 
     # The signature does not keep the loaded object, and so its variables, alive.
-    def run(pixels: NDArray[np.uint8], _kept: Any = loaded) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def run(pixels: NDArray[np.uint8], _kept: Any = loaded) -> Outputs:
         made = signature(**{INPUT: tf.constant(pixels)})
         return np.asarray(made[OUTPUT]), np.asarray(made[LIKENESS]) if LIKENESS in made else None
 
     return about, run
 
 
-def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Outputs]:
+def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -133,14 +136,14 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Outp
 
     names = {OUTPUT, LIKENESS} & {each.name for each in session.get_outputs()}
 
-    def run(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def run(pixels: NDArray[np.uint8]) -> Outputs:
         made = dict(zip(names, session.run(list(names), {INPUT: pixels}), strict=True))
         return np.asarray(made[OUTPUT]), made.get(LIKENESS)
 
     return _parse(metadata[KEY]), run
 
 
-def _open_litert(path: Path, threads: int | None) -> tuple[BundleDescription, Outputs]:
+def _open_litert(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
     from ai_edge_litert.interpreter import Interpreter
 
     with suppressed_stderr():  # LiteRT prints the names of its kernels
@@ -157,7 +160,7 @@ def _open_litert(path: Path, threads: int | None) -> tuple[BundleDescription, Ou
         return [np.array(interpreter.get_tensor(each["index"])[0]) for each in places]
 
     # One by one, because the fast kernels for 8-bit weights accept one picture only.
-    def run(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def run(pixels: NDArray[np.uint8]) -> Outputs:
         with lock:
             probabilities, *rest = map(np.stack, zip(*map(run_one, pixels), strict=True))
         return probabilities, rest[0] if rest else None
@@ -165,13 +168,13 @@ def _open_litert(path: Path, threads: int | None) -> tuple[BundleDescription, Ou
     return _inside(path), run
 
 
-def keras_outputs(model: Any, centres: NDArray[np.float32] | None) -> Outputs:
+def keras_outputs(model: Any, centres: NDArray[np.float32] | None) -> Run:
     """A bundle's model as a function, which knows the likeness where there are centres."""
     if centres is None:
         return lambda pixels: (np.asarray(model.predict_on_batch(pixels.astype(np.float32))), None)
     trunk, rest = split_at_trunk(model)
 
-    def run(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def run(pixels: NDArray[np.uint8]) -> Outputs:
         activations = np.asarray(trunk.predict_on_batch(pixels.astype(np.float32)))
         features = activations.mean(axis=tuple(range(1, activations.ndim - 1)))
         return np.asarray(rest.predict_on_batch(activations)), likeness(features, centres)

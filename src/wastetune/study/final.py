@@ -26,7 +26,7 @@ from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Report, Retrain, read_report
 from wastetune.report.text import final_model
 from wastetune.search.selection import ENSEMBLE, Candidates, find_candidates
-from wastetune.storage.records import TrialAttrs, read_attrs
+from wastetune.storage.records import Opening, TrialAttrs, read_attrs
 from wastetune.storage.study import best_trial, note_opening, read_records, read_trials
 from wastetune.study.refit import RefitResult, refit, refit_again
 from wastetune.study.select import select_final
@@ -96,10 +96,10 @@ def _refit_candidates(
     except TrainingFailed as error:
         raise UserError(f"retraining came to nothing: {error}; the trials are kept") from error
     remove(folder / EXPORTS)  # they are of an earlier winner
-    measured = _measure(prepared, final, ours, fits, attrs, bundle, console.bar)
+    evaluation = _measure(prepared, final, ours, fits, openings, attrs[final.members[0]], bundle, console.bar)
     labels, (probabilities, by_default) = prepared.test.labels, fits[0]
     return Refit(
-        evaluation=measured.model_copy(update={"openings": openings}),
+        evaluation=evaluation,
         seconds=time.perf_counter() - started,
         predictions=Predictions(context.classes, prepared.test.paths, labels, probabilities, by_default.argmax(axis=1)),
     )
@@ -136,19 +136,22 @@ def _measure(
     final: FinalModel,
     ours: RefitResult,
     fits: Sequence[_Fit],
-    attrs: Mapping[int, TrialAttrs],
+    openings: tuple[Opening, ...],
+    attrs: TrialAttrs,
     bundle: Path,
     bar: Bar,
 ) -> FinalEvaluation:
-    """What the report says of the final model; writes the centres of the training pictures to the bundle."""
+    """What the report says of the final model; writes the centres of the training pictures to the bundle.
+
+    attrs: of one of its members, at whose cut the features are compared.
+    """
     context, test = prepared.context, prepared.test
     labels, classes, seed = test.labels, context.classes, context.spec.seed
     probabilities, by_default = fits[0]
     repeats, defaults = zip(*fits[1:], strict=True)
     again = [score_predictions(labels, each, classes) for each in repeats]
     train, val, sealed = (
-        _features(context, pictures, attrs[final.members[0]], bar)
-        for pictures in (context.data.train, context.data.val, test)
+        _features(context, pictures, attrs, bar) for pictures in (context.data.train, context.data.val, test)
     )
     seen = train + val
     lowest = fit_lowest(likeness(val.vectors, fit_centres(train.vectors, train.labels, seed=seed)))
@@ -158,6 +161,7 @@ def _measure(
         test=score_predictions(labels, probabilities, classes, repeats=repeats),
         default_test=score_predictions(labels, by_default, classes, repeats=defaults),
         retrain=Retrain(epochs=ours.epochs, largest_difference=ours.largest_difference),
+        openings=openings,
         versions=package_versions(),
         gain=gain_intervals(labels, fits),
         repeats={key: tuple(getattr(scores, key) for scores in again) for key in _REPEATED},

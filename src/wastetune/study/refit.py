@@ -1,7 +1,7 @@
 """Fits configurations of finished trials again, on all but the test set, and predicts the test pictures."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from wastetune.seeding import seed_for
 from wastetune.storage.records import TrialAttrs
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed, predict_probabilities
-from wastetune.training.learner import as_keras, assemble_model, count_parameters, join_heads
+from wastetune.training.learner import Learner, as_keras, assemble_model, count_parameters, join_heads
 from wastetune.tuning.objective import fitted_learner, fitting_set, plain_set
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
@@ -61,14 +61,10 @@ def refit(
     fitted: dict[int, npt.NDArray[np.float32]] = {}
     with ExitStack() as stack:
         for number, config in configs.items():
-            epochs = members[number].best_epoch
-            assert epochs is not None  # of a finished trial
-            everything = fitting_set(context, config, bar)
-            sealed = plain_set(context, test, config, bar, ahead=False)
-            learner = stack.enter_context(
-                fitted_learner(context, config, everything, epochs=epochs, seed=trial_seed(context, number))
+            seed = trial_seed(context, number)
+            learner, fitted[number] = stack.enter_context(
+                _fitted_again(context, test, members[number], seed=seed, bar=bar)
             )
-            fitted[number] = predict_probabilities(learner, sealed.activations)
             trained += count_parameters(learner)
             model = stack.enter_context(as_keras(learner, context.backbone, cut, config, classes))
             inputs = model.input if inputs is None else inputs
@@ -106,11 +102,20 @@ def refit_again(
     """
     predicted = {}
     for number, attrs in members.items():
-        config = TrialConfig.model_validate(attrs.config)
-        assert attrs.best_epoch is not None  # of a finished trial
-        everything, seed = fitting_set(context, config, bar), seed_for("repeat", trial_seed(context, number), repeat)
-        with fitted_learner(context, config, everything, epochs=attrs.best_epoch, seed=seed) as learner:
-            predicted[number] = predict_probabilities(
-                learner, plain_set(context, test, config, bar, ahead=False).activations
-            )
+        seed = seed_for("repeat", trial_seed(context, number), repeat)
+        with _fitted_again(context, test, attrs, seed=seed, bar=bar) as (_, probabilities):
+            predicted[number] = probabilities
     return predicted
+
+
+@contextmanager
+def _fitted_again(
+    context: TrialContext, test: PictureSet, attrs: TrialAttrs, *, seed: int, bar: Bar
+) -> Iterator[tuple[Learner, npt.NDArray[np.float32]]]:
+    """A learner fitted on all but the test set, and its probabilities of the test pictures."""
+    config = TrialConfig.model_validate(attrs.config)
+    assert attrs.best_epoch is not None  # of a finished trial
+    everything = fitting_set(context, config, bar)
+    sealed = plain_set(context, test, config, bar, ahead=False)
+    with fitted_learner(context, config, everything, epochs=attrs.best_epoch, seed=seed) as learner:
+        yield learner, predict_probabilities(learner, sealed.activations)

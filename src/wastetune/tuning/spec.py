@@ -57,15 +57,20 @@ def changed_study(name_or_path: str, *, weights: str | None = None, **changes: o
 
     A change of None keeps the value of the file. UserError as in `load_study`, and for a value that is not allowed.
     """
-    folder = Path(weights) if weights and Path(weights).is_dir() else None
-    if weights and folder is None:
-        changes["weights"] = weights
+    changes["weights"], folder = name_weights(weights)
     spec = load_study(name_or_path)
     values = {key: value for key, value in changes.items() if value is not None}
     try:
         return StudySpec.model_validate(spec.model_dump() | values), folder
     except ValidationError as error:
         raise UserError(explain(StudySpec, f"study {spec.name!r}", error)) from error
+
+
+def name_weights(weights: str | None) -> tuple[str | None, Path | None]:
+    """What --weights names: the key `weights` of a study, or a folder of weights files; None for what it does not."""
+    if weights and Path(weights).is_dir():
+        return None, Path(weights)
+    return weights or None, None
 
 
 def study_name(name_or_path: str) -> str:
