@@ -12,7 +12,7 @@ from wastetune.backbones.backbone import (
     split,
 )
 from wastetune.backbones.catalog import BACKBONES, weights_file_name
-from wastetune.backbones.cuts import TOP, Cut
+from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.backbones.keras_applications import find_weights
 from wastetune.errors import UserError
 
@@ -50,9 +50,9 @@ def test_tail_of_trunk_is_the_whole_backbone_at_its_cuts(backbone):
 def test_cuts_go_from_the_lowest_block_to_the_top(backbone):
     depths = [cut.frozen_depth for cut in backbone.cuts]
     assert depths == sorted(set(depths))
-    assert backbone.cuts[-1] == TOP
+    assert (backbone.cuts[0], backbone.cuts[-1]) == (PIXELS, TOP)
     if backbone.name in BLOCKS:
-        assert len(backbone.cuts) == BLOCKS[backbone.name]
+        assert len(backbone.cuts) == 1 + BLOCKS[backbone.name]
 
 
 def test_no_normalisation_layer_learns(backbone):
@@ -71,7 +71,8 @@ def resnet():
 def test_frozen_depth_snaps_to_the_nearest_cut(resnet):
     assert nearest_cut(resnet, 0.8) == Cut("conv4_block6", 0.8125)
     assert nearest_cut(resnet, 0.99) == TOP
-    assert nearest_cut(resnet, 0.01).name == "conv2_block1"
+    assert nearest_cut(resnet, 0.04).name == "conv2_block1"
+    assert nearest_cut(resnet, 0.01) == PIXELS
     assert [cut.name for cut in reachable_cuts(resnet, 0.8, 1.0)] == [
         "conv4_block6",
         "conv5_block1",

@@ -6,12 +6,13 @@ import pytest
 from PIL import Image
 
 from wastetune.backbones.backbone import load_backbone, nearest_cut, split
+from wastetune.backbones.cuts import TOP
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.datasets.synthetic import write_sample
 from wastetune.errors import UserError
 from wastetune.models.bundle import BundleDescription, load_model, save_description, save_model
 from wastetune.models.saliency import open_saliency_model, split_at_pooling
-from wastetune.training.learner import assemble_model
+from wastetune.training.assembly import Branch, assemble_model
 
 RNG = np.random.default_rng(0)
 
@@ -25,7 +26,7 @@ def whole_model(backbone, cut):
     vector = layers.UnitNormalization()(layers.Rescaling(1e9)(tail(inputs)))  # there may be next to nothing left
     vector = layers.Dense(5, activation="relu", kernel_initializer=large)(vector)
     vector = layers.Dropout(0.5)(layers.BatchNormalization()(vector))
-    return assemble_model(backbone, cut, keras.Model(inputs, layers.Dense(3)(vector)))
+    return assemble_model(backbone, [Branch(cut, keras.Model(inputs, layers.Dense(3)(vector)))])
 
 
 @pytest.mark.parametrize(
@@ -41,11 +42,12 @@ def test_features_and_head_are_together_the_model(name, depth, tmp_path):
     backbone = load_backbone(name, "none", size=64)
     made = whole_model(backbone, nearest_cut(backbone, depth))
     save_model(tmp_path, made)
-    features_of, logits_of = split_at_pooling(load_model(tmp_path))
+    (part,), scale = split_at_pooling(load_model(tmp_path))
     pixels = RNG.integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
-    features = features_of(pixels)
+    features = part.features_of(pixels)
     assert len(features.shape) == 4
-    said = keras.ops.softmax(logits_of(keras.ops.mean(features, axis=(1, 2))))
+    (logits,) = part.logits_of(np.mean(features, axis=(1, 2)))
+    said = keras.ops.softmax(logits * scale)
     wanted = keras.ops.convert_to_numpy(made(pixels))
     assert np.ptp(wanted, axis=1).min() > 0.01  # not the same for every class, whatever comes
     np.testing.assert_allclose(said, wanted, atol=1e-5)
@@ -109,14 +111,14 @@ def test_on_two_things_it_looks_at_the_one_it_names(real_weights, tmp_path):
     inputs = keras.Input(backbone.body.output.shape[1:])
     head = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     bundle = tmp_path / "bundle"
-    save_model(bundle, assemble_model(backbone, nearest_cut(backbone, 1.0), head))
+    save_model(bundle, assemble_model(backbone, [Branch(TOP, head)]))
     save_description(bundle, BundleDescription(classes=("bottle", "leaf"), input_size=224))
     pixels = np.stack([resize_picture(each, 224) for kind in things for each in kind[:20]])
     vectors = open_saliency_model(bundle).embed(pixels)
     middle, wanted = vectors.mean(axis=0), np.repeat([[5, -5], [-5, 5]], 20, axis=0)
     weights = np.linalg.solve((vectors - middle).T @ (vectors - middle) + np.eye(432), (vectors - middle).T @ wanted)
     head.layers[-1].set_weights([weights, -middle @ weights])
-    save_model(bundle, assemble_model(backbone, nearest_cut(backbone, 1.0), head))
+    save_model(bundle, assemble_model(backbone, [Branch(TOP, head)]))
     onlooker = open_saliency_model(bundle)
     for bottle, leaf in zip(things[0][20:], things[1][20:], strict=True):
         for left, right, named in ((bottle, leaf, 0), (leaf, bottle, 1)):

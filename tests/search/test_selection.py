@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wastetune.search.selection import ENSEMBLE, find_candidates, select_members
+from wastetune.search.selection import HEADS, TAILS, find_candidates, select_members
 from wastetune.storage.records import TrialRecord
 
 
@@ -32,7 +32,7 @@ def test_the_best_heads_and_the_default_are_averaged():
     trials = [trial(0, 0.1, default=True), *(trial(n, 0.5 + n / 100) for n in range(1, 9))]
     found = find_candidates(trials)
     assert numbers(found.together) == [8, 7, 6, 5, 4, 0]
-    assert len(found.together) == ENSEMBLE + 1
+    assert len(found.together) == HEADS + 1
     assert numbers(found.trials) == numbers(found.together)
 
 
@@ -48,10 +48,12 @@ def test_pruned_and_failed_trials_are_no_candidates():
         find_candidates(trials[1:])
 
 
-def test_a_winner_with_a_tail_stands_alone_beside_the_default():
-    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9, cut="block_7")])
-    assert numbers(found.together) == [2]
-    assert numbers(found.trials) == [2, 0]
+def test_a_winner_with_a_tail_is_averaged_with_fewer_trials_of_any_cut():
+    tails = [trial(n, 0.8 - n / 100, cut=f"block_{n}") for n in range(2, 6)]
+    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.77), *tails])
+    assert numbers(found.together) == [2, 1, 3, 0]
+    assert len(found.together) == TAILS + 1
+    assert numbers(found.trials) == numbers(found.together)
 
 
 def test_a_default_with_a_tail_is_not_averaged_with_heads():
@@ -61,7 +63,7 @@ def test_a_default_with_a_tail_is_not_averaged_with_heads():
 
 
 def test_without_an_ensemble_the_winner_is_compared_with_the_default():
-    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)], most=1)
+    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)], alone=True)
     assert (numbers(found.together), numbers(found.trials)) == ([2], [2, 0])
 
 
@@ -90,7 +92,7 @@ def test_a_default_that_is_better_on_held_out_pictures_is_kept():
 
 
 def test_a_winner_alone_is_told_as_such_and_the_default_alone_as_the_default():
-    tail = find_candidates([trial(0, 0.5, default=True), trial(2, 0.9, cut="block_7")])
+    tail = find_candidates([trial(0, 0.5, default=True), trial(2, 0.9, cut="block_7")], alone=True)
     chosen = select_members(LABELS, {2: said(0, 1, 2), 0: said(0, 1)}, tail, "accuracy")
     assert (chosen.kind, chosen.members) == ("best", (2,))
     alone = find_candidates([trial(0, 0.5, default=True)])

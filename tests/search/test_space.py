@@ -164,7 +164,7 @@ def test_bounds_of_what_is_searched_fixed_chosen_and_left_out(write):
         ),
         ("weight_decay = { float = [0, 1e-2], log = 1, default = 1e-3 }", ["weight_decay", "true or false"]),
         ("weight_decay = { float = [0, inf], default = 1e-3 }", ["weight_decay", "two numbers"]),
-        ("frozen_depth = { float = [0.0, 1.0], default = 1.0 }", ["frozen_depth = 0.0", "above 0"]),
+        ("frozen_depth = { float = [-0.1, 1.0], default = 1.0 }", ["frozen_depth = -0.1", "at least 0"]),
         ("augmentation = { float = [0.0, 1.5], default = 0 }", ["augmentation = 1.5", "at most 1"]),
         ('optimizer = { choice = ["adam", "lion"], default = "adam" }', ['optimizer = "lion"', '"adamw"']),
         ('optimizer = { choice = ["adam"], default = "sgd" }', ["optimizer", '"sgd" is not one of']),

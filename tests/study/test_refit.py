@@ -1,17 +1,28 @@
 """The winner: trained again, evaluated once, and the same model whether it sees pixels or stored activations."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 import wastetune.study.final
 import wastetune.study.refit
 import wastetune.tuning.objective
-from wastetune.backbones.backbone import build_trunk, nearest_cut
+from wastetune.backbones.backbone import build_trunk
+from wastetune.backbones.cuts import TOP
 from wastetune.console import open_console
 from wastetune.data.splits import draw_folds
 from wastetune.evaluation.novelty import fit_centres, likeness
-from wastetune.models.bundle import BundleDescription, load_model, save_centres, save_description, save_model
+from wastetune.models.bundle import (
+    BundleDescription,
+    load_model,
+    save_centres,
+    save_description,
+    save_model,
+    split_at_trunk,
+)
 from wastetune.models.loading import open_model
+from wastetune.models.saliency import open_saliency_model
 from wastetune.storage.records import TrialAttrs
 from wastetune.study.refit import refit, refit_again
 from wastetune.training.config import TrialConfig
@@ -26,7 +37,7 @@ def attrs(**changes):
     return TrialAttrs(config=TrialConfig(**{**given, **changes}).model_dump(), best_epoch=2)
 
 
-@pytest.mark.parametrize("frozen_depth", [1.0, 11 / 12])
+@pytest.mark.parametrize("frozen_depth", [1.0, 11 / 12, 0.0])
 def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(prepared, frozen_depth):
     kept = []
 
@@ -43,6 +54,47 @@ def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(p
     matrix = np.array(final.scores.confusion_matrix)
     assert matrix.sum() == len(prepared.test)
     assert np.trace(matrix) == (final.probabilities.argmax(axis=1) == prepared.test.labels).sum()
+
+
+def test_trials_of_different_cuts_are_averaged_in_one_model_behind_one_trunk(prepared, tmp_path):
+    members = {
+        1: attrs(frozen_depth=11 / 12, learning_rate=0.3),
+        2: attrs(learning_rate=1.0),
+        3: attrs(frozen_depth=0.0, augmentation=0.5, learning_rate=0.03),
+        4: attrs(frozen_depth=11 / 12, learning_rate=0.1, augmentation=1.0),
+    }
+    final = refit(
+        prepared.context,
+        prepared.test,
+        members,
+        temperature=0.7,
+        bar=BAR,
+        keep=lambda model: save_model(tmp_path, model),
+    )
+    assert final.largest_difference < 5e-3
+    assert final.cut == TOP
+    mean = np.mean(list(final.each.values()), axis=0)
+    np.testing.assert_allclose(final.uncalibrated, mean)
+    different = [np.abs(one - two).max() for one, two in itertools.combinations(final.each.values(), 2)]
+    assert max(different) > 0.1  # each has weights of its own
+    pixels = prepared.test.read(range(len(prepared.test)))
+    saved = load_model(tmp_path)
+    np.testing.assert_allclose(saved(pixels.astype(np.float32)), final.probabilities, atol=5e-3)
+    save_description(
+        tmp_path, BundleDescription(classes=prepared.context.classes, input_size=prepared.context.backbone.size)
+    )
+    seen = open_saliency_model(tmp_path).explain(pixels[0])
+    np.testing.assert_allclose(seen.probabilities, final.probabilities[0], atol=5e-3)
+    assert seen.heatmap.max() == 1
+    trunk, _ = split_at_trunk(saved)
+    grids = trunk.predict_on_batch(pixels.astype(np.float32))
+    assert [each.ndim for each in grids] == [4, 4, 2]  # the pixels, a block and the top
+    save_centres(tmp_path, np.ones((1, grids[-1].shape[-1]), np.float32))
+    probabilities, likenesses = open_model(tmp_path).outputs(pixels)
+    np.testing.assert_allclose(probabilities, final.probabilities, atol=5e-3)
+    np.testing.assert_allclose(
+        likenesses, likeness(grids[-1], np.ones((1, grids[-1].shape[-1]), np.float32)), atol=1e-5
+    )
 
 
 def test_a_model_that_disagrees_with_the_stored_activations_is_no_winner(prepared, monkeypatch):
@@ -129,19 +181,19 @@ def test_out_of_fold_predictions_come_from_models_that_did_not_see_the_pictures(
 @pytest.mark.parametrize("frozen_depth", [1.0, 11 / 12])
 def test_what_a_bundle_says_of_likeness_is_that_of_the_features_at_its_cut(prepared, frozen_depth, tmp_path):
     context, test, given = prepared.context, prepared.test, attrs(frozen_depth=frozen_depth)
-    refit(context, test, {3: given}, bar=BAR, keep=lambda model: save_model(tmp_path, model))
-    seen = wastetune.study.final._features(context, context.data.train, given, BAR)
+    made = refit(context, test, {3: given}, bar=BAR, keep=lambda model: save_model(tmp_path, model))
+    seen = wastetune.study.final._features(context, context.data.train, made.cut, BAR)
     centres = fit_centres(seen.vectors, seen.labels, seed=0)
     save_centres(tmp_path, centres)
     save_description(tmp_path, BundleDescription(classes=context.classes, input_size=context.backbone.size))
     pixels = test.read(range(len(test)))
     probabilities, known = zip(*open_model(tmp_path).predict(pixels), strict=True)
     # Not the stored ones: of random weights the activations at this depth are smaller than half precision can tell.
-    trunk = build_trunk(context.backbone, (nearest_cut(context.backbone, frozen_depth),))
+    trunk = build_trunk(context.backbone, (made.cut,))
     features = trunk.predict_on_batch(pixels.astype(np.float32)).reshape(len(test), -1)  # of one place
     np.testing.assert_allclose(known, likeness(features, centres), atol=1e-4)
     if frozen_depth == 1:
-        sealed = wastetune.study.final._features(context, test, given, BAR)
+        sealed = wastetune.study.final._features(context, test, made.cut, BAR)
         np.testing.assert_allclose(known, likeness(sealed.vectors, centres), atol=1e-3)
     assert max(known) < 0.99999  # no test picture is a training picture
     np.testing.assert_allclose(probabilities, load_model(tmp_path).predict_on_batch(pixels * 1.0), atol=1e-5)

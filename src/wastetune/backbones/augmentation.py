@@ -53,11 +53,15 @@ def build_views(pixels: PixelArray, keys: Sequence[str], view: int, magnitude: f
     if magnitude == 0.0:
         return pixels
     return np.stack(
-        [_augment(p, magnitude, seed_for("view", RECIPE, key, view)) for p, key in zip(pixels, keys, strict=True)]
+        [
+            augment_picture(picture, magnitude, seed_for("view", RECIPE, key, view))
+            for picture, key in zip(pixels, keys, strict=True)
+        ]
     )
 
 
-def _augment(picture: PixelArray, magnitude: float, seed: int) -> PixelArray:
+def augment_picture(picture: PixelArray, magnitude: float, seed: int) -> PixelArray:
+    """A view of one picture (size, size, 3), which the magnitude and the seed determine."""
     rng = np.random.default_rng(seed)
     transformed = _transform(picture, magnitude, rng)
     coloured = _recolour(transformed, magnitude, rng)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wastetune.backbones.catalog import BACKBONES, find_architecture, weights_file_name
-from wastetune.backbones.cuts import TOP, Cut, block_ends, list_cuts
+from wastetune.backbones.cuts import PIXELS, TOP, Cut, block_ends, list_cuts
 from wastetune.backbones.keras_applications import build_preprocessing, find_weights, weights_digest
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError, first_line
@@ -88,7 +88,7 @@ def nearest_cut(backbone: Backbone, frozen_depth: float) -> Cut:
 
 
 def reachable_cuts(backbone: Backbone, low: float, high: float) -> tuple[Cut, ...]:
-    """The cuts nearest to frozen depths between low and high, from the lowest to the top."""
+    """The cuts nearest to frozen depths between low and high, from the lowest to the highest."""
     first, last = nearest_cut(backbone, low), nearest_cut(backbone, high)
     return tuple(cut for cut in backbone.cuts if first.frozen_depth <= cut.frozen_depth <= last.frozen_depth)
 
@@ -101,16 +101,23 @@ def build_trunk(backbone: Backbone, cuts: tuple[Cut, ...]) -> Any:
     import keras
 
     inputs = keras.Input((backbone.size, backbone.size, 3), name="pixels")
-    ends = [_tensor_at(backbone, cut) for cut in cuts]
-    below = keras.Model(backbone.body.input, ends if len(ends) > 1 else ends[0])
-    return keras.Model(inputs, below(backbone.preprocess(inputs)), name="trunk")
+    found: dict[Cut, Any] = {}
+    if PIXELS in cuts:
+        found[PIXELS] = keras.layers.Identity(name="pixels_as_they_are")(inputs)
+    if computed := [cut for cut in cuts if cut != PIXELS]:
+        ends = [_tensor_at(backbone, cut) for cut in computed]
+        below = keras.Model(backbone.body.input, ends if len(ends) > 1 else ends[0])
+        made = below(backbone.preprocess(inputs))
+        found |= zip(computed, made if len(ends) > 1 else [made], strict=True)
+    outputs = [found[cut] for cut in cuts]
+    return keras.Model(inputs, outputs if len(cuts) > 1 else outputs[0], name="trunk")
 
 
 def split(backbone: Backbone, cut: Cut) -> tuple[Any, Any]:
     """Trunk (pixels -> activations at the cut) and tail (activations -> pooled vectors).
 
     Both share the backbone's layers, so code that trains the tail must restore its weights afterwards.
-    At the top the tail is the identity.
+    At the top the tail is the identity; at the pixels the trunk is.
     """
     import keras
 
@@ -119,6 +126,9 @@ def split(backbone: Backbone, cut: Cut) -> tuple[Any, Any]:
         return trunk, keras.Sequential(
             [keras.Input(backbone.body.output.shape[1:]), keras.layers.Identity()], name="tail"
         )
+    if cut == PIXELS:
+        pixels = keras.Input((backbone.size, backbone.size, 3), name="pixels")
+        return trunk, keras.Model(pixels, backbone.body(backbone.preprocess(pixels)), name="tail")
     return trunk, keras.Model(_tensor_at(backbone, cut), backbone.body.output, name="tail")
 
 
@@ -129,6 +139,8 @@ def gains_from_xla(backbone: Backbone, cut: Cut) -> bool:
 
 def activation_shape(backbone: Backbone, cut: Cut) -> tuple[int, ...]:
     """The shape of one picture's activations at a cut: (h, w, c), or (c,) at the top."""
+    if cut == PIXELS:
+        return (backbone.size, backbone.size, 3)
     return tuple(int(n) for n in _tensor_at(backbone, cut).shape[1:])
 
 

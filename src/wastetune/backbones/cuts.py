@@ -9,12 +9,16 @@ from wastetune.backbones.catalog import Architecture
 
 @dataclass(frozen=True)
 class Cut:
-    """A place to cut; all layers below are frozen. `frozen_depth` is the share of blocks below it, 1.0 at the top."""
+    """A place to cut; all layers below are frozen. `frozen_depth` is the share of blocks below it.
+
+    It is 0.0 at the pixels, where nothing is frozen, and 1.0 at the top.
+    """
 
     name: str
     frozen_depth: float
 
 
+PIXELS = Cut("pixels", 0.0)
 TOP = Cut("top", 1.0)
 
 
@@ -29,7 +33,7 @@ def block_ends(row: Architecture, body: Any) -> dict[str, Any]:
 
 
 def list_cuts(row: Architecture, body: Any) -> tuple[Cut, ...]:
-    """All cuts of a backbone, from the lowest to the top."""
+    """All cuts of a backbone, from the pixels to the top."""
     names = list(block_ends(row, body))
     stages = len(names) + int(row.top_block)
-    return (*(Cut(name, (i + 1) / stages) for i, name in enumerate(names[: stages - 1])), TOP)
+    return (PIXELS, *(Cut(name, (i + 1) / stages) for i, name in enumerate(names[: stages - 1])), TOP)

@@ -34,7 +34,7 @@ class Pixels:
 class PictureSet:
     """n pictures of a data set, for example its training pictures. The others cannot be reached from it."""
 
-    read: Callable[[range], NDArray[np.uint8]]  # positions -> pixels (len(positions), size, size, 3)
+    read: Callable[[Sequence[int]], NDArray[np.uint8]]  # positions -> pixels (len(positions), size, size, 3)
     keys: tuple[str, ...]  # pixels_sha256
     labels: NDArray[np.int64]  # (n,)
     paths: tuple[str, ...]  # posix, relative to the data set's folder
@@ -52,7 +52,7 @@ def select_pictures(index: ImageIndex, pixels: Pixels, rows: Sequence[int]) -> P
     row_of = {key: row for row, key in enumerate(pixels.keys)}
     places = [row_of[picture.pixels_sha256] for picture in pictures]
 
-    def read(positions: range) -> NDArray[np.uint8]:
+    def read(positions: Sequence[int]) -> NDArray[np.uint8]:
         return np.stack([pixels.array[places[position]] for position in positions])
 
     return PictureSet(

@@ -34,7 +34,7 @@ class BundleDescription(Record):
     test: Scores | None = None
     input_size: int  # pixels a side
     config: dict[str, Any] = Field(default_factory=dict)  # of the best trial
-    members: tuple[int, ...] = ()  # the trials whose heads are averaged, or the only one
+    members: tuple[int, ...] = ()  # the trials that are averaged, or the only one
     temperature: float = 1.0  # by which the logits are divided, inside the model
     thresholds: tuple[Threshold, ...] = ()  # below which an answer is "unsure"
     set_thresholds: tuple[SetThreshold, ...] = ()  # of prediction sets
@@ -66,16 +66,25 @@ def centres_as_bytes(centres: NDArray[np.float32]) -> bytes:
 
 
 def split_at_trunk(model: Any) -> tuple[Any, Any]:
-    """A bundle's model in two: pixels to activations at the cut, and activations to probabilities."""
+    """A bundle's model in two: pixels to activations at its cuts, and activations to probabilities.
+
+    Activations are a list, from the lowest cut to the highest, where members are cut at several places.
+    """
     import keras
 
     trunk = model.get_layer("trunk")
-    first = keras.Input(trunk.output.shape[1:])
+    inputs = [keras.Input(each.shape[1:]) for each in trunk.outputs]
+    first = inputs if len(inputs) > 1 else inputs[0]
     layers = model.layers
     probabilities = first
     for layer in layers[layers.index(trunk) + 1 :]:
         probabilities = layer(probabilities)
     return trunk, keras.Model(first, probabilities)
+
+
+def highest(activations: Any) -> Any:
+    """Of activations at several cuts, those at the highest, whose mean over all places is compared to the centres."""
+    return activations[-1] if isinstance(activations, list | tuple) else activations
 
 
 def load_model(folder: Path) -> Any:

@@ -25,6 +25,7 @@ from wastetune.models.bundle import (
     CENTRES_FILE,
     BundleDescription,
     centres_as_bytes,
+    highest,
     load_centres,
     load_description,
     load_model,
@@ -161,7 +162,8 @@ def _function(source: Source) -> Any:
             return {OUTPUT: source.model(floats, training=False)}
         trunk, rest = parts
         activations = trunk(floats, training=False)
-        features = tf.reduce_mean(activations, axis=list(range(1, len(activations.shape) - 1)))
+        grid = highest(activations)
+        features = tf.reduce_mean(grid, axis=list(range(1, len(grid.shape) - 1)))
         cosines = tf.matmul(tf.math.l2_normalize(features, axis=-1), centres.T)
         return {OUTPUT: rest(activations, training=False), LIKENESS: tf.reduce_max(cosines, axis=-1)}
 

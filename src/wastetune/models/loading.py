@@ -24,6 +24,7 @@ from wastetune.models.bundle import (
     DESCRIPTION_FILE,
     MODEL_FILE,
     BundleDescription,
+    highest,
     load_centres,
     load_description,
     read_keras,
@@ -175,8 +176,9 @@ def keras_outputs(model: Any, centres: NDArray[np.float32] | None) -> Run:
     trunk, rest = split_at_trunk(model)
 
     def run(pixels: NDArray[np.uint8]) -> Outputs:
-        activations = np.asarray(trunk.predict_on_batch(pixels.astype(np.float32)))
-        features = activations.mean(axis=tuple(range(1, activations.ndim - 1)))
+        activations = trunk.predict_on_batch(pixels.astype(np.float32))
+        grid = np.asarray(highest(activations))
+        features = grid.mean(axis=tuple(range(1, grid.ndim - 1)))
         return np.asarray(rest.predict_on_batch(activations)), likeness(features, centres)
 
     return run

@@ -1,13 +1,14 @@
 """Saliency maps: how much each place of a picture contributes to a model's prediction.
 
 Every backbone of the catalog ends in global average pooling. So a model is features (h, w, c), their mean (c,), the
-picture's embedding, and a head. The contribution of a place is the change in the head's output when the place is left
-out of the mean. For a linear head this is exactly Grad-CAM (Selvaraju et al. 2017); for others, it is a difference that
-Grad-CAM approximates by a gradient.
+picture's embedding, and a head; the mean of several models has features and a head of each. The contribution of a place
+is the change in the output when the place is left out of the mean, or of all of them. For one linear head this is
+exactly Grad-CAM (Selvaraju et al. 2017); for others, it is a difference that Grad-CAM approximates by a gradient.
 """
 
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from wastetune.models.bundle import load_centres, load_description, load_model
 from wastetune.models.loading import keras_outputs
+from wastetune.training.assembly import BRANCH, BRANCHES, SMALLEST
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Saliency:
 
     probabilities: NDArray[np.float32]  # (classes,)
     heatmap: NDArray[np.float32]  # (h, w) in 0..1: the contribution of each place to the predicted class
-    embedding: NDArray[np.float32]  # (c,) the mean of the features, the head's only input
+    embedding: NDArray[np.float32]  # (c,) the mean of the features; of all members, one after the other
     likeness: float | None = None  # to the training pictures; None where the model does not know
 
 
@@ -43,44 +45,100 @@ def open_saliency_model(bundle: Path) -> SaliencyModel:
     """The model in a bundle's folder. Raises UserError if the folder is not a bundle."""
     about = load_description(bundle)
     model, centres = load_model(bundle), load_centres(bundle)
-    features_of, logits_of = split_at_pooling(model)
+    parts, scale = split_at_pooling(model)
     outputs = keras_outputs(model, centres)
     lock = threading.Lock()  # Keras is not thread-safe
 
-    def features(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(features_of.predict_on_batch(pixels.astype(np.float32)))
+    def features(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        return [np.asarray(part.features_of.predict_on_batch(pixels.astype(np.float32))) for part in parts]
 
     def explain(pixels: NDArray[np.uint8]) -> Saliency:
+        embeddings, answers = [], []
         with lock:
-            grid = features(pixels[None])[0]
-            places = grid.reshape(-1, grid.shape[-1])
-            embedding = places.mean(axis=0)
-            without_each = embedding - places / len(places)
-            logits = np.asarray(logits_of.predict_on_batch(np.vstack([embedding, without_each])))
+            grids = [each[0] for each in features(pixels[None])]
+            for grid, part in zip(grids, parts, strict=True):
+                places = grid.reshape(-1, grid.shape[-1])
+                embeddings.append(places.mean(axis=0))
+                without_each = embeddings[-1] - places / len(places)
+                answers += part.logits_of(np.vstack([embeddings[-1], without_each]))
             like = None if centres is None else outputs(pixels[None])[1]
+        logits = _average(answers, scale)
         return Saliency(
             probabilities=_softmax(logits[0]),
-            heatmap=_contributions(logits).reshape(grid.shape[:2]),
-            embedding=embedding,
+            heatmap=_contributions(logits).reshape(grids[0].shape[:2]),
+            embedding=np.concatenate(embeddings),
             likeness=None if like is None else float(like[0]),
         )
 
     def embed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with lock:
-            return np.asarray(features(pixels).mean(axis=(1, 2)))
+            return np.concatenate([each.mean(axis=(1, 2)) for each in features(pixels)], axis=1)
 
     return SaliencyModel(about.classes, about.input_size, explain, embed)
 
 
-def split_at_pooling(model: Any) -> tuple[Any, Any]:
-    """A bundle's model in two: pixels (n, size, size, 3) to features (n, h, w, c), and their mean (n, c) to logits."""
+@dataclass(frozen=True)
+class Part:
+    """The features of one or several members of a model, and their heads, as Keras models."""
+
+    features_of: Any  # pixels (n, size, size, 3) -> features (n, h, w, c)
+    heads: tuple[Any, ...]  # each: the mean of the features (n, c) -> logits (n, classes)
+
+    def logits_of(self, embeddings: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The logits of each head."""
+        return [np.asarray(head.predict_on_batch(embeddings)) for head in self.heads]
+
+
+def split_at_pooling(model: Any) -> tuple[tuple[Part, ...], float]:
+    """A bundle's model at its poolings, and the factor by which the logits of the heads' mean are scaled at the end.
+
+    Heads that share the trunk's pooling are one part, each tail is a part of its own.
+    """
     import keras
 
-    pooling = [each for each in _all_layers(model) if isinstance(each, keras.layers.GlobalAveragePooling2D)][-1]
-    steps = list(_steps(model, pooling))
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    assert isinstance(layers[-1], keras.layers.Softmax)
+    trunk, joined = layers[:2]
+    if joined.name != BRANCHES:  # of an earlier version
+        features_of, head, _ = _split(model, layers[:-1])
+        return (Part(features_of, (head,)),), 1.0
+    parts: dict[Any, Part] = {}
+    for branch in joined.layers:
+        if found := re.fullmatch(BRANCH, branch.name):
+            features_of, head, pooling = _split(model, [*_steps_to(trunk, int(found[1])), branch])
+            heads = parts[pooling].heads if pooling in parts else ()
+            parts[pooling] = Part(features_of, (*heads, head))
+    return tuple(parts.values()), joined.get_layer("temperature").scale
+
+
+def _steps_to(trunk: Any, place: int) -> list[Any]:
+    """The layers of the trunk in order, up to one of its outputs."""
+    import keras
+
+    steps = [layer for layer in trunk.layers if not isinstance(layer, keras.layers.InputLayer)]
+    if len(trunk.outputs) == 1:
+        return steps
+    if from_pixels := isinstance(steps[0], keras.layers.Identity):
+        steps = steps[1:] if place else []
+    if steps and len(steps[-1].outputs) > 1:
+        steps[-1] = keras.Model(steps[-1].input, steps[-1].outputs[place - from_pixels])
+    return steps
+
+
+def _split(model: Any, layers: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Layers of a model in a row as a model up to the last global pooling, one of what follows, and the pooling."""
+    import keras
+
+    pooling = [each for each in _all_layers(layers) if isinstance(each, keras.layers.GlobalAveragePooling2D)][-1]
+    steps = list(_steps(layers, pooling))
     middle = steps.index(pooling)
-    assert isinstance(steps[-1], keras.layers.Softmax)
-    return _chain(model.input, steps[:middle]), _chain(pooling.output, steps[middle + 1 : -1])
+    return _chain(model.input, steps[:middle]), _chain(pooling.output, steps[middle + 1 :]), pooling
+
+
+def _average(answers: list[NDArray[np.float32]], scale: float) -> NDArray[np.float32]:
+    """Logits of the mean of several models' probabilities, as in `training.assembly.average_logits`."""
+    mean = np.mean([_softmax(each) for each in answers], axis=0)
+    return np.asarray(np.log(np.maximum(mean, SMALLEST)) * scale if len(answers) > 1 else answers[0] * scale)
 
 
 def _contributions(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -95,14 +153,14 @@ def _contributions(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(decrease / max(float(decrease.max()), 1e-12))
 
 
-def _steps(model: Any, pooling: Any) -> Iterator[Any]:
-    """The layers of the model in order. Nested models are single steps, except those that contain the pooling."""
+def _steps(layers: Iterable[Any], pooling: Any) -> Iterator[Any]:
+    """The layers in order. Nested models are single steps, except those that contain the pooling."""
     import keras
 
-    for layer in model.layers:
+    for layer in layers:
         if isinstance(layer, keras.layers.InputLayer):
             continue
-        if not any(each is pooling for each in _all_layers(layer)):
+        if layer is pooling or not any(each is pooling for each in _all_layers(_inside(layer))):
             yield layer
         elif any(each is pooling for each in layer.layers):
             yield keras.Model(layer.input, pooling.input)
@@ -110,13 +168,17 @@ def _steps(model: Any, pooling: Any) -> Iterator[Any]:
             if layer.output is not pooling.output:  # ConvNeXt normalizes the mean
                 yield keras.Model(pooling.output, layer.output)
         else:
-            yield from _steps(layer, pooling)
+            yield from _steps(layer.layers, pooling)
 
 
-def _all_layers(model: Any) -> Iterator[Any]:
-    for layer in getattr(model, "layers", ()):
+def _all_layers(layers: Iterable[Any]) -> Iterator[Any]:
+    for layer in layers:
         yield layer
-        yield from _all_layers(layer)
+        yield from _all_layers(_inside(layer))
+
+
+def _inside(layer: Any) -> Iterable[Any]:
+    return getattr(layer, "layers", ())
 
 
 def _chain(like: Any, steps: list[Any]) -> Any:
@@ -128,7 +190,7 @@ def _chain(like: Any, steps: list[Any]) -> Any:
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(np.exp(logits - _log_sum_exp(logits)))
+    return np.asarray(np.exp(logits - _log_sum_exp(logits)[..., None]))
 
 
 def _log_sum_exp(values: NDArray[np.float32]) -> Any:

@@ -132,10 +132,10 @@ def leak_line(report: Report) -> list[str]:
 
 
 def final_model(final: FinalModel) -> str:
-    """What the final model is made of: `the mean of 6 heads (trials 3, 7, ...)`, or `trial 3`."""
+    """What the final model is made of: `the mean of 6 models (trials 3, 7, ...)`, or `trial 3`."""
     numbers = ", ".join(map(str, final.members))
     if final.kind == "ensemble":
-        return f"the mean of {len(final.members)} heads (trials {numbers})"
+        return f"the mean of {len(final.members)} models (trials {numbers})"
     return f"trial {numbers}"
 
 

@@ -15,9 +15,10 @@ from wastetune.backbones.cuts import TOP
 from wastetune.evaluation.metrics import metric_value
 from wastetune.storage.records import TrialRecord
 
-ENSEMBLE = 5  # heads, besides the default's
+HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost next to nothing
+TAILS = 3  # trials averaged, besides the default, where the winner has a tail: each tail is a pass of its own
 
-# The mean of several heads, the winner alone, or the default configuration.
+# The mean of several trials, the winner alone, or the default configuration.
 Kind = Literal["ensemble", "best", "default"]
 
 
@@ -44,11 +45,11 @@ class Selection:
     default_score: float
 
 
-def find_candidates(trials: Sequence[TrialRecord], *, most: int = ENSEMBLE) -> Candidates:
-    """The winner and the next best trials, `most` in all, with the default, among the trials of a study.
+def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False) -> Candidates:
+    """The winner and the next best trials, with the default, among the trials of a study.
 
-    Only heads are averaged, because they share the trunk: each tail would cost a pass of its part of the backbone. So a
-    winner with a tail stands alone. Of equal scores, the earlier trial is the better one.
+    Where the winner is a head, only heads are averaged, because a tail would cost a pass of its own part of the
+    backbone. `alone`: the winner is not averaged with others. Of equal scores, the earlier trial is the better one.
     ValueError where the default trial is not complete.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
@@ -56,11 +57,12 @@ def find_candidates(trials: Sequence[TrialRecord], *, most: int = ENSEMBLE) -> C
     if default is None:
         raise ValueError("the default trial is not complete")
     best = complete[0]
-    if most == 1 or best.cut != TOP.name:
+    if alone:
         return Candidates((best,), default)
-    heads = [trial for trial in complete if trial.cut == TOP.name]
-    chosen = heads[:most]
-    return Candidates(tuple(chosen if default not in heads or default in chosen else [*chosen, default]), default)
+    heads_only = best.cut == TOP.name
+    allowed = [trial for trial in complete if trial.cut == TOP.name] if heads_only else complete
+    chosen = allowed[: HEADS if heads_only else TAILS]
+    return Candidates(tuple(chosen if default not in allowed or default in chosen else [*chosen, default]), default)
 
 
 def select_members(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from wastetune.backbones.activation_store import pooled
+from wastetune.backbones.activation_store import Activations, pooled
+from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.console import Console
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
@@ -20,17 +21,23 @@ from wastetune.evaluation.scores import gain_intervals, score_predictions
 from wastetune.evaluation.selective import accuracy_by_coverage, apply_threshold
 from wastetune.evaluation.shift import measure_shift
 from wastetune.files import remove
-from wastetune.models.bundle import MODEL_FILE, BundleDescription, save_centres, save_description, save_model
+from wastetune.models.bundle import (
+    CENTRES_FILE,
+    MODEL_FILE,
+    BundleDescription,
+    save_centres,
+    save_description,
+    save_model,
+)
 from wastetune.models.parity import FOLDER as EXPORTS
 from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Report, Retrain, read_report
 from wastetune.report.text import final_model
-from wastetune.search.selection import ENSEMBLE, Candidates, find_candidates
+from wastetune.search.selection import Candidates, find_candidates
 from wastetune.storage.records import Opening, TrialAttrs, read_attrs
 from wastetune.storage.study import best_trial, note_opening, read_records, read_trials
 from wastetune.study.refit import RefitResult, refit, refit_again
 from wastetune.study.select import select_final
-from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed
 from wastetune.tuning.objective import plain_set
 from wastetune.tuning.prepare import Bar, Prepared, TrialContext, fingerprint_digest, package_versions
@@ -39,7 +46,9 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-_SEEDS = 3  # with which the final model and the default are fitted, for the intervals; the first is kept
+# With so many seeds the final model and the default are fitted, for the intervals; the first is kept. Not where a whole
+# network is trained: that takes minutes for each, and intervals are over pictures alone.
+_SEEDS = 3
 _REPEATED = ("accuracy", "balanced_accuracy", "f1_macro")  # the scores of each seed in the report
 _Fit = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # probabilities by the final model and by the default
 
@@ -62,8 +71,7 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
     """
     best = best_trial(study)
     assert best is not None
-    most = ENSEMBLE if prepared.context.spec.final == "ensemble" else 1
-    candidates = find_candidates(read_records(study), most=most)
+    candidates = find_candidates(read_records(study), alone=prepared.context.spec.final == "best")
     bundle = folder / "bundle"
     earlier = read_report(folder) if (bundle / MODEL_FILE).exists() else None
     answered = (fingerprint_digest(prepared), best.number, read_attrs(best).config)
@@ -96,7 +104,7 @@ def _refit_candidates(
     except TrainingFailed as error:
         raise UserError(f"retraining came to nothing: {error}; the trials are kept") from error
     remove(folder / EXPORTS)  # they are of an earlier winner
-    evaluation = _measure(prepared, final, ours, fits, openings, attrs[final.members[0]], bundle, console.bar)
+    evaluation = _measure(prepared, final, ours, fits, openings, bundle, console.bar)
     labels, (probabilities, by_default) = prepared.test.labels, fits[0]
     return Refit(
         evaluation=evaluation,
@@ -124,7 +132,8 @@ def _fit(
         by_default = refit(context, test, {default: attrs[default]}, bar=bar).uncalibrated
     fits = [(ours.probabilities, by_default)]
     everyone = {number: attrs[number] for number in {*final.members, default}}
-    for repeat in range(1, _SEEDS):
+    whole_network = any(each.cut == PIXELS.name for each in everyone.values())
+    for repeat in range(1, 1 if whole_network else _SEEDS):
         each = refit_again(context, test, everyone, repeat=repeat, bar=bar)
         mean = np.mean([each[number] for number in final.members], axis=0)
         fits.append((scale_probabilities(mean, final.temperature).astype(np.float32), each[default]))
@@ -137,26 +146,27 @@ def _measure(
     ours: RefitResult,
     fits: Sequence[_Fit],
     openings: tuple[Opening, ...],
-    attrs: TrialAttrs,
     bundle: Path,
     bar: Bar,
 ) -> FinalEvaluation:
-    """What the report says of the final model; writes the centres of the training pictures to the bundle.
-
-    attrs: of one of its members, at whose cut the features are compared.
-    """
+    """What the report says of the final model; writes the centres of the training pictures to the bundle."""
     context, test = prepared.context, prepared.test
     labels, classes, seed = test.labels, context.classes, context.spec.seed
     probabilities, by_default = fits[0]
-    repeats, defaults = zip(*fits[1:], strict=True)
+    repeats, defaults = [ours for ours, _ in fits[1:]], [theirs for _, theirs in fits[1:]]
     again = [score_predictions(labels, each, classes) for each in repeats]
     train, val, sealed = (
-        _features(context, pictures, attrs, bar) for pictures in (context.data.train, context.data.val, test)
+        _features(context, pictures, TOP if ours.cut == PIXELS else ours.cut, bar)
+        for pictures in (context.data.train, context.data.val, test)
     )
     seen = train + val
-    lowest = fit_lowest(likeness(val.vectors, fit_centres(train.vectors, train.labels, seed=seed)))
-    centres = fit_centres(seen.vectors, seen.labels, seed=seed)
-    save_centres(bundle, centres)
+    lowest, unlike = None, None
+    remove(bundle / CENTRES_FILE)
+    if ours.cut != PIXELS:  # the whole network is trained: the model has no features that are as they were
+        lowest = fit_lowest(likeness(val.vectors, fit_centres(train.vectors, train.labels, seed=seed)))
+        centres = fit_centres(seen.vectors, seen.labels, seed=seed)
+        save_centres(bundle, centres)
+        unlike = float((likeness(sealed.vectors, centres) < lowest).mean())
     return FinalEvaluation(
         test=score_predictions(labels, probabilities, classes, repeats=repeats),
         default_test=score_predictions(labels, by_default, classes, repeats=defaults),
@@ -164,7 +174,7 @@ def _measure(
         openings=openings,
         versions=package_versions(),
         gain=gain_intervals(labels, fits),
-        repeats={key: tuple(getattr(scores, key) for scores in again) for key in _REPEATED},
+        repeats={key: tuple(getattr(scores, key) for scores in again) for key in _REPEATED if again},
         model=ModelSize(parameters=ours.parameters, trained=ours.trained, bytes=(bundle / MODEL_FILE).stat().st_size),
         final=final.model_copy(update={"unlike_below": lowest}),
         calibration=measure_calibration(labels, probabilities),
@@ -172,7 +182,7 @@ def _measure(
         shift=measure_shift(seen.vectors, sealed.vectors, (seen.labels, sealed.labels), classes, test.paths, seed=seed),
         answered=tuple(apply_threshold(labels, probabilities, each) for each in final.thresholds),
         covered=tuple(apply_set_threshold(labels, probabilities, each) for each in final.set_thresholds),
-        unlike=float((likeness(sealed.vectors, centres) < lowest).mean()),
+        unlike=unlike,
         accuracy_by_coverage=accuracy_by_coverage(labels, probabilities),
     )
 
@@ -188,9 +198,10 @@ class _Features:
         return _Features(np.concatenate([self.vectors, other.vectors]), np.concatenate([self.labels, other.labels]))
 
 
-def _features(context: TrialContext, pictures: PictureSet, attrs: TrialAttrs, bar: Bar) -> _Features:
-    """The features of pictures at the cut of a trial."""
-    side = plain_set(context, pictures, TrialConfig.model_validate(attrs.config), bar, ahead=False)
+def _features(context: TrialContext, pictures: PictureSet, cut: Cut, bar: Bar) -> _Features:
+    """The features of pictures at a cut."""
+    side = plain_set(context, pictures, cut, bar, ahead=False)
+    assert isinstance(side.activations, Activations)
     return _Features(pooled(side.activations), side.labels)
 
 

@@ -1,7 +1,7 @@
 """Fits configurations of finished trials again, on all but the test set, and predicts the test pictures."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from wastetune.backbones.backbone import nearest_cut
+from wastetune.backbones.cuts import Cut
 from wastetune.data.pixels import PictureSet
 from wastetune.evaluation.calibration import scale_probabilities
 from wastetune.evaluation.scores import Scores, score_predictions
 from wastetune.seeding import seed_for
 from wastetune.storage.records import TrialAttrs
+from wastetune.training.assembly import assemble_model, copy_branch
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed, predict_probabilities
-from wastetune.training.learner import Learner, as_keras, assemble_model, count_parameters, join_heads
+from wastetune.training.learner import Learner, as_keras, count_parameters
 from wastetune.tuning.objective import fitted_learner, fitting_set, plain_set
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
@@ -36,6 +38,7 @@ class RefitResult:
     each: Mapping[int, npt.NDArray[np.float32]]  # likewise, of each configuration alone
     parameters: int  # of the whole model, trained or not
     trained: int  # of them
+    cut: Cut  # the highest of their cuts
     largest_difference: float  # between assembled model and stored activations, in a probability
 
 
@@ -51,44 +54,41 @@ def refit(
     """Fits the stored configurations of finished trials again and evaluates their mean on the test pictures.
 
     Each makes as many passes over train + validation as its trial's best epoch had over train, and the learning-rate
-    schedule is rescaled to end there, so that the model that is kept has converged. All have one cut.
-    `keep` is called with the whole model, from pixels to probabilities, while it has its weights.
+    schedule is rescaled to end there, so that the model that is kept has converged.
+    `keep` is called with the whole model, from pixels to probabilities.
     TrainingFailed where that model does not agree with the stored activations.
     """
-    configs = {number: TrialConfig.model_validate(attrs.config) for number, attrs in members.items()}
-    cut = nearest_cut(context.backbone, next(iter(configs.values())).frozen_depth)
-    classes, logits, trained, inputs = len(context.classes), [], 0, None
+    backbone, classes = context.backbone, len(context.classes)
+    branches, trained = [], 0
     fitted: dict[int, npt.NDArray[np.float32]] = {}
-    with ExitStack() as stack:
-        for number, config in configs.items():
-            seed = trial_seed(context, number)
-            learner, fitted[number] = stack.enter_context(
-                _fitted_again(context, test, members[number], seed=seed, bar=bar)
-            )
+    for number, attrs in members.items():
+        config = TrialConfig.model_validate(attrs.config)
+        cut = nearest_cut(backbone, config.frozen_depth)
+        with _fitted_again(context, test, attrs, seed=trial_seed(context, number), bar=bar) as (learner, predicted):
+            fitted[number] = predicted
             trained += count_parameters(learner)
-            model = stack.enter_context(as_keras(learner, context.backbone, cut, config, classes))
-            inputs = model.input if inputs is None else inputs
-            logits.append(model.output if len(configs) == 1 else model(inputs))
-        uncalibrated = np.mean(list(fitted.values()), axis=0)
-        probabilities = scale_probabilities(uncalibrated, temperature).astype(np.float32)
-        whole = assemble_model(context.backbone, cut, join_heads(inputs, logits, temperature))
-        some = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))  # of all classes
-        pixels = np.concatenate([test.read(range(row, row + 1)) for row in some]).astype(np.float32)
-        difference = float(np.abs(np.asarray(whole.predict_on_batch(pixels)) - probabilities[some]).max())
-        if not difference <= TOLERANCE:
-            raise TrainingFailed(
-                f"the assembled model differs from the stored activations by {difference:.3g} in a probability"
-            )
-        parameters = int(whole.count_params())
-        keep(whole)
+            with as_keras(learner, backbone, cut, config, classes) as model:
+                branches.append(copy_branch(cut, model))
+    uncalibrated = np.mean(list(fitted.values()), axis=0)
+    probabilities = scale_probabilities(uncalibrated, temperature).astype(np.float32)
+    whole = assemble_model(backbone, branches, temperature)
+    some = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))  # of all classes
+    pixels = np.concatenate([test.read(range(row, row + 1)) for row in some]).astype(np.float32)
+    difference = float(np.abs(np.asarray(whole.predict_on_batch(pixels)) - probabilities[some]).max())
+    if not difference <= TOLERANCE:
+        raise TrainingFailed(
+            f"the assembled model differs from the stored activations by {difference:.3g} in a probability"
+        )
+    keep(whole)
     return RefitResult(
         epochs=next(iter(members.values())).best_epoch or 0,
         scores=score_predictions(test.labels, probabilities, context.classes),
         probabilities=probabilities,
         uncalibrated=uncalibrated,
         each=fitted,
-        parameters=parameters,
+        parameters=int(whole.count_params()),
         trained=trained,
+        cut=max((branch.cut for branch in branches), key=lambda cut: cut.frozen_depth),
         largest_difference=difference,
     )
 
@@ -116,6 +116,6 @@ def _fitted_again(
     config = TrialConfig.model_validate(attrs.config)
     assert attrs.best_epoch is not None  # of a finished trial
     everything = fitting_set(context, config, bar)
-    sealed = plain_set(context, test, config, bar, ahead=False)
+    sealed = plain_set(context, test, nearest_cut(context.backbone, config.frozen_depth), bar, ahead=False)
     with fitted_learner(context, config, everything, epochs=attrs.best_epoch, seed=seed) as learner:
         yield learner, predict_probabilities(learner, sealed.activations)

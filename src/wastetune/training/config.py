@@ -19,7 +19,7 @@ class TrialConfig(BaseModel):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     batch_size: int = Field(ge=1, le=65536)
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    frozen_depth: float = Field(default=1.0, gt=0, le=1)  # share of the backbone's blocks in the trunk
+    frozen_depth: float = Field(default=1.0, ge=0, le=1)  # share of the backbone's blocks that stay frozen
     augmentation: float = Field(default=0.0, ge=0, le=1)  # 0: the original pictures only
     class_weighting: Literal["none", "balanced"] = "none"
     epochs: int = Field(ge=1)

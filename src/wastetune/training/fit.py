@@ -3,20 +3,41 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from wastetune.backbones.activation_store import Activations
+from wastetune.backbones.live_views import PixelRows
 from wastetune.evaluation.metrics import metric_value
 from wastetune.training.config import TrialConfig
 from wastetune.training.learner import FloatArray, Learner
 
 LabelArray = npt.NDArray[np.int64]
 
+Batch = tuple[FloatArray, FloatArray, FloatArray]  # inputs, targets (n, classes), weights (n,)
+
 _PREDICT_BATCH = 128
+_SEEDS = 2**62  # of live views
 _CHUNK = 64_000_000  # bytes of activations in memory at once
+
+
+class Rows(Protocol):
+    """The activations of n pictures, stored or, at the pixels, read: `Activations` or `PixelRows`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one picture's activations."""
+
+    def __len__(self) -> int: ...
+    def __add__(self, other: Self) -> Self: ...
+    def select(self, rows: LabelArray) -> Self:
+        """The activations of these rows alone."""
+
+    def take(self, rows: LabelArray) -> FloatArray:
+        """The activations of these rows, (len(rows), ...)."""
 
 
 class TrainingFailed(Exception):
@@ -25,26 +46,31 @@ class TrainingFailed(Exception):
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The activations of n pictures in each view to train on, their labels (n,), and the number of all classes."""
+    """The activations of n pictures in each view to train on, their labels (n,), and the number of all classes.
 
-    views: tuple[Activations, ...]
+    The first view is the original pictures. `live` is the magnitude of the views that are made of them in every epoch,
+    instead of stored ones, where these activations are the pixels.
+    """
+
+    views: tuple[Rows, ...]
     labels: LabelArray
     classes: int
+    live: float | None = None
 
     def __add__(self, other: "TrainingSet") -> "TrainingSet":
         views = tuple(a + b for a, b in zip(self.views, other.views, strict=True))
-        return TrainingSet(views, np.concatenate([self.labels, other.labels]), self.classes)
+        return replace(self, views=views, labels=np.concatenate([self.labels, other.labels]))
 
     def select(self, rows: LabelArray) -> "TrainingSet":
         """These pictures alone."""
-        return TrainingSet(tuple(view.select(rows) for view in self.views), self.labels[rows], self.classes)
+        return replace(self, views=tuple(view.select(rows) for view in self.views), labels=self.labels[rows])
 
 
 @dataclass(frozen=True)
 class ValidationSet:
     """The activations of n pictures without augmentation, and their labels (n,)."""
 
-    activations: Activations
+    activations: Rows
     labels: LabelArray
 
 
@@ -118,7 +144,7 @@ def fit_final(learner: Learner, train: TrainingSet, *, config: TrialConfig, step
         steps -= per_epoch
 
 
-def predict_probabilities(learner: Learner, activations: Activations) -> FloatArray:
+def predict_probabilities(learner: Learner, activations: Rows) -> FloatArray:
     """Class probabilities (n, classes) of stored activations."""
     batches = []
     for start in range(0, len(activations), _PREDICT_BATCH):
@@ -138,9 +164,10 @@ def steps_per_epoch(pictures: int, config: TrialConfig) -> int:
 def _train_epoch(
     learner: Learner, train: TrainingSet, config: TrialConfig, steps: int, rng: np.random.Generator
 ) -> float:
+    batches = _batches(train, config, steps, rng)
     losses = [
         float(learner.train_on_batch(inputs, targets, sample_weight=weights))
-        for inputs, targets, weights in _batches(train, config, steps, rng)
+        for inputs, targets, weights in (batches if train.live is None else _one_ahead(batches))
     ]
     loss = float(np.mean(losses))
     if not math.isfinite(loss):
@@ -148,17 +175,17 @@ def _train_epoch(
     return loss
 
 
-def _batches(
-    train: TrainingSet, config: TrialConfig, steps: int, rng: np.random.Generator
-) -> Iterator[tuple[FloatArray, FloatArray, FloatArray]]:
+def _batches(train: TrainingSet, config: TrialConfig, steps: int, rng: np.random.Generator) -> Iterator[Batch]:
     """Batches of one size, each picture in a random view; pictures that do not fill a batch are left out this time."""
     count = len(train.labels)
     order = rng.permutation(count)
-    view_of = rng.integers(0, len(train.views), count)
+    view_of = rng.integers(0, len(train.views) if train.live is None else _SEEDS, count)
     class_weights = _class_weights(train, config)
     one_hot = np.eye(train.classes, dtype=np.float32)
     batches = np.array_split(order[: steps * config.batch_size], steps)
     at_once = max(1, _CHUNK // (4 * math.prod(train.views[0].shape) * len(batches[0])))
+    if train.live is not None:
+        at_once = 1  # so that one batch is made while the optimizer works on the one before
     for start in range(0, steps, at_once):
         chunk = batches[start : start + at_once]
         rows = np.concatenate(chunk)
@@ -173,8 +200,24 @@ def _batches(
             yield inputs[here], targets[here], weights[here]
 
 
+def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, each of which a thread makes while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
+
+
 def _gather(train: TrainingSet, rows: npt.NDArray[np.int64], view_of: npt.NDArray[np.int64]) -> FloatArray:
-    """The activations of these rows, each in its view, in the given order; they are read in the order on the disk."""
+    """The activations of these rows, each in its view, in the given order; they are read in the order on the disk.
+
+    view_of: (n,) of all rows, the number of a stored view, or the seed of a live one.
+    """
+    if train.live is not None:
+        pixels = train.views[0]
+        assert isinstance(pixels, PixelRows)
+        return pixels.take_views(rows, train.live, view_of[rows].tolist())
     inputs = np.empty((len(rows), *train.views[0].shape), np.float32)
     reading = np.argsort(rows)
     for view, activations in enumerate(train.views):

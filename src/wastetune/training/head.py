@@ -1,6 +1,5 @@
-"""The classifier on top of the pooled vectors, and the average of several."""
+"""The classifier on top of the pooled vectors."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from wastetune.training.config import TrialConfig
@@ -8,7 +7,6 @@ from wastetune.training.config import TrialConfig
 # With Keras's 0.99 the moving averages span several epochs of a small data set, too old for validation.
 NORM_MOMENTUM = 0.9
 NORM_EPSILON = 1e-3
-SMALLEST = 1e-7  # of a probability whose logarithm is taken in single precision
 
 
 def build_head(features: Any, config: TrialConfig, classes: int) -> Any:
@@ -32,14 +30,3 @@ def build_head(features: Any, config: TrialConfig, classes: int) -> Any:
         )(x)
     x = layers.Dropout(config.dropout, name="head_dropout")(x)
     return layers.Dense(classes, name="logits")(x)
-
-
-def average_heads(logits: Sequence[Any], temperature: float) -> Any:
-    """Logits (n, classes) of the mean of several heads' probabilities, at a temperature; of one head, scaled alone."""
-    import keras
-
-    layers = keras.layers
-    if len(logits) == 1:
-        return layers.Rescaling(1 / temperature, name="temperature")(logits[0])
-    mean = layers.Average(name="mean")([layers.Softmax()(each) for each in logits])
-    return layers.Rescaling(1 / temperature, name="temperature")(keras.ops.log(keras.ops.maximum(mean, SMALLEST)))

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from wastetune.backbones.backbone import Backbone, activation_shape, build_trunk, gains_from_xla, split
+from wastetune.backbones.backbone import Backbone, activation_shape, gains_from_xla, split
 from wastetune.backbones.cuts import TOP, Cut
 from wastetune.training.config import TrialConfig
-from wastetune.training.head import average_heads, build_head
+from wastetune.training.head import build_head
 from wastetune.training.lr_schedule import first_rate, warmup_steps
 from wastetune.training.numpy_mlp import NumpyMLP
 
@@ -112,19 +112,3 @@ def compile_model(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -
     # TensorFlow trains well without XLA; for the other backends Keras decides.
     jit = xla if keras.backend.backend() == "tensorflow" else "auto"
     model.compile(optimizer=optimizers[config.optimizer](), loss=loss, jit_compile=jit)
-
-
-def join_heads(inputs: Any, logits: list[Any], temperature: float) -> Any:
-    """Tail and heads as one Keras model to logits (n, classes), at a temperature, from the logits of each head."""
-    import keras
-
-    return keras.Model(inputs, average_heads(logits, temperature))
-
-
-def assemble_model(backbone: Backbone, cut: Cut, tail_and_head: Any) -> Any:
-    """The whole model: pixels (n, size, size, 3) in 0..255 to class probabilities (n, classes)."""
-    import keras
-
-    pixels = keras.Input((backbone.size, backbone.size, 3), name="pixels")
-    logits = tail_and_head(build_trunk(backbone, (cut,))(pixels))
-    return keras.Model(pixels, keras.layers.Softmax(name="probabilities")(logits), name="wastetune")

@@ -18,7 +18,8 @@ from wastetune.backbones.activation_store import (
 )
 from wastetune.backbones.augmentation import snap_strength, usable_views, view_magnitude
 from wastetune.backbones.backbone import nearest_cut, reachable_cuts
-from wastetune.backbones.cuts import Cut
+from wastetune.backbones.cuts import PIXELS, Cut
+from wastetune.backbones.live_views import PixelRows
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.evaluation.metrics import confusion_counts
@@ -50,12 +51,10 @@ _AHEAD = 20e9  # bytes of activations computed before a trial needs them
 def choose_config(trial: "BaseTrial", context: TrialContext) -> TrialConfig:
     """The trial's configuration, with its depth snapped to a cut and its augmentation to a stored view."""
     config = sample(context.space, trial)
-    return config.model_copy(
-        update={
-            "frozen_depth": nearest_cut(context.backbone, config.frozen_depth).frozen_depth,
-            "augmentation": snap_strength(config.augmentation, context.spec.views),
-        }
-    )
+    cut, strength = nearest_cut(context.backbone, config.frozen_depth), config.augmentation
+    if cut != PIXELS:
+        strength = snap_strength(strength, context.spec.views)
+    return config.model_copy(update={"frozen_depth": cut.frozen_depth, "augmentation": strength})
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,8 @@ def fitted_learner(
 
 def tuning_sets(context: TrialContext, config: TrialConfig, bar: Bar) -> tuple[TrainingSet, ValidationSet]:
     """The training and validation activations of a configuration, computed where they are not stored yet."""
-    return training_set(context, context.data.train, config, bar), plain_set(context, context.data.val, config, bar)
+    cut = nearest_cut(context.backbone, config.frozen_depth)
+    return training_set(context, context.data.train, config, bar), plain_set(context, context.data.val, cut, bar)
 
 
 def fitting_set(context: TrialContext, config: TrialConfig, bar: Bar) -> TrainingSet:
@@ -142,19 +142,22 @@ def training_set(
 ) -> TrainingSet:
     """The activations of these pictures at the configuration's cut, in every view that its augmentation allows.
 
-    Missing activations are computed; with `ahead`, also those at the other cuts that trials may need.
+    Missing activations are computed; with `ahead`, also those at the other cuts that trials may need. At the pixels
+    nothing is stored: views are made while the learner is fitted.
     """
     cut = nearest_cut(context.backbone, config.frozen_depth)
+    if cut == PIXELS:
+        plain = PixelRows((pictures,), context.backbone.size)
+        return TrainingSet((plain,), pictures.labels, len(context.classes), live=config.augmentation or None)
     views = range(usable_views(config.augmentation, context.spec.views))
     stored = tuple(_activations(context, pictures, cut, view, bar, ahead) for view in views)
     return TrainingSet(stored, pictures.labels, len(context.classes))
 
 
-def plain_set(
-    context: TrialContext, pictures: PictureSet, config: TrialConfig, bar: Bar, *, ahead: bool = True
-) -> ValidationSet:
-    """The activations of these pictures at the configuration's cut, without augmentation; see `training_set`."""
-    cut = nearest_cut(context.backbone, config.frozen_depth)
+def plain_set(context: TrialContext, pictures: PictureSet, cut: Cut, bar: Bar, *, ahead: bool = True) -> ValidationSet:
+    """The activations of these pictures at a cut, without augmentation; see `training_set`."""
+    if cut == PIXELS:
+        return ValidationSet(PixelRows((pictures,), context.backbone.size), pictures.labels)
     return ValidationSet(_activations(context, pictures, cut, 0, bar, ahead), pictures.labels)
 
 
@@ -183,7 +186,7 @@ def _worth_computing(context: TrialContext, cut: Cut) -> list[Cut]:
     UserError where the store cannot hold even this one cut for a whole trial: every trial would compute it again.
     """
     low, high = bounds(context.space, "frozen_depth")
-    cuts = {cut, *reachable_cuts(context.backbone, low, high)}
+    cuts = {cut, *reachable_cuts(context.backbone, low, high)} - {PIXELS}
     everything = (len(context.data.train) + len(context.data.val)) * context.spec.views
     needed = {each: activation_bytes(context.backbone, each, everything) for each in cuts}
     if needed[cut] > context.store.limit:
