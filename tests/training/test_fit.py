@@ -6,6 +6,8 @@ import pytest
 from wastetune.backbones.activation_store import Activations
 from wastetune.backbones.backbone import activation_shape, load_backbone, nearest_cut
 from wastetune.backbones.cuts import TOP
+from wastetune.backbones.live_views import PixelRows
+from wastetune.data.pixels import PictureSet
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import (
     TrainingFailed,
@@ -17,6 +19,7 @@ from wastetune.training.fit import (
     predict_probabilities,
     steps_per_epoch,
 )
+from wastetune.training.head_start import fit_head_first
 from wastetune.training.learner import as_keras, count_parameters, open_learner
 
 CLASSES = 3
@@ -155,3 +158,50 @@ def test_an_epoch_in_chunks_is_the_same_epoch(backbone, sets, monkeypatch):
     whole = fitted(backbone, sets, config(epochs=2))
     monkeypatch.setattr("wastetune.training.fit._CHUNK", 1)
     assert [e.loss for e in fitted(backbone, sets, config(epochs=2)).history] == [e.loss for e in whole.history]
+
+
+def test_a_fitted_head_knows_the_classes_before_the_tail_is_trained(backbone):
+    cut = nearest_cut(backbone, 0.9)
+    labels = np.repeat(np.arange(CLASSES), 16)
+    noise = np.random.default_rng(1).normal(0, 1, (48, 1, 1, 96))
+    inputs = (noise + 4 * np.eye(96)[labels][:, None, None]).astype(np.float32)
+    train = TrainingSet((Activations((inputs,)),), labels, CLASSES)
+    right = {}
+    for start in ("random", "fitted"):
+        chosen = config(head_start=start, learning_rate=0.003)
+        with open_learner(backbone, cut, chosen, CLASSES, horizon=9, seed=0) as model:
+            before = backbone.body.get_weights()
+            fit_head_first(model, train, chosen, seed=0)
+            right[start] = (predict_probabilities(model, train.views[0]).argmax(axis=1) == labels).mean()
+            assert all(np.array_equal(a, b) for a, b in zip(backbone.body.get_weights(), before, strict=True))
+    assert right["fitted"] > 0.8 > right["random"]
+
+
+def test_live_views_are_new_in_every_epoch_and_the_same_again_with_the_same_seed():
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+
+    def part(rows):
+        return PictureSet(lambda at: pixels[rows][list(at)], tuple("abcdefg")[rows], np.zeros(len(pixels[rows])), ())
+
+    rows = PixelRows((part(slice(0, 3)),), 16) + PixelRows((part(slice(3, 7)),), 16)
+    assert len(rows) == 7
+    np.testing.assert_array_equal(rows.take(np.array([6, 0, 3])), pixels[[6, 0, 3]])
+    np.testing.assert_array_equal(rows.select(np.array([5, 2])).take(np.array([1, 0])), pixels[[2, 5]])
+    labels = np.arange(7) % 2
+
+    def epochs(live, count=2):
+        seen = []
+
+        class Watcher:
+            def train_on_batch(self, inputs, targets, sample_weight):
+                seen.append(inputs)
+                return 0.0
+
+        fit_final(Watcher(), TrainingSet((rows,), labels, 2, live), config=config(batch_size=7), steps=count, seed=4)
+        return seen
+
+    first, second = epochs(1.0)
+    plain, _ = epochs(None)
+    assert {each.tobytes() for each in plain} == {each.astype(np.float32).tobytes() for each in pixels}
+    assert not {each.tobytes() for each in first} & {each.tobytes() for each in [*second, *plain]}
+    np.testing.assert_array_equal(epochs(1.0)[1], second)

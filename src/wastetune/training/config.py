@@ -1,8 +1,10 @@
 """The configuration of one trial."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+_LATER = {("head_start", "random")}
 
 
 class TrialConfig(BaseModel):
@@ -20,10 +22,17 @@ class TrialConfig(BaseModel):
     batch_size: int = Field(ge=1, le=65536)
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     frozen_depth: float = Field(default=1.0, ge=0, le=1)  # share of the backbone's blocks that stay frozen
+    head_start: Literal["random", "fitted"] = "random"  # fitted: a tail's head is fitted alone before both are
     augmentation: float = Field(default=0.0, ge=0, le=1)  # 0: the original pictures only
     class_weighting: Literal["none", "balanced"] = "none"
     epochs: int = Field(ge=1)
     patience: int = Field(default=6, ge=1)  # epochs without improvement before training stops
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keys that came later are left out at their default: trials of earlier versions compare equal."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if (key, value) not in _LATER}
 
     @model_validator(mode="after")
     def _check_head_units(self) -> Self:

@@ -145,15 +145,21 @@ def fit_final(learner: Learner, train: TrainingSet, *, config: TrialConfig, step
 
 
 def predict_probabilities(learner: Learner, activations: Rows) -> FloatArray:
-    """Class probabilities (n, classes) of stored activations."""
+    """Class probabilities (n, classes) of these activations."""
     batches = []
-    for start in range(0, len(activations), _PREDICT_BATCH):
-        rows = np.arange(start, min(start + _PREDICT_BATCH, len(activations)))
-        padded = np.resize(rows, _PREDICT_BATCH)  # Keras compiles once for each shape
-        logits = np.asarray(learner.predict_on_batch(activations.take(padded)), np.float64)[: len(rows)]
+    for made in predict_outputs(learner, activations):
+        logits = np.asarray(made, np.float64)
         exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
         batches.append(exponent / exponent.sum(axis=1, keepdims=True))
     return np.concatenate(batches).astype(np.float32)
+
+
+def predict_outputs(model: Learner, activations: Rows) -> Iterator[FloatArray]:
+    """What a model makes of these activations, in batches."""
+    for start in range(0, len(activations), _PREDICT_BATCH):
+        rows = np.arange(start, min(start + _PREDICT_BATCH, len(activations)))
+        padded = np.resize(rows, _PREDICT_BATCH)  # Keras compiles once for each shape
+        yield np.asarray(model.predict_on_batch(activations.take(padded)))[: len(rows)]
 
 
 def steps_per_epoch(pictures: int, config: TrialConfig) -> int:

@@ -37,6 +37,7 @@ from wastetune.training.fit import (
     predict_probabilities,
     steps_per_epoch,
 )
+from wastetune.training.head_start import fit_head_first
 from wastetune.training.learner import FloatArray, Learner, count_parameters, open_learner
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
@@ -82,6 +83,7 @@ def run_trial(
     seed = trial_seed(context, number)
     horizon = config.epochs * steps_per_epoch(len(train.labels), config)
     with open_learner(context.backbone, cut, config, len(context.classes), horizon=horizon, seed=seed) as learner:
+        fit_head_first(learner, train, config, seed=seed)
         fitted = fit(learner, train, val, config=config, metric=context.spec.metric, seed=seed, on_epoch=on_epoch)
         parameters = count_parameters(learner)
     confusion = confusion_counts(val.labels, fitted.probabilities).tolist()
@@ -119,6 +121,7 @@ def fitted_learner(
     cut = nearest_cut(context.backbone, config.frozen_depth)
     steps = epochs * steps_per_epoch(len(data.labels), config)
     with open_learner(context.backbone, cut, config, len(context.classes), horizon=steps, seed=seed) as learner:
+        fit_head_first(learner, data, config, seed=seed)
         fit_final(learner, data, config=config, steps=steps, seed=seed)
         yield learner
 
