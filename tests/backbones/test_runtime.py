@@ -75,7 +75,7 @@ def largest_difference(one, other):
 )
 def test_runtimes_agree_at_the_cuts(name, count, monkeypatch):
     backbone = load_backbone(name, "none", size=SIZE)
-    cuts = backbone.cuts[1 : 1 + count]
+    cuts = backbone.cuts[1:][:count]
     assert count or len(cuts) > 10, "OpenVINO sorts Identity_10 before Identity_2"
     pixels = draw_pixels(19)  # no whole number of batches
     keras, fast = (run_with(each, backbone, cuts, pixels, monkeypatch) for each in ("keras", "openvino"))

@@ -78,7 +78,7 @@ def words(report):
 
 def test_the_final_model_is_told_with_its_optimism_and_calibration():
     said = words(made_of("ensemble", 17, 3, 0))
-    assert "Final model: the mean of 3 heads (trials 17, 3, 0)." in said
+    assert "Final model: the mean of 3 models (trials 17, 3, 0)." in said
     assert "best validation score 0.951; final model fitted again, on validation pictures 0.940; test set" in said
     assert "off by 3.4 points on average (10.8 before calibration with temperature 0.66)" in said
     assert "Final model: trial 17." in words(made_of("best", 17))

@@ -118,11 +118,13 @@ def _steps_to(trunk: Any, place: int) -> list[Any]:
     steps = [layer for layer in trunk.layers if not isinstance(layer, keras.layers.InputLayer)]
     if len(trunk.outputs) == 1:
         return steps
-    if from_pixels := isinstance(steps[0], keras.layers.Identity):
-        steps = steps[1:] if place else []
-    if steps and len(steps[-1].outputs) > 1:
-        steps[-1] = keras.Model(steps[-1].input, steps[-1].outputs[place - from_pixels])
-    return steps
+    computed = [layer for layer in steps if not isinstance(layer, keras.layers.Identity)]  # the pixels' own output
+    place -= len(computed) < len(steps)
+    if place < 0:
+        return []
+    if len(computed[-1].outputs) > 1:
+        computed[-1] = keras.Model(computed[-1].input, computed[-1].outputs[place])
+    return computed
 
 
 def _split(model: Any, layers: Sequence[Any]) -> tuple[Any, Any, Any]:
