@@ -71,6 +71,22 @@ def test_the_parameter_that_decides_ranks_first_and_the_shares_add_up(study):
     assert sum(shares.values()) == pytest.approx(1)
 
 
+def test_few_trials_leave_open_which_parameter_mattered_and_many_do_not(study):
+    widths = []
+    for count in (10, 80):
+        for i in range(len(study.trials), count):
+            rate = 10 ** -(1 + 3 * (i * 0.618 % 1))
+            add(study, value=rate + 0.02 * (i * 0.414 % 1), learning_rate=rate, layers=i % 3)
+        history = read_history(study)
+        assert history.importance_spread.keys() == history.importance.keys()
+        for key, (low, high) in history.importance_spread.items():
+            assert 0 <= low <= history.importance[key] <= high <= 1
+        low, high = history.importance_spread["learning_rate"]
+        widths.append(high - low)
+    assert widths[1] < widths[0]
+    assert read_history(study).importance_spread == history.importance_spread  # the same page again
+
+
 @pytest.mark.parametrize("values", [[], [0.5], [0.5, 0.6], [0.5] * 12])
 def test_what_cannot_be_told_is_not_told(study, values):
     for i, value in enumerate(values):
