@@ -207,7 +207,7 @@ def test_the_mistakes_are_shown_with_picture_classes_and_probability(tmp_path, p
 
 def test_near_certain_probabilities_are_told_apart():
     sure = (0.5, 0.87, 0.9, 0.987, 0.9957, 0.99957, 0.9999957, 1.0)
-    shown = ["50 %", "87 %", "90.0 %", "98.7 %", "99.57 %", "99.957 %", "99.99957 %", "over 99.99999 %"]
+    shown = ["50 %", "87 %", "90 %", "98.7 %", "99.57 %", "99.957 %", "99.99957 %", "over 99.99999 %"]
     assert [render_sure(probability) for probability in sure] == shown
 
 

@@ -43,7 +43,7 @@ from wastetune.report.text import (
     worse_line,
     worst_confusions,
 )
-from wastetune.search.history import History
+from wastetune.search.history import ENOUGH_TRIALS, History
 
 FILE = "report.html"
 MISTAKES = 24  # thumbnails: some 5 KB each
@@ -123,6 +123,7 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         failures=_failures(history),
         importance=list(history.importance.items()),
         spread=history.importance_spread,
+        enough=ENOUGH_TRIALS,
         slices=draw_slices(report, history),
         frontiers=[chart for chart in frontiers if chart],
         mistakes=None if mistakes is None else mistake_figures(mistakes),
