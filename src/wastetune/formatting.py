@@ -52,6 +52,13 @@ def render_duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def render_rough_duration(seconds: float) -> str:
+    """A duration in one unit, for what is an estimate: `43 s`, `17 min`, `1.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def render_bytes(count: float) -> str:
     """A number of bytes in the largest unit that makes it at least 1: 12 kB, 3.4 GB."""
     for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

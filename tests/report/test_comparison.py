@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from support.browser import complaints
 from support.reports import CLASSES, a_report, scores, write
 from wastetune.datasets.catalog import KNOWN_DATASETS
 from wastetune.errors import UserError
@@ -135,6 +136,7 @@ def test_the_html_table_opens_without_complaint_or_request(browser, results, tmp
         assert said == []
         assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "table.html").as_uri()]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert complaints(page) == []
         page.close()
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.browser import complaints
 from support.reports import a_report, report_values, scores
-from wastetune.report.html import MISTAKES, SECTIONS, render_page, write_page
+from wastetune.report.html import MISTAKES, SECTIONS, render_page, render_sure, write_page
 from wastetune.report.predictions import Mistake
 from wastetune.report.results import Report
 from wastetune.search.history import History, Searched
@@ -199,9 +200,15 @@ def test_the_mistakes_are_shown_with_picture_classes_and_probability(tmp_path, p
     page = (tmp_path / "report.html").read_text()
     read = Reader(page).sections["mistakes"]
     assert page.count("data:image/jpeg;base64,") == 1
-    assert re.search(r"true: box\s*said: leaf, 99 %\s*box/box000.jpg", read)
+    assert re.search(r"true: box\s*said: leaf, 98.7 %\s*box/box000.jpg", read)
     assert "the picture is no longer there" in read
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_near_certain_probabilities_are_told_apart():
+    sure = (0.5, 0.87, 0.9, 0.987, 0.9957, 0.99957, 0.9999957, 1.0)
+    shown = ["50 %", "87 %", "90 %", "98.7 %", "99.57 %", "99.957 %", "99.99957 %", "over 99.99999 %"]
+    assert [render_sure(probability) for probability in sure] == shown
 
 
 def test_without_predictions_or_without_mistakes_the_page_says_so():
@@ -287,3 +294,84 @@ def test_dark_and_light_and_print_have_their_own_paper(browser, tmp_path):
     assert paper(color_scheme="dark") < 40
     assert paper(color_scheme="dark", media="print") == 255
     page.close()
+
+
+def opened(browser, tmp_path, text, **options):
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    page = browser.new_page(**options)
+    page.goto((tmp_path / "report.html").as_uri())
+    return page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("name", "width"), [("mixed", 400), ("thirty classes", 1400), ("known data", 1400)])
+def test_everyone_can_read_it(browser, tmp_path, name, width, scheme):
+    text = a_page(name, [(Mistake("Glass/1.jpg", "Glass", "Metal", 0.9), None)])
+    page = opened(browser, tmp_path, text, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    assert complaints(page) == []
+    page.close()
+
+
+CONTRAST = """() => {
+  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [[r, 0.2126], [g, 0.7152], [b, 0.0722]].reduce((sum, [value, weight]) => {
+    const share = value / 255;
+    return sum + weight * (share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4);
+  }, 0);
+  const paper = numbers(getComputedStyle(document.body).backgroundColor);
+  return [...document.querySelectorAll("table.matrix td")].map((cell) => {
+    const style = getComputedStyle(cell);
+    const [r, g, b, alpha = 1] = numbers(style.backgroundColor);
+    const behind = light([r, g, b].map((value, i) => alpha * value + (1 - alpha) * paper[i]));
+    const text = light(numbers(style.color));
+    return (Math.max(text, behind) + 0.05) / (Math.min(text, behind) + 0.05);
+  });
+}"""
+
+
+@pytest.mark.parametrize("media", [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"media": "print"}])
+def test_the_numbers_of_a_confusion_matrix_stand_out_from_every_shade(browser, tmp_path, media):
+    names = [f"class {i}" for i in range(40)]
+    values = scores(0.75, names)
+    # Every share of a row from 0 to 39 of 40.
+    values["confusion_matrix"] = [[{i: i, (i + 1) % 40: 40 - i}.get(j, 0) for j in range(40)] for i in range(40)]
+    page = opened(browser, tmp_path, render_page(a_report(classes=names, test=values), MIXED, ()))
+    page.emulate_media(**media)
+    contrasts = page.evaluate(CONTRAST)
+    assert len(contrasts) == 1600
+    assert min(contrasts) >= 4.5
+    page.close()
+
+
+def test_a_loss_says_that_it_is_one_and_looks_like_one(browser, tmp_path):
+    worse = a_report(test=scores(0.6), default_test=scores(0.75))
+    page = opened(browser, tmp_path, render_page(worse, MIXED, ()))
+    tile = page.locator(".tile", has_text="Loss against the default")
+    assert tile.locator("b").inner_text() == "-0.141"
+    colour = "element => getComputedStyle(element).color"
+    assert tile.locator("b").evaluate(colour) == "rgb(163, 36, 59)"
+    assert page.locator(".tile", has_text="Trials").locator("b").evaluate(colour) != "rgb(163, 36, 59)"
+    page.close()
+    assert "Gain over the default" in a_page("mixed")
+
+
+def test_print_wastes_no_paper(browser, tmp_path):
+    page = opened(browser, tmp_path, a_page("mixed"))
+    sheets = page.pdf(format="A4", prefer_css_page_size=True)
+    assert int(re.search(rb"/Type /Pages\s+/Count (\d+)", sheets)[1]) <= 4
+    page.close()
+
+
+def test_near_duplicates_are_told_where_there_are_any():
+    assert "Near-duplicates" not in a_page("mixed")
+    data = Reader(render_page(a_report(near_duplicates=341), MIXED, ())).sections["data"]
+    assert "Near-duplicates: 341 groups of pictures that look alike." in data
+    assert "on one side of the split" in data
+
+
+def test_an_importance_comes_with_its_range():
+    spread = {"learning_rate": (0.31, 0.82)}
+    mattered = Reader(render_page(a_report(), replace(MIXED, importance_spread=spread), ())).sections["mattered"]
+    assert re.search(r"learning_rate\s*70 % \(31 to 82\)\s*dropout\s*30 %\s", mattered)
+    assert "where two ranges overlap, the order is not known" in mattered
+    assert "overlap" not in Reader(a_page("mixed")).sections["mattered"]

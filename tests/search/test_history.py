@@ -3,12 +3,13 @@
 import warnings
 from datetime import datetime, timedelta
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from wastetune.search.history import rank_parameters, read_history
+from wastetune.search.history import ENOUGH_TRIALS, rank_parameters, read_history
 
 SPACE = {
     "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
@@ -71,7 +72,32 @@ def test_the_parameter_that_decides_ranks_first_and_the_shares_add_up(study):
     assert sum(shares.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("values", [[], [0.5], [0.5, 0.6], [0.5] * 12])
+@pytest.mark.parametrize("noise", [0.02, None])
+def test_the_ranges_of_importances_tell_a_parameter_that_matters_from_noise(study, noise):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        rate = float(10 ** -(1 + 3 * rng.random()))
+        value = float(rng.random() if noise is None else rate + noise * rng.random())
+        add(study, value=value, learning_rate=rate, layers=int(rng.integers(3)), optimizer=["adamw", "adam"][i % 2])
+    history = read_history(study)
+    assert history.importance_spread.keys() == history.importance.keys()
+    for key, (low, high) in history.importance_spread.items():
+        assert 0 <= low <= history.importance[key] <= high <= 1
+    first, second, *_ = (history.importance_spread[key] for key in history.importance)
+    assert (first[0] > second[1]) == (noise is not None)
+    assert read_history(study).importance_spread == history.importance_spread  # the same page again
+
+
+def test_ten_trials_cannot_tell_which_parameter_mattered(study):
+    for i in range(ENOUGH_TRIALS - 1):
+        add(study, value=i / 20, learning_rate=10 ** -(1 + i / 10), layers=i % 3)
+    history = read_history(study)
+    assert (history.importance, history.importance_spread) == ({}, {})
+    add(study, value=0.5, learning_rate=1e-3)
+    assert read_history(study).importance
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.5, 0.6], [0.5] * 24])
 def test_what_cannot_be_told_is_not_told(study, values):
     for i, value in enumerate(values):
         add(study, value=value, learning_rate=10 ** -(1 + i / 10), layers=i % 3)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.browser import complaints
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.models.loading import open_model
 from wastetune.models.predict import PROBABILITY
@@ -297,3 +298,12 @@ def test_what_is_not_there_is_told_in_a_sentence(finished, start_in, tmp_path):
 def prepend(folder):
     """A path of modules in which this folder comes first."""
     return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everyone_can_use_it(open_page, photo, scheme):
+    page = open_page(scheme=scheme)
+    give(page, photo)
+    page.locator(".wt-similar").wait_for()
+    # Streamlit's own drop zone has a role and a label that contradict each other.
+    assert [each for each in complaints(page) if "stFileUploaderDropzone" not in each] == []

@@ -94,6 +94,7 @@ def test_the_report_has_every_key_and_its_numbers_agree_with_each_other(report):
     assert [len(values) for values in report["repeats"].values()] == [2, 2, 2]
     assert report["accuracy_by_coverage"][-1] == pytest.approx([1, report["test"]["accuracy"]])
     assert report["duplicates"] == report["contradictions"] == 1
+    assert report.get("near_duplicates", 0) == 0  # the same pixels twice are duplicates
     for part in ("test", "default_test"):
         scores = report[part]
         for kind in ("macro", "weighted"):

@@ -19,3 +19,14 @@ def browser():
         browser = started.chromium.launch(executable_path=path, args=CHROMIUM)
         yield browser
         browser.close()
+
+
+def complaints(page, parts=None):
+    """What axe-core finds wrong on a page, or on the `parts` of it that this CSS selector names: rule and element."""
+    from importlib.resources import files
+
+    pytest.importorskip("axe_playwright_python", reason="tests of accessibility need pip install '.[dev]'")
+    page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("parts => axe.run(parts || document)", parts)
+    assert found["passes"]
+    return [f"{rule['id']}: {node['html'][:200]}" for rule in found["violations"] for node in rule["nodes"]]

@@ -1,14 +1,19 @@
 """How a study stands, for people and for programs."""
 
 import json
+import re
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from wastetune.evaluation.metrics import METRICS
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import DataSource, StudyInfo, open_study, set_study_attr, write_study_info
-from wastetune.tuning.progress import describe_status, render_status
+from wastetune.training.fit import Epoch
+from wastetune.tuning.progress import describe_status, render_status, render_trial, show_study, show_trial
 
 
 @pytest.fixture
@@ -36,6 +41,7 @@ def test_it_counts_and_tells_who_works_how_fast_and_how_long_still(study):
     status = describe_status(*study)
     assert status["trials"] == {"complete": 5, "pruned": 1, "running": 2, "fail": 2}
     assert (status["asked"], status["finished"], status["failures"]) == (20, 6, {"worker lost": 2})
+    assert status["metric"] == "macro_f1"
     assert status["best"] == {"trial": 5, "score": 0.5, "config": {}}
     assert [(worker["host"], worker["alive"]) for worker in status["workers"]] == [("here", True), ("there", False)]
     assert status["trials_per_minute"] == pytest.approx(10, abs=0.1)
@@ -48,7 +54,7 @@ def test_a_person_reads_the_same_in_lines(study):
     assert lines[:5] == [
         "mine: 6 of 20 trials finished (5 complete, 1 pruned), 2 running, 2 failed",
         "Which is it?",
-        "best: 0.5000 (trial 5)",
+        "best macro F1: 0.5000 (trial 5)",
         "10.0 trials a minute, about 84 s left",
         "failed 2 times: worker lost",
     ]
@@ -75,3 +81,77 @@ def test_watching_says_it_again_until_the_study_has_its_trials(study, url, start
         watching.kill()
     assert (watching.returncode, stderr) == (0, "")
     assert [json.loads(line)["asked"] for line in rest.splitlines()][-1] == 6
+
+
+class Shown:
+    """A console that keeps the rows that it was asked to show."""
+
+    def __init__(self):
+        self.last = []
+
+    @contextmanager
+    def rows(self):
+        yield lambda rows: self.last.append([(row.what, row.done, row.total, row.state) for row in rows])
+        self.last.append([])
+
+
+def ended(number, value, state=TrialState.COMPLETE, **config):
+    distributions = {key: FloatDistribution(0, 10000) for key in config}
+    attrs = {"config": {**config, "batch_size": 32}, "failure": "the loss became nan"}
+    trial = create_trial(state=state, value=value, params=config, distributions=distributions, user_attrs=attrs)
+    trial.number = number
+    trial.datetime_start = trial.datetime_complete - timedelta(seconds=293)
+    return trial
+
+
+SEARCHED = {"frozen_depth": 0.8125, "augmentation": 0.6667, "head_units": 256.0, "learning_rate": 0.000298}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_line_of_a_trial_names_the_metric_and_fits(metric, width):
+    best, name = ended(107, 0.91234), METRICS[metric][0]
+    complete, pruned = (
+        render_trial(trial, best, metric, width)
+        for trial in (ended(112, 0.87431, **SEARCHED), ended(113, 0.5, TrialState.PRUNED, **SEARCHED))
+    )
+    assert complete.startswith(f"trial 112  {name} 0.8743    293 s  best 0.9123 (trial 107)")
+    assert re.match(r"trial 113  pruned +293 s  best 0.9123 \(trial 107\)", pruned)
+    assert complete.index("293 s") == pruned.index("293 s")
+    assert max(len(complete), len(pruned)) <= width
+    assert ("frozen_depth 0.812" in complete) == (width == 120 or name != "balanced accuracy")
+    assert "batch_size" not in complete  # it was not searched
+
+
+def test_the_line_of_a_failed_trial_says_why():
+    assert render_trial(ended(3, None, TrialState.FAIL), None, "macro_f1") == "trial   3  failed: the loss became nan"
+
+
+def test_a_running_trial_shows_its_epochs_and_the_time_that_the_rest_will_take():
+    console = Shown()
+    with show_trial(console, "macro_f1", 7, 4) as on_epoch:
+        on_epoch(Epoch(1, 1.0, 0.5, 0.5, 20.0))
+        on_epoch(Epoch(2, 0.5, 0.8743, 0.9, 10.0))
+    assert console.last == [
+        [("trial 7", 0, 4, "first epoch")],
+        [("trial 7", 1, 4, "epoch 1 of 4, macro F1 0.5000")],
+        [("trial 7", 2, 4, "epoch 2 of 4, macro F1 0.8743")],
+        [],
+    ]
+
+
+def test_a_study_shows_its_trials_and_those_that_run_in_other_processes(study):
+    console, trials = Shown(), study[0].trials
+    with show_study(console, "macro_f1", 20, running=False) as on_change:
+        on_change(trials)
+    assert console.last[0] == [("6 of 20 trials", 6, 20, "best macro F1 0.5000 (trial 5)")]
+    first, second = (trial for trial in trials if trial.state == TrialState.RUNNING)
+    second.user_attrs["config"] = {"epochs": 8}
+    second.intermediate_values = {1: 0.25, 2: 0.75}
+    second.datetime_start = datetime.now() - timedelta(seconds=10)
+    with show_study(console, "macro_f1", 20, running=True) as on_change:
+        on_change(trials)
+    assert console.last[-2][1:] == [
+        (f"trial {first.number}", 0, None, "first epoch"),
+        (f"trial {second.number}", 2, 8, "epoch 2 of 8, macro F1 0.7500"),
+    ]

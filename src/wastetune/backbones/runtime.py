@@ -91,10 +91,17 @@ def _setting() -> str:
     return wanted
 
 
+def list_gpus() -> list[str]:
+    """The GPUs that Keras's backend can use."""
+    import keras
+
+    return [str(device) for device in keras.distribution.list_devices("gpu")]
+
+
 def _is_tensorflow_on_cpu() -> bool:
     import keras
 
-    return keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu")
+    return keras.backend.backend() == "tensorflow" and not list_gpus()
 
 
 def _run_keras(trunk: Any, batches: Iterable[PixelArray]) -> Iterator[ActivationArrays]:

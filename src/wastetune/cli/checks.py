@@ -1,4 +1,4 @@
-"""`wastetune evaluate` and `wastetune reproduce`."""
+"""`wastetune evaluate`, `wastetune reproduce` and `wastetune doctor`."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from wastetune.cli.options import (
     seed_option,
     storage_option,
     study_option,
+    tracking_option,
     weights_option,
 )
 from wastetune.errors import UserError
@@ -149,4 +150,31 @@ def reproduce(
         reproduction = reproduce_trial(found, prepared, trial, home, console)
     console.print(render_reproduction(reproduction, tolerance))
     if not reproduction.is_same(tolerance):
+        click.get_current_context().exit(1)
+
+
+@click.command()
+@storage_option
+@tracking_option
+@data_option
+@weights_option
+@results_option
+def doctor(storage: str, tracking_uri: str, folder: Path, weights: str | None, results: Path) -> None:
+    """Say what is installed, where things are, and what is wrong.
+
+    Versions, GPU and runtime; data sets, weights, cache, results and databases, each with its size; and what is wrong,
+    each with what to do. Nothing is made, changed or downloaded. The exit status is 0 where nothing is wrong, else 1.
+
+    \b
+    Example:
+      wastetune doctor
+      wastetune doctor --storage postgresql+psycopg://me:secret@db/studies
+    """
+    from wastetune.checks.doctor import examine, render_findings
+    from wastetune.settings import Locations
+
+    own = None if weights in (None, "", "none") else Path(str(weights)).expanduser()
+    findings = list(examine(Locations(storage, tracking_uri, results, folder, own)))
+    click.echo(render_findings(findings))
+    if any(finding.problem for finding in findings):
         click.get_current_context().exit(1)

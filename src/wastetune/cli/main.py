@@ -25,6 +25,7 @@ COMMANDS = {
     "data": "data",
     "evaluate": "checks",
     "reproduce": "checks",
+    "doctor": "checks",
 }
 
 

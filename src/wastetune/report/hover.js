@@ -4,7 +4,6 @@ tip.id = "tip";
 tip.hidden = true;
 for (const title of document.querySelectorAll("svg title")) {
   title.parentNode.dataset.tip = title.textContent;
-  title.parentNode.setAttribute("aria-label", title.textContent);
   title.remove();
 }
 for (const cell of document.querySelectorAll("td[title]")) {

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -42,10 +43,11 @@ from wastetune.report.text import (
     worse_line,
     worst_confusions,
 )
-from wastetune.search.history import History
+from wastetune.search.history import ENOUGH_TRIALS, History
 
 FILE = "report.html"
 MISTAKES = 24  # thumbnails: some 5 KB each
+_DEEP = 0.76  # a shade under white text; black on it and white on it both have a contrast of at least 4.5
 _FEW = 12  # classes whose names fit above the columns of a confusion matrix
 
 SECTIONS = (
@@ -120,6 +122,8 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         score_name=f"Validation {METRICS[report.metric][0]}",
         failures=_failures(history),
         importance=list(history.importance.items()),
+        spread=history.importance_spread,
+        enough=ENOUGH_TRIALS,
         slices=draw_slices(report, history),
         frontiers=[chart for chart in frontiers if chart],
         mistakes=None if mistakes is None else mistake_figures(mistakes),
@@ -143,7 +147,7 @@ def _asset(name: str) -> str:
     return (files("wastetune.report") / name).read_text(encoding="utf-8")
 
 
-def _tiles(report: Report) -> list[dict[str, str]]:
+def _tiles(report: Report) -> list[dict[str, Any]]:
     test = report.test
     metric = METRICS[report.metric]
     tiles = []
@@ -151,18 +155,23 @@ def _tiles(report: Report) -> list[dict[str, str]]:
         span = test.intervals.get(key)
         note = f"95 % interval {span[0]:.3f} to {span[1]:.3f}" if span else f"{report.counts.test} test pictures"
         tiles.append({"name": _capital(name), "value": f"{getattr(test, key):.3f}", "note": note})
-    name, key = metric
-    if report.is_default:
-        value, note = "none", "nothing better was found"
-    else:
-        before = getattr(report.default_test, key)
-        value = f"{getattr(test, key) - before:+.3f}"
-        span = report.gain.get(key)
-        note = f"{name}, {span[0]:+.3f} to {span[1]:+.3f}" if span else f"{name}, {before:.3f} before"
-    tiles.append({"name": "Gain over the default", "value": value, "note": note})
+    tiles.append(_gain_tile(report))
     note = f"{render_states(report.trials)}; {render_duration(report.seconds.total)} in all"
     tiles.append({"name": "Trials", "value": str(report.trials.total), "note": note})
     return tiles
+
+
+def _gain_tile(report: Report) -> dict[str, Any]:
+    """The difference to the default; a loss says that it is one, and looks like one."""
+    if report.is_default:
+        return {"name": "Gain over the default", "value": "none", "note": "nothing better was found"}
+    name, key = METRICS[report.metric]
+    before, span = getattr(report.default_test, key), report.gain.get(key)
+    value = f"{getattr(report.test, key) - before:+.3f}"
+    note = f"{name}, {span[0]:+.3f} to {span[1]:+.3f}" if span else f"{name}, {before:.3f} before"
+    if not value.startswith("-"):
+        return {"name": "Gain over the default", "value": value, "note": note}
+    return {"name": "Loss against the default", "value": value, "note": note, "loss": True}
 
 
 def _config(report: Report, default: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -197,7 +206,7 @@ def _matrix(scores: Scores, classes: Sequence[str]) -> list[list[dict[str, Any]]
         for j, count in enumerate(row):
             shade = (count / total) ** SHADE
             kind = "hit" if i == j else ""
-            kind += " none" if not count else " deep" if shade > 0.75 else ""
+            kind += " none" if not count else " deep" if shade > _DEEP else ""
             title = f"{classes[i]} taken for {classes[j]}: {count} of {sum(row)} ({100 * count / total:.0f} %)"
             cells.append({"count": count, "shade": shade, "kind": kind.strip(), "title": title})
         rows.append(cells)
@@ -271,11 +280,19 @@ def mistake_figures(mistakes: Sequence[tuple[Mistake, str | None]]) -> list[dict
             "path": one.path.encode("utf-8", "replace").decode(),
             "true": one.true,
             "predicted": one.predicted,
-            "probability": f"{100 * one.probability:.0f} %",
+            "probability": render_sure(one.probability),
             "image": image,
         }
         for one, image in mistakes
     ]
+
+
+def render_sure(probability: float) -> str:
+    """A probability in percent with two digits of what is missing to 100: 87 %, 98.7 %, 99.957 %."""
+    missing = 1 - probability
+    if missing < 1e-7:  # less than single precision knows
+        return "over 99.99999 %"
+    return f"{100 * probability:.{max(math.ceil(-math.log10(missing)) - 1, 0)}f} %"
 
 
 def mistakes_note(scores: Scores, shown: int, pictures: str) -> str:

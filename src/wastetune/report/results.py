@@ -121,6 +121,7 @@ class StudySummary(Record):
     edges: tuple[Edge, ...] = ()
     problems: tuple[Problem, ...] = ()
     duplicates: int = 0
+    near_duplicates: int = 0  # groups of pictures that look alike, but are not all the same pixels
     contradictions: int = 0  # pictures in more than one class
     corrected: dict[str, int] = Field(default_factory=dict)  # decision in corrections.csv -> pictures that it changed
     leaked: int = 0  # test pictures with a near-duplicate that the model learns from; 0 unless split = "random"

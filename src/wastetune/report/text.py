@@ -307,6 +307,11 @@ def data_facts(report: Report) -> list[str]:
         f"Pictures: {counts.train} train, {counts.val} validation, {counts.test} test; "
         f"{render_count(report.duplicates, 'duplicate')}{twice}, "
         f"{len(report.problems)} left out.",
+        *(
+            [f"Near-duplicates: {render_count(report.near_duplicates, 'group')} of pictures that look alike."]
+            if report.near_duplicates
+            else []
+        ),
         *([f"Corrected by hand: {render_corrected(report.corrected)}."] if report.corrected else []),
     ]
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from wastetune.errors import UserError, first_line, install_command, optional_import
+from wastetune.formatting import render_bytes, render_count
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
 from wastetune.storage.retry import with_retries
 
@@ -82,6 +83,41 @@ def serve_proxy(url: str, host: str, port: int, on_ready: Callable[[], None]) ->
         server.wait_for_termination()
     finally:
         server.stop(grace=2)
+
+
+def describe_database(url: str) -> str:
+    """Where a study database is, how large, and how many studies it has; it is neither made nor changed.
+
+    UserError where it does not answer, or is something else.
+    """
+    shown = hide_password(url)
+    if url.startswith("grpc://"):
+        open_storage(url)
+        return f"{shown}: it answers"
+    try:
+        parsed = make_url(quote_password(url))
+        file = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+        if file is not None and not file.exists():
+            return f"{file.absolute()}: not there yet"
+        with sqlalchemy.create_engine(parsed, poolclass=NullPool).connect() as connection:
+            tables = sqlalchemy.inspect(connection).get_table_names()
+            count = {
+                name: connection.execute(sqlalchemy.text(f"select count(*) from {name}")).scalar_one()
+                for name in ("studies", "trials")
+                if name in tables
+            }
+    except ImportError as error:
+        raise UserError(
+            f"the driver for {shown} is not installed ({error}); for PostgreSQL: {install_command('postgres')}"
+        ) from error
+    except (SQLAlchemyError, ValueError) as error:
+        reason = first_line(getattr(error, "orig", None) or error)
+        raise UserError(
+            f"the study database {shown} cannot be opened ({reason.replace(url, shown)}); check --storage"
+        ) from error
+    where = shown if file is None else f"{file.absolute()}: {render_bytes(file.stat().st_size)}"
+    studies, trials = (count.get(name, 0) for name in ("studies", "trials"))
+    return f"{where}, {studies} {'study' if studies == 1 else 'studies'}, {render_count(trials, 'trial')}"
 
 
 def engine_of(storage: "BaseStorage") -> sqlalchemy.Engine | None:

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from wastetune.report.results_folder import write_results
 from wastetune.search.history import read_history
 from wastetune.settings import STORAGE, Locations
 from wastetune.signals import raise_on_signals
+from wastetune.storage.budget import is_void
 from wastetune.storage.study import (
     best_trial,
     default_trial,
@@ -29,9 +30,9 @@ from wastetune.tracking.mlflow_mirror import AllTrials, FinalReport, Submit, mir
 from wastetune.tracking.mlflow_uri import check_uri
 from wastetune.tuning.prepare import Prepared, join_study, prepare_study
 from wastetune.tuning.processes import is_replacement, parent_process, run_workers, worker_arguments
-from wastetune.tuning.progress import render_preparation, render_trial
+from wastetune.tuning.progress import render_preparation, render_trial, show_study, show_trial
 from wastetune.tuning.spec import StudySpec
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.worker import not_shown, run_worker
 
 if TYPE_CHECKING:
     import optuna
@@ -93,21 +94,27 @@ def _search(
 ) -> None:
     """Runs trials, here or in worker processes, and submits each one that has ended to the MLflow mirror."""
     spec = prepared.context.spec
-    submitted: set[int] = set()
+    metric, submitted = spec.metric, set[int]()
 
-    def submit_ended() -> None:
-        for trial in read_trials(study):
-            if trial.state.is_finished() and trial.number not in submitted:
-                submitted.add(trial.number)
-                submit(trial)
-
-    def on_trial(trial: "FrozenTrial") -> None:
-        console.print(render_trial(trial, study))
-        submit_ended()
+    def submit_new(trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
+        new = [trial for trial in trials if trial.state.is_finished() and trial.number not in submitted]
+        for trial in new:
+            submitted.add(trial.number)
+            submit(trial)
+        return new
 
     console.print(f"{len(finished_trials(study))} of {spec.trials} trials are finished")
-    submit_ended()
-    with raise_on_signals() as check:
+    submit_new(read_trials(study))
+    with raise_on_signals() as check, show_study(console, metric, spec.trials, running=workers is not None) as show:
+
+        def on_change(_: object = None) -> None:
+            trials = read_trials(study)
+            show(trials)
+            for trial in submit_new(trials):  # also those of other processes
+                if not is_void(trial):
+                    console.print(render_trial(trial, best_trial(study), metric, console.width))
+
+        on_change()
         if workers is None:
             run_worker(
                 study,
@@ -115,7 +122,8 @@ def _search(
                 trials=spec.trials,
                 timeout=timeout,
                 bar=console.bar,
-                on_trial=on_trial,
+                on_trial=on_change,
+                show=partial(show_trial, console, metric),
                 check=check,
             )
         elif len(finished_trials(study)) < spec.trials:
@@ -127,7 +135,7 @@ def _search(
                 trials=spec.trials,
                 timeout=timeout,
                 echo=console.print,
-                tick=submit_ended,
+                tick=on_change,
             )
 
 
@@ -149,13 +157,19 @@ def run_one_worker(
     if parent is None:
         console.print("\n".join(render_preparation(prepared)))
         console.print(f"{len(finished_trials(study))} of {trials} trials are finished")
+
+    def on_trial(trial: "FrozenTrial") -> None:
+        if parent is None:  # `wastetune run` itself shows the trials of the workers that it started
+            console.print(render_trial(trial, best_trial(study), spec.metric, console.width))
+
     return run_worker(
         study,
         prepared.context,
         trials=trials,
         timeout=timeout,
         bar=console.bar,
-        on_trial=lambda trial: console.print(render_trial(trial, study)),
+        on_trial=on_trial,
+        show=partial(show_trial, console, spec.metric) if parent is None else not_shown,
         check=check,
         renew_after=renew_after,
         parent=parent,

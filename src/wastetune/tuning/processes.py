@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,10 @@ _DEATHS = 3
 
 @dataclass
 class _WorkerProcess:
-    """A worker process and its standard error."""
+    """A worker process, the thread that prints its lines, and its standard error."""
 
     process: "subprocess.Popen[bytes]"
+    lines: threading.Thread
     errors: IO[bytes]
 
 
@@ -50,12 +52,13 @@ def run_workers(
 ) -> None:
     """Runs `count` processes of `wastetune worker` with these arguments until all have ended by themselves.
 
-    `environment` is for what a command line must not show, such as passwords. `tick` is called a few times per
-    second. With a count of 0, waits until workers elsewhere have finished the study's trials.
+    `environment` is for what a command line must not show, such as passwords. `echo` gets what the workers print, line
+    by line, so that they do not write over each other. `tick` is called a few times per second. With a count of 0,
+    waits until workers elsewhere have finished the study's trials.
     UserError where a worker ends with a UserError, and where workers crash again and again.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    workers = [_start(arguments, environment) for _ in range(count)]
+    workers = [_start(arguments, environment, echo) for _ in range(count)]
     deaths, finished = 0, -1
     try:
         while workers or (not count and time.monotonic() < deadline):
@@ -66,6 +69,7 @@ def run_workers(
                     break
             for worker in [each for each in workers if each.process.poll() is not None]:
                 workers.remove(worker)
+                worker.lines.join(_GRACE)
                 status, words = worker.process.returncode, _last_line(worker)
                 if status == 0:
                     continue
@@ -82,7 +86,7 @@ def run_workers(
                         f"{f': {words}' if words else ', perhaps for want of memory'}; what is finished is kept"
                     )
                 echo(f"a worker died ({how}); another one takes its place")
-                workers.append(_start(arguments, environment))
+                workers.append(_start(arguments, environment, echo))
             time.sleep(_POLL_INTERVAL)
     except BaseException:
         _stop(workers)  # without another database call: the database may be what failed
@@ -91,11 +95,23 @@ def run_workers(
     tick()
 
 
-def _start(arguments: Sequence[str], environment: dict[str, str]) -> _WorkerProcess:
+def _start(arguments: Sequence[str], environment: dict[str, str], echo: Callable[[str], None]) -> _WorkerProcess:
     errors = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the process)
     command = [sys.executable, "-m", "wastetune", "worker", *arguments]
     surroundings = {**os.environ, **environment, PARENT: str(os.getpid())}
-    return _WorkerProcess(subprocess.Popen(command, env=surroundings, stdin=subprocess.DEVNULL, stderr=errors), errors)
+    process = subprocess.Popen(
+        command, env=surroundings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+    )
+
+    def print_lines() -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                echo(line.decode(errors="replace").rstrip())
+
+    thread = threading.Thread(target=print_lines, daemon=True)
+    thread.start()
+    return _WorkerProcess(process, thread, errors)
 
 
 def _last_line(worker: _WorkerProcess) -> str:

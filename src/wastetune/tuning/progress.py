@@ -2,17 +2,22 @@
 
 import socket
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from wastetune.console import Console, Row
 from wastetune.data.corrections import render_corrected
 from wastetune.data.index import contradictions
+from wastetune.evaluation.metrics import METRICS
+from wastetune.formatting import render_rough_duration
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials
+from wastetune.training.fit import Epoch
 from wastetune.tuning.prepare import Prepared
 
 if TYPE_CHECKING:
@@ -58,6 +63,7 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
         "finished": len(finished),
         "trials": {state.lower(): counts[state] for state in _STATES},
         "failures": dict(Counter(read_attrs(trial).failure or "?" for trial in trials if trial.state.name == "FAIL")),
+        "metric": info.metric if info else "",
         "best": None
         if best is None
         else {"trial": best.number, "score": best.value, "config": read_attrs(best).config},
@@ -77,18 +83,19 @@ def render_status(status: Mapping[str, Any]) -> str:
     ]
     if status["question"]:
         lines.append(status["question"])
-    lines.append("best: none yet" if best is None else f"best: {best['score']:.4f} (trial {best['trial']})")
+    name = f" {METRICS[status['metric']][0]}" if status["metric"] else ""
+    lines.append("best: none yet" if best is None else f"best{name}: {best['score']:.4f} (trial {best['trial']})")
     if rate is not None:
         left = status["seconds_left"]
-        lines.append(f"{rate:.1f} trials a minute" + (f", about {_render_seconds(left)} left" if left else ""))
+        lines.append(f"{rate:.1f} trials a minute" + (f", about {render_rough_duration(left)} left" if left else ""))
     for reason, count in status["failures"].items():
         lines.append(f"failed {count} times: {reason}" if count > 1 else f"failed once: {reason}")
     for worker in status["workers"]:
         here = " (this machine)" if worker["host"] == socket.gethostname() else ""
-        life = "" if worker["alive"] else f", silent for {_render_seconds(worker['silent_seconds'])}"
+        life = "" if worker["alive"] else f", silent for {render_rough_duration(worker['silent_seconds'])}"
         lines.append(
             f"worker {worker['host']} {worker['pid']}{here}: trial {worker['trial']}, "
-            f"for {_render_seconds(worker['seconds'])}{life}"
+            f"for {render_rough_duration(worker['seconds'])}{life}"
         )
     if not status["workers"] and status["finished"] < status["asked"]:
         lines.append("no worker has a trial in hand: start one with wastetune run or wastetune worker")
@@ -99,14 +106,9 @@ def _seconds_since(moment: datetime | None, now: float) -> float:
     return 0.0 if moment is None else max(now - moment.timestamp(), 0.0)
 
 
-def _render_seconds(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-# The keys of the configuration in the line of a trial.
+# The keys of the configuration in the line of a trial, as far as there is room.
 _SHOWN = ("frozen_depth", "augmentation", "head_layers", "head_units", "learning_rate", "batch_size")
+_STARTING = "first epoch"
 _LISTED = 20  # of the files that were left out
 
 
@@ -130,18 +132,94 @@ def render_preparation(prepared: Prepared) -> Iterator[str]:
     yield f"{backbone.name} at {backbone.size} px, weights {backbone.digest[:8]}, {len(backbone.cuts)} cuts"
 
 
-def render_trial(trial: "FrozenTrial", study: "optuna.Study") -> str:
-    """A line about a trial that has ended: number, score, seconds, best score so far, key parameters."""
+def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, width: int = 80) -> str:
+    """A line about a trial that has ended: number, score, seconds, best score so far.
+
+    As many of the key parameters that were searched follow as the width has room for. metric: a key of METRICS.
+    """
     state, attrs = trial.state.name, read_attrs(trial)
     if state == "FAIL":
-        return f"trial {trial.number:3d}  failed    {attrs.failure}"
-    best = best_trial(study)
-    score = f"{trial.value:.4f}" if state == "COMPLETE" else "pruned"
-    so_far = f"best {best.value:.4f} (trial {best.number})" if best else ""
-    shown = "  ".join(
-        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-        for key in _SHOWN
-        if (value := attrs.config.get(key)) is not None
-    )
+        return f"trial {trial.number:3d}  failed: {attrs.failure}"
+    name = METRICS[metric][0]
+    score = f"{name} {trial.value:.4f}" if state == "COMPLETE" else "pruned"
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
-    return f"trial {trial.number:3d}  {score:8}  {seconds:5.0f} s  {so_far}  {shown}"
+    so_far = f"  best {best.value:.4f} (trial {best.number})" if best else ""
+    line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {seconds:5.0f} s{so_far}"
+    for key in _SHOWN:
+        value = attrs.config.get(key)
+        if key in trial.params and value is not None:
+            word = f"  {key} {value:.3g}" if isinstance(value, float) else f"  {key} {value}"
+            if len(line + word) > width:
+                break
+            line += word
+    return line
+
+
+@contextmanager
+def show_trial(console: Console, metric: str, number: int, epochs: int) -> Iterator[Callable[[Epoch], None]]:
+    """A row about a trial while it runs; the value is a function that takes each epoch."""
+    what, seconds = f"trial {number}", deque[float](maxlen=3)  # the first epoch compiles, the last ones tell
+    with console.rows() as show:
+        show([Row(what, 0, epochs, _STARTING)])
+
+        def on_epoch(epoch: Epoch) -> None:
+            seconds.append(epoch.seconds)
+            left = (epochs - epoch.number) * sum(seconds) / len(seconds)
+            state = _epoch_state(metric, epoch.number, epochs, epoch.score)
+            show([Row(what, epoch.number, epochs, state, left)])
+
+        yield on_epoch
+
+
+@contextmanager
+def show_study(
+    console: Console, metric: str, asked: int, *, running: bool
+) -> Iterator[Callable[[Sequence["FrozenTrial"]], None]]:
+    """A row about a study until it has `asked` trials, and, with `running`, one about each running trial.
+
+    The value is a function that takes all trials of the study, now and whenever some may have changed.
+    """
+    started = time.monotonic()
+    ends: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # time, finished trials
+    rows: dict[int, Row] = {}
+    whole = Row("", 0, asked)
+    with console.rows() as show:
+
+        def on_change(trials: Sequence["FrozenTrial"]) -> None:
+            nonlocal whole
+            finished = only_finished(trials)
+            if not ends or len(finished) != ends[-1][1]:
+                ends.append((time.monotonic() if ends else started, len(finished)))
+                whole = _study_row(metric, asked, finished, ends)
+            at_work = [trial for trial in trials if trial.state.name == "RUNNING"] if running else []
+            for trial in at_work:
+                epoch = max(trial.intermediate_values, default=0)
+                if trial.number not in rows or rows[trial.number].done != epoch:
+                    rows[trial.number] = _running_row(metric, trial, epoch)
+            show([whole, *(rows[trial.number] for trial in at_work)])
+
+        yield on_change
+
+
+def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"], ends: Sequence[tuple[float, int]]) -> Row:
+    """The row of a study; the rate is that of the last trials of this run, never of those of an earlier one."""
+    (first, before), (last, count) = ends[0], ends[-1]
+    left = (asked - count) * (last - first) / (count - before) if count > before + 1 else None  # one alone tells little
+    scores = [(trial.value, -trial.number) for trial in finished if trial.state.name == "COMPLETE"]
+    best, number = max(scores, default=(None, 0))
+    state = "" if best is None else f"best {METRICS[metric][0]} {best:.4f} (trial {-number})"
+    return Row(f"{min(count, asked)} of {asked} trials", min(count, asked), asked, state, left)
+
+
+def _running_row(metric: str, trial: "FrozenTrial", epoch: int) -> Row:
+    """The row of a trial that runs in another process, after the last epoch that it has reported."""
+    epochs = int(read_attrs(trial).config.get("epochs", 0))
+    if not epoch or not epochs:
+        return Row(f"trial {trial.number}", 0, epochs or None, _STARTING)
+    spent = _seconds_since(trial.datetime_start, time.time())
+    state = _epoch_state(metric, epoch, epochs, trial.intermediate_values[epoch])
+    return Row(f"trial {trial.number}", epoch, epochs, state, spent * (epochs - epoch) / epoch)
+
+
+def _epoch_state(metric: str, epoch: int, epochs: int, score: float) -> str:
+    return f"epoch {epoch} of {epochs}, {METRICS[metric][0]} {score:.4f}"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,15 @@ _MAX_FAILURES = 5
 _WAIT = 0.5
 
 
+# (number of a trial, its epochs) -> a context manager whose value takes each epoch
+ShowTrial = Callable[[int, int], AbstractContextManager[Callable[[Epoch], None]]]
+
+
+def not_shown(number: int, epochs: int) -> AbstractContextManager[Callable[[Epoch], None]]:
+    """A trial that is not shown while it runs."""
+    return nullcontext(lambda epoch: None)
+
+
 @dataclass(frozen=True)
 class _StartedTrial:
     """A running trial of this worker, with its configuration."""
@@ -79,6 +88,7 @@ def run_worker(
     timeout: float | None,
     bar: Bar,
     on_trial: Callable[["FrozenTrial"], None],
+    show: ShowTrial = not_shown,
     check: Callable[[], None] = lambda: None,
     renew_after: int | None = None,
     parent: int | None = None,
@@ -88,9 +98,10 @@ def run_worker(
 
     True where it stopped before that because `renew_after` of its trials had built Keras models, whose memory is
     only freed when the process ends.
-    `on_trial` gets each trial of this worker when it ends. `check` is called between epochs and may raise
-    KeyboardInterrupt; the running trial is then handed back, and the KeyboardInterrupt is raised again. With
-    `parent`, a process number, the worker ends when that process is gone. Workers of one study have different names.
+    `on_trial` gets each trial of this worker when it ends, and `show` shows one while it runs. `check` is called
+    between epochs and may raise KeyboardInterrupt; the running trial is then handed back, and the KeyboardInterrupt is
+    raised again. With `parent`, a process number, the worker ends when that process is gone. Workers of one study have
+    different names.
     UserError where trial after trial fails, with the reason of the last one.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -117,7 +128,8 @@ def run_worker(
                 fail_trial(started.trial, reason, void=True)
                 heartbeat.hold(None)
                 continue
-            ended = _run_one(started, heartbeat, memory, context, notes, bar, check)
+            with show(started.trial.number, started.proposal.config.epochs) as shown:
+                ended = _run_one(started, heartbeat, memory, context, notes, bar, shown, check)
             heartbeat.hold(None)
             on_trial(ended)
             attrs = read_attrs(ended)
@@ -162,6 +174,7 @@ def _run_one(
     context: TrialContext,
     notes: Notes,
     bar: Bar,
+    show: Callable[[Epoch], None],
     check: Callable[[], None],
 ) -> "FrozenTrial":
     """Runs a trial to its end; gives it as it is in the database."""
@@ -173,6 +186,7 @@ def _run_one(
     def on_epoch(epoch: Epoch) -> bool:
         nonlocal pruned
         check()
+        show(epoch)
         history.append(asdict(epoch))
         if is_reported(epoch.number, config.epochs):
             report_score(trial, epoch.number, epoch.score)
