@@ -1,9 +1,12 @@
 """The registered model: one version per model, and the champion is the better one on the same test pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from support.reports import a_report, scores
+from wastetune.datasets.identity import content_digest, content_sketch
 from wastetune.storage.study import DataSource
 from wastetune.tracking.mlflow_runs import mirror_final
 from wastetune.tracking.mlflow_store import open_mirror
@@ -172,6 +175,52 @@ def test_what_breaks_half_way_leaves_nothing_and_the_next_attempt_registers(mirr
     assert versions_of(mirror) == [(1, 0.5)]
 
 
+def of_pictures(*names):
+    """The data set of that name with other pictures."""
+    return replace(DATA, content=content_digest(names), sketch=content_sketch(names))
+
+
+def test_another_data_set_of_the_same_name_has_a_model_of_its_own(mlflow_store, results):
+    cans, leaves = of_pictures("c1", "c2", "c3"), of_pictures("l1", "l2", "l3")
+    grown = of_pictures("c1", "c2", "c3", "c4")
+
+    def register(data, study, bias):
+        mirror = open_mirror(mlflow_store, study=study, study_id=study, data=data, tags={})
+        said = register_model(mirror, scored(0.5, study=study), results(bias))
+        return mirror.client.get_experiment(mirror.experiment).name, mirror.notice, said
+
+    other = f"litter-{leaves.content[:6]}"
+    assert register(cans, "a", 0.0)[:2] == ("litter", "")
+    name, notice, said = register(leaves, "b", 0.1)
+    assert name == other
+    assert notice == (
+        f"MLflow has experiment 'litter' of other pictures, so this data set has experiment '{other}'; "
+        "dataset_name in the study's file gives it a name of its own"
+    )
+    assert said.startswith(f"wastetune-{other} version 1 is registered in MLflow; it is the champion, as the first\n")
+    assert f"so this data set has model 'wastetune-{other}'" in said
+    assert register(leaves, "b", 0.1) == (other, notice, None)  # registered already
+    name, notice, said = register(grown, "c", 0.2)
+    assert (name, notice, said.partition(" is registered")[0]) == ("litter", "", "wastetune-litter version 2")
+
+
+def test_a_study_stays_in_the_experiment_where_its_runs_are(mlflow_store):
+    """As one of an earlier version, when data sets of one name shared an experiment."""
+    leaves, cans = of_pictures("l1"), of_pictures("c1")
+    old = open_mirror(mlflow_store, study="a", study_id="a", data=DATA, tags={})
+    open_mirror(mlflow_store, study="b", study_id="b", data=cans, tags={})
+    again = open_mirror(mlflow_store, study="a", study_id="a", data=leaves, tags={})
+    assert (again.experiment, again.parent) == (old.experiment, old.parent)
+
+
+def test_a_model_of_an_earlier_version_is_of_another_data_set_if_its_classes_are_others(mirror, mlflow_store, results):
+    register_model(mirror, scored(0.5), results(0.0))  # without a sketch
+    cans = open_mirror(mlflow_store, study="b", study_id="b", data=of_pictures("c1"), tags={})
+    tree = scored(0.5, study="b", classes=["bark", "leaf"])
+    assert f"wastetune-litter-{cans.data.content[:6]} version 1" in register_model(cans, tree, results(0.1))
+    assert "wastetune-litter version 2" in register_model(mirror, scored(0.5), results(0.2))
+
+
 def test_a_folder_without_a_model_registers_nothing(mirror, tmp_path):
     assert register_model(mirror, REPORT, tmp_path) is None
     assert list(mirror.client.search_registered_models()) == []
@@ -209,3 +258,4 @@ def test_the_test_set_is_known_by_its_pixels_and_classes_alone(tmp_path):
 def test_a_name_holds_nothing_that_means_something_to_mlflow():
     assert model_name("photos: 2026/05") == "wastetune-photos- 2026-05"
     assert model_name("müll") == "wastetune-müll"
+    assert model_name("anna's") == "wastetune-anna-s"

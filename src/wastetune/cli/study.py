@@ -109,8 +109,8 @@ def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
         f"{found.study_name}: {changes.there + changes.copied} trials in MLflow, {changes.copied} of them copied now, "
         f"{changes.deleted} wrong ones deleted"
     )
-    if changes.model:
-        click.echo(changes.model)
+    for sentence in filter(None, (changes.notice, changes.model)):
+        click.echo(sentence)
 
 
 @click.command()

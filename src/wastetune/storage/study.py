@@ -118,6 +118,7 @@ class DataSource:
     classes: tuple[str, ...]
     counts: Mapping[str, int]  # images in train, val and test
     content: str = ""  # digest of the images alone, whatever their split; empty: of an earlier version
+    sketch: str = ""  # by which the data set is known again after images came or went; likewise
 
 
 class StudyInfo(Record):

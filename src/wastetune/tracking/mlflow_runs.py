@@ -35,6 +35,7 @@ class Changes:
     deleted: int
     there: int
     model: str | None = None  # a sentence on the model, if it was registered now
+    notice: str = ""  # a sentence, where another data set has the name of this one
 
 
 def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callable[[], bool] = lambda: False) -> int:

@@ -26,7 +26,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wastetune.errors import UserError, optional_import
 from wastetune.network import LOOPBACK_HOSTS, free_port, http_address, listen
 from wastetune.storage.database import hide_password, quote_password
-from wastetune.storage.study import get_study_attr, read_study_info
+from wastetune.storage.study import get_study_attr
 from wastetune.tracking.artifacts import DrawnPictures, artifact_folder
 from wastetune.tracking.mlflow_store import VIEW
 from wastetune.tracking.mlflow_uri import fetch, without_password
@@ -214,15 +214,12 @@ def _watch(child: _MlflowProcess | None) -> None:
 
 def _study_page(address: str, study: "optuna.Study") -> str | None:
     """The page of the study's runs, with the columns to compare; None where MLflow does not have the study."""
-    info, key = read_study_info(study), get_study_attr(study, "id", "")
-    name = info.data.name if info else ""
-    query = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(name, safe='')}"
+    key = get_study_attr(study, "id", "")
+    having = quote(f"tags.`{VIEW}{key}` LIKE '%'", safe="")  # its name may have a digest
     try:
-        experiment = json.loads(fetch(query))["experiment"]
-        tags = {tag["key"] for tag in experiment.get("tags", ())}
-    except (OSError, ValueError, KeyError):
-        return None
-    if f"{VIEW}{key}" not in tags:
+        found = json.loads(fetch(f"{address}/api/2.0/mlflow/experiments/search?max_results=1&filter={having}"))
+        experiment = found["experiments"][0]
+    except (OSError, ValueError, KeyError, IndexError):
         return None
     return f"experiments/{experiment['experiment_id']}/runs?workflowType=machine_learning&viewStateShareKey={key}"
 
