@@ -109,7 +109,7 @@ def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str
       wastetune export --study inception_wid --format litert --format litert-int8
     """
     place = model_path(study, None, results).parent
-    pictures = pictures_of(study, storage, folder)
+    pictures = pictures_of(study, storage, folder, results)
 
     from wastetune.models.parity import export_study, render_checks
 

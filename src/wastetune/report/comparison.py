@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,12 +159,14 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _read_studies(results: Path, names: Sequence[str]) -> dict[str, _Study]:
-    folders = sorted(path for path in results.iterdir() if path.is_dir()) if results.is_dir() else []
-    reports = {folder.name: report for folder in folders if (report := read_report(folder))}
+    """The finished studies of these names or results folders, else all in `results`; by name, elsewhere by path."""
+    folders = {path.name: path for path in sorted(results.iterdir()) if path.is_dir()} if results.is_dir() else {}
+    folders |= {name: Path(name) for name in names if os.sep in name and Path(name).parent != results}
+    reports = {name: report for name, folder in folders.items() if (report := read_report(folder))}
     if not reports:
         raise UserError(f"there is no finished study in {results}; run one, or see --results")
     chosen = dict.fromkeys(found for name in names for found in _matching(name, reports, results))
-    return {name: _open_study(results / name, reports[name]) for name in (chosen or reports)}
+    return {name: _open_study(folders[name], reports[name]) for name in (chosen or reports)}
 
 
 def _open_study(folder: Path, report: Report) -> _Study:
@@ -175,7 +178,8 @@ def _open_study(folder: Path, report: Report) -> _Study:
 
 
 def _matching(name: str, reports: Mapping[str, Report], results: Path) -> Iterator[str]:
-    wanted = Path(name).stem if name.endswith(".toml") else name
+    is_inside = Path(name).parent == results
+    wanted = Path(name).stem if name.endswith(".toml") else Path(name).name if is_inside else name
     found = [wanted] if wanted in reports else [one for one in reports if fnmatchcase(one, wanted)]
     if not found:
         raise UserError(f"there is no report of a study {name!r} in {results}; {suggest(wanted, reports)}")

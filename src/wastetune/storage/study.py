@@ -128,6 +128,7 @@ class StudyInfo(Record):
     metric: str
     data: DataSource
     tags: dict[str, str]  # backbone, data set, versions
+    source: str = ""  # the path of its file where it was begun; empty: of an earlier version
 
 
 def write_study_info(study: "optuna.Study", info: StudyInfo) -> None:

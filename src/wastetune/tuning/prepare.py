@@ -152,7 +152,9 @@ def join_study(prepared: Prepared, url: str, console: Console, *, patient: bool 
     info, data = read_study_info(study), _data_source(prepared)
     if info is None:
         tags = {"backbone": spec.backbone, "dataset": data.name, **package_versions()}
-        write_study_info(study, StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags))
+        source = str(Path(spec.source).resolve())
+        info = StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags, source=source)
+        write_study_info(study, info)
         note_study(study)
     elif (known := _update_source(info.data, data, spec.dataset_name)) != info.data:
         tags = info.tags | {"dataset": known.name}
