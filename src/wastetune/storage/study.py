@@ -145,6 +145,9 @@ def read_study_info(study: "optuna.Study") -> StudyInfo | None:
 _INFO = "about"  # the key in the database
 _OPENINGS = "test_openings"
 _OPENED = "test_opened_for"  # earlier versions: the winner of each
+STUDY_ATTRS = frozenset(
+    {"id", "fingerprint", "trials", _INFO, _OPENINGS, _OPENED}
+)  # that wastetune stores with a study
 
 
 def note_opening(study: "optuna.Study", trials: Sequence[int]) -> tuple[Opening, ...]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STUDY = "wastetune.study_id"
 TRIAL = "wastetune.trial"
 PARENT = "mlflow.parentRunId"
+ORDER = "wastetune.order"  # by which a study's runs are sorted, descending: the study, its final model, the best trials
 DATA = "wastetune.data"  # of an experiment and of a registered model: the sketch of its data set
 _NOTE = "mlflow.note.content"
 # Opens the experiment in MLflow's view of model training instead of the one of GenAI.
@@ -96,12 +97,22 @@ def open_mirror(
             client.set_experiment_tag(experiment, DATA, data.sketch)
         runs = search(client, experiment, _parent_query(study_id))
         if runs:  # of several, created at the same time, all processes take the same
-            parent = min(runs, key=lambda run: (run.info.start_time, run.info.run_id)).info.run_id
+            first = min(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+            parent = first.info.run_id
+            if ORDER not in first.data.tags:  # of an earlier version
+                client.set_tag(parent, ORDER, "study")
         else:
             parent = client.create_run(
                 experiment,
                 run_name=study,
-                tags={**tags, STUDY: study_id, TRIAL: "study", "study": study, **({_NOTE: note} if note else {})},
+                tags={
+                    **tags,
+                    STUDY: study_id,
+                    TRIAL: "study",
+                    ORDER: "study",
+                    "study": study,
+                    **({_NOTE: note} if note else {}),
+                },
             ).info.run_id
             log_data(client, parent, data)
         if not found or found.tags.get(f"{VIEW}{study_id}") != _view(study_id):
@@ -151,10 +162,10 @@ def _parent_query(study_id: str) -> str:
 
 
 def _view(study_id: str) -> str:
-    """The state of MLflow's page for a study: its runs alone, the best first."""
+    """The state of MLflow's page for a study: its runs alone, the study itself first and then the best."""
     state = {
         "searchFilter": f"tags.`{STUDY}` = '{study_id}'",
-        "orderByKey": "metrics.`best_score`",
+        "orderByKey": f"tags.`{ORDER}`",
         "orderByAsc": False,
         "selectedColumns": _COLUMNS,
     }

@@ -9,19 +9,18 @@ version that is worse than its study's default, or whose split leaks, never does
 
 import hashlib
 import json
-import logging
 import re
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wastetune.data.splits import read_split_table
 from wastetune.evaluation.metrics import METRICS
-from wastetune.models.bundle import MODEL_FILE, load_model
+from wastetune.models.bundle import MODEL_FILE, load_description
 from wastetune.report.results import Report
 from wastetune.tracking.mlflow_runs import find_final
 from wastetune.tracking.mlflow_store import DATA, Mirror, choose_name, is_name_of, render_clash, search_all
+from wastetune.tracking.model_code.save import save_mlflow_model
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -112,6 +111,7 @@ def _add_version(mirror: Mirror, name: str, report: Report, folder: Path, digest
         "metric": metric,
         "score": repr(float(getattr(report.test, METRICS[metric][1]))),
         "classes": _render_classes(report),
+        "input_size": str(load_description(folder / "bundle").input_size),
         _TEST: test_digest(folder / "split.csv"),
         _MODEL: digest,
     }
@@ -121,7 +121,9 @@ def _add_version(mirror: Mirror, name: str, report: Report, folder: Path, digest
     model = client.create_logged_model(mirror.experiment, report.study, source_run_id=mirror.parent, tags=tags)
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            _save(Path(temporary) / "model", folder, report, model.model_id)
+            save_mlflow_model(
+                Path(temporary) / "model", folder, report, model.model_id, pictures=Path(mirror.data.folder)
+            )
             client.log_model_artifacts(model.model_id, str(Path(temporary) / "model"))
         client.finalize_logged_model(model.model_id, "READY")
         return _register(mirror, name, report, tags, model)
@@ -146,7 +148,7 @@ def _register(mirror: Mirror, name: str, report: Report, tags: dict[str, str], m
         source=model.artifact_location,  # by its id, MLflow would look for it in the store that is the default
         run_id=model.source_run_id,
         tags=tags | {_LOGGED: model.model_id},
-        description=f"{report.question or report.study}\n\n{_usage(report)}",
+        description=f"{report.question or report.study}\n\n{_usage(report, int(tags['input_size']))}",
         model_id=model.model_id,
     )
     versions = json.dumps([{"name": name, "version": str(version.version)}])
@@ -154,32 +156,10 @@ def _register(mirror: Mirror, name: str, report: Report, tags: dict[str, str], m
     return version
 
 
-def _save(path: Path, folder: Path, report: Report, model_id: str) -> None:
-    """Writes the bundle's model as an MLflow model.
-
-    Without a signature: one would name a single type of pixels, and refuse the other of bytes and floats.
-    """
-    model = load_model(folder / "bundle")  # imports Keras, which mlflow.keras would do less quietly
-    versions = report.versions
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow warns about its own types
-        import mlflow.keras
-        from mlflow.models import Model
-
-        logging.getLogger("mlflow.keras.save").setLevel(logging.ERROR)  # it misses the signature
-        mlflow.keras.save_model(
-            model,
-            str(path),
-            mlflow_model=Model(model_id=model_id),
-            pip_requirements=[f"{package}=={versions[package]}" for package in ("keras", "tensorflow")],
-            metadata={"classes": list(report.classes), "study": report.study, "config": report.best.config},
-        )
-
-
-def _usage(report: Report) -> str:
+def _usage(report: Report, size: int) -> str:
     return (
-        "Pixels (n, height, width, 3), 0 to 255, bytes or floats, in; probabilities of "
-        f"{', '.join(report.classes)} out."
+        f"Pictures of any size in: arrays (height, width, 3) of 0 to 255, paths, bytes, or base64. They are resized to "
+        f"{size} x {size} pixels as in training. Probabilities of {', '.join(report.classes)} out."
     )
 
 
