@@ -17,7 +17,7 @@ from wastetune.models import export, parity
 from wastetune.models.bundle import DESCRIPTION_FILE, load_description, save_centres
 from wastetune.models.export import FORMATS, Format, Source, write_export
 from wastetune.models.loading import open_model
-from wastetune.models.parity import export_study
+from wastetune.models.parity import export_study, read_checks, refused, render_losses
 
 pytestmark = pytest.mark.slow
 
@@ -194,6 +194,33 @@ def test_a_file_that_says_otherwise_is_an_error_and_does_not_stay(ran, results, 
     with pytest.raises(UserError, match=r"differs from the original by 0\.\d+ in an output \(0.001 is allowed\)"):
         export_study(tmp_path / "results", pictures, ["onnx"])
     assert not list((tmp_path / "results" / "export").iterdir())
+
+
+def test_a_file_that_loses_too_much_does_not_stay_unless_that_is_allowed(results, pictures, tmp_path, monkeypatch):
+    def write_worse(source, file):
+        import keras
+
+        turned = keras.ops.flip(source.model.outputs[0], axis=-1)
+        export._write_keras(Source(keras.Model(source.model.inputs, turned), source.about), file)
+
+    shutil.copytree(results, tmp_path / "results")
+    folder = tmp_path / "results" / "export"
+    shutil.rmtree(folder, ignore_errors=True)
+    monkeypatch.setitem(FORMATS, "litert-int8", Format("worse.keras", "Worse", write_worse, exact=False))
+    monkeypatch.setattr(parity, "THREADS", ())
+    checks = export_study(tmp_path / "results", pictures, ["litert-int8", "keras"])
+    assert [check.format for check in refused(checks, 0.01)] == ["litert-int8"]
+    assert {path.name for path in folder.iterdir()} == {"export.json", "model.keras"}
+    assert list(read_checks(folder)) == ["bundle", "keras"]
+    (sentence,) = render_losses(checks, 0.01)
+    assert "litert-int8 loses " in sentence
+    assert sentence.endswith("; its file was deleted")
+    checks = export_study(tmp_path / "results", pictures, ["litert-int8"], max_loss=1.0)
+    assert refused(checks, 1.0) == []
+    assert (folder / "worse.keras").is_file()
+    assert "litert-int8" in read_checks(folder)
+    (sentence,) = render_losses(checks, 1.0)  # it is kept, and said
+    assert "deleted" not in sentence
 
 
 def test_a_test_picture_that_is_gone_is_told(results, pictures, tmp_path):

@@ -11,10 +11,12 @@ import hashlib
 import json
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wastetune.data.splits import read_split_table
+from wastetune.datasets.identity import content_digest, content_sketch
 from wastetune.evaluation.metrics import METRICS
 from wastetune.models.bundle import MODEL_FILE, load_description
 from wastetune.report.results import Report
@@ -44,6 +46,10 @@ def register_model(mirror: Mirror, report: Report, folder: Path) -> str | None:
     if not file.is_file() or not (folder / "split.csv").is_file():
         return None
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if not mirror.data.sketch:  # of an earlier version
+        pixels = [row.pixels_sha256 for row in read_split_table(folder / "split.csv")]
+        data = replace(mirror.data, content=content_digest(pixels), sketch=content_sketch(pixels))
+        mirror = replace(mirror, data=data)
     with mirror.lock:
         base, name = model_name(report.dataset), _choose_model(mirror, report)
         if not (version := _find_version(mirror, name, digest)):
@@ -141,8 +147,7 @@ def _register(mirror: Mirror, name: str, report: Report, tags: dict[str, str], m
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    if mirror.data.sketch:
-        client.set_registered_model_tag(name, DATA, mirror.data.sketch)
+    client.set_registered_model_tag(name, DATA, mirror.data.sketch)
     version = client.create_model_version(
         name,
         source=model.artifact_location,  # by its id, MLflow would look for it in the store that is the default
