@@ -38,7 +38,7 @@ def list_(folder: Path) -> None:
     from wastetune.datasets.catalog import KNOWN_DATASETS
 
     for source in KNOWN_DATASETS:
-        here = "here" if (folder / source.name).is_dir() else "fetch" if source.url else "by hand"
+        here = "here" if (folder / source.name).is_dir() else "fetch" if source.url or source.kaggle else "by hand"
         click.echo(
             f"{source.name:10} {here:8} {source.total:6,} pictures, {len(source.classes)} classes  {source.title}"
         )
