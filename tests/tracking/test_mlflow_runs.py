@@ -116,9 +116,9 @@ def test_a_child_run_has_its_curves_its_single_numbers_its_seed_and_its_times(mi
 
 def test_the_study_stands_first_then_its_final_model_then_the_best_trials(mirror, study, tmp_path):
     study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.71, user_attrs={"config": CONFIG}))
-    (tmp_path / "report.md").write_text("# mine")
+    (tmp_path / "results").mkdir()
     mirror_trials(mirror, study.get_trials())
-    mirror_final(mirror, REPORT, tmp_path)
+    mirror_final(mirror, REPORT, tmp_path / "results")
     experiment = mirror.client.get_experiment(mirror.experiment)
     view = json.loads(experiment.tags["mlflow.sharedViewState.abc"])
     assert not view["orderByAsc"]
