@@ -92,7 +92,7 @@ def export_study(
 
 def refused(checks: Sequence[Check], max_loss: float) -> list[Check]:
     """The checks of exports that lose more macro F1 than allowed; their files were deleted."""
-    return [check for check in checks if check.f1_macro_lost > max_loss]
+    return [check for check in checks if check.format != ORIGINAL and check.f1_macro_lost > max_loss]
 
 
 def render_losses(checks: Sequence[Check], max_loss: float) -> list[str]:
