@@ -14,7 +14,7 @@ from wastetune import UserError
 from wastetune.cli.model import export as export_command
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.models import export, parity
-from wastetune.models.bundle import DESCRIPTION_FILE, load_description, load_model, save_centres
+from wastetune.models.bundle import DESCRIPTION_FILE, load_description, save_centres
 from wastetune.models.export import FORMATS, Format, Source, write_export
 from wastetune.models.loading import open_model
 from wastetune.models.parity import export_study, read_checks, refused, render_losses
