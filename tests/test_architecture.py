@@ -36,11 +36,11 @@ MOST_FILES = 9
 
 # Library -> the rooms or modules that may import it, at whatever depth; for annotations (TYPE_CHECKING) any may.
 LIBRARIES = {
-    "keras": "backbones training models.bundle models.export models.saliency",
+    "keras": "backbones training models.bundle models.export models.saliency tracking.model_code.loader",
     "optuna": "storage search tracking.artifacts tracking.dashboard tuning study",
     "optuna_dashboard": "tracking.ui",
     "mlflow": "tracking",
-    "pandas": "api",
+    "pandas": "api tracking.model_code.loader",
     "sklearn": "evaluation.shift evaluation.novelty",
     "tensorflow": "backbones.runtime models",
     "onnxruntime": "models.loading",

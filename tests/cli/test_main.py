@@ -189,7 +189,7 @@ def test_studies_are_listed_with_their_questions(run_cli, tmp_path):
 def test_data_sets_are_listed_with_where_they_come_from_and_whether_they_are_here(run_cli, tmp_path):
     (tmp_path / "there" / "wid").mkdir(parents=True)
     lines = run_cli("data", "list", WASTETUNE_DATA="there").stdout.splitlines()
-    assert [line.split()[:2] for line in lines[::2]] == [["trashnet", "fetch"], ["wid", "here"], ["wcd", "by"]]
+    assert [line.split()[:2] for line in lines[::2]] == [["trashnet", "fetch"], ["wid", "here"], ["wcd", "fetch"]]
     for source, first, second in zip(KNOWN_DATASETS, lines[::2], lines[1::2], strict=True):
         assert f"{source.total:,} pictures, {len(source.classes)} classes" in first
         assert source.licence in second

@@ -3,6 +3,7 @@
 import http.server
 import io
 import stat
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from wastetune.datasets import catalog
 from wastetune.datasets.catalog import KNOWN_DATASETS, KnownDataset, fetch_dataset, find_dataset
 from wastetune.datasets.download import download
 from wastetune.errors import UserError
@@ -211,9 +213,49 @@ def test_another_checksum_is_refused(source: KnownDataset, tmp_path: Path) -> No
     assert left_in(tmp_path) == []
 
 
-def test_a_data_set_behind_an_account_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"kaggle\.com/datasets/techsash.*wcd/DATASET/TRAIN"):
+def test_kagglehub_without_a_network_says_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kagglehub", reason="needs pip install '.[dev]'")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"sign in at Kaggle.*kagglehub says: .*is KAGGLE_API_TOKEN set"):
+        fetch_dataset("wcd", tmp_path / "data")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("many", [2, 1], ids=["whole", "another"])
+def test_what_kaggle_gives_is_kept_if_it_has_the_pictures_it_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """Kaggle itself wants an account, so its answer is written here; the archive holds everything twice."""
+
+    def give(handle: str, folder: Path) -> None:
+        assert handle == "somebody/waste"
+        for name in ("DATASET/TRAIN/O", "DATASET/TEST/O", "DATASET/TRAIN/R", "dataset/DATASET/TRAIN/O"):
+            (folder / name).mkdir(parents=True)
+            for number in range(many):
+                (folder / name / f"{number}.jpg").write_bytes(b"picture")
+
+    monkeypatch.setattr(catalog, "download_from_kaggle", give)
+    wcd = next(known for known in KNOWN_DATASETS if known.name == "wcd")
+    known = replace(wcd, kaggle="somebody/waste", total=6, counts={"O": 4, "R": 2})
+    if many == 2:
+        folder = fetch_dataset(known, tmp_path / "data")
+        assert {path.name for path in folder.iterdir()} == {"DATASET"}
+        assert len(list(folder.rglob("*.jpg"))) == 6
+        assert {path.name for path in (tmp_path / "data").iterdir()} == {"wcd", "wcd.source.txt"}
+    else:
+        with pytest.raises(UserError, match=r"has not the pictures it should \(O 2 instead of 4, R 1 instead of 2\)"):
+            fetch_dataset(known, tmp_path / "data")
+        assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_data_set_behind_an_account_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kagglehub", None)  # as if it was not installed
+    with pytest.raises(
+        UserError, match=r"kaggle\.com/datasets/techsash.*wcd/DATASET/TRAIN.*pip install 'wastetune\[kagg"
+    ):
         fetch_dataset("wcd", tmp_path)
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="known are trashnet, wid, wcd"):
         fetch_dataset("tresh", tmp_path)
 

@@ -17,7 +17,7 @@ from wastetune.models import export, parity
 from wastetune.models.bundle import DESCRIPTION_FILE, load_description, save_centres
 from wastetune.models.export import FORMATS, Format, Source, write_export
 from wastetune.models.loading import open_model
-from wastetune.models.parity import export_study
+from wastetune.models.parity import export_study, read_checks, refused, render_losses
 
 pytestmark = pytest.mark.slow
 
@@ -196,6 +196,38 @@ def test_a_file_that_says_otherwise_is_an_error_and_does_not_stay(ran, results, 
     assert not list((tmp_path / "results" / "export").iterdir())
 
 
+def test_a_file_that_loses_too_much_does_not_stay_unless_that_is_allowed(results, pictures, tmp_path, monkeypatch):
+    def turned(model):
+        import keras
+
+        return keras.Model(model.inputs, keras.ops.flip(model.outputs[0], axis=-1))
+
+    def write_worse(source, file):
+        export._write_keras(Source(turned(source.model), source.about), file)
+
+    shutil.copytree(results, tmp_path / "results")
+    folder = tmp_path / "results" / "export"
+    shutil.rmtree(folder, ignore_errors=True)
+    monkeypatch.setitem(FORMATS, "litert-int8", Format("worse.keras", "Worse", write_worse, exact=False))
+    monkeypatch.setattr(parity, "THREADS", ())
+    (kept,) = export_study(tmp_path / "results", pictures, ["litert-int8"], max_loss=1.0)[1:]
+    assert refused([kept], 1.0) == []
+    assert (folder / "worse.keras").is_file()
+    assert set(read_checks(folder)) == {"bundle", "litert-int8"}
+    allowed = kept.f1_macro_lost - 0.001  # of eight pictures it may even gain
+    checks = export_study(tmp_path / "results", pictures, ["litert-int8"], max_loss=allowed)
+    assert [check.format for check in refused(checks, allowed)] == ["litert-int8"]
+    assert {path.name for path in folder.iterdir()} == {"export.json"}
+    assert set(read_checks(folder)) == {"bundle"}
+    (sentence,) = render_losses(checks, allowed)
+    assert sentence.startswith("litert-int8 loses ")
+    assert sentence.endswith("; its file was deleted")
+    lossy = kept.model_copy(update={"f1_macro_lost": 0.054})
+    (sentence,) = render_losses([lossy], 0.06)  # it is kept, and said
+    assert "loses 0.0540 of macro F1" in sentence
+    assert "deleted" not in sentence
+
+
 def test_a_test_picture_that_is_gone_is_told(results, pictures, tmp_path):
     with pytest.raises(UserError, match="a test picture is not there as it was: Cannot read"):
         export_study(results, tmp_path, ["onnx"])
@@ -226,8 +258,9 @@ def test_the_command_checks_writes_and_logs(ran, results, tiny, start_in):
         return final.data.metrics, {each.path for each in client.list_artifacts(final.info.run_id, "export")}
 
     metrics, files = logged()
-    assert metrics["export_onnx_largest_difference"] == kept["onnx"]["largest_difference"]
-    assert metrics["export_onnx_ms_1_threads"] == kept["onnx"]["latency"]["1"]["median"]
+    told = {"largest_difference": kept["onnx"]["largest_difference"]}
+    told["ms_1_threads"] = kept["onnx"]["latency"]["1"]["median"]
+    assert {key: metrics[f"export_onnx_{key}"] for key in told} == pytest.approx(told, rel=1e-3)  # in four digits
     assert files == {f"export/{name}" for name in ("model.onnx", "export.json")}
 
     # The report is copied anew, and with it what belongs to it.

@@ -105,6 +105,32 @@ def test_markdown_and_html_have_a_line_per_row(results):
     assert page.count("measured here") == 3
 
 
+def test_data_sets_are_told_apart_by_their_pictures_and_not_by_their_names(results):
+    def put(name, dataset, pictures, skill):
+        report = a_study(name, skill, dataset=dataset)
+        write(report, results / name)
+        rows = [f"{each}.jpg,box,b,{each},train" for each in pictures]
+        header = "path,class,bytes_sha256,pixels_sha256,split"
+        (results / name / "split.csv").write_text("\n".join([header, *rows]) + "\n")
+
+    put("worse", "data", ["c1", "c2", "c3"], 0.3)
+    put("better", "cans", ["c1", "c2", "c3", "c4"], 0.9)  # the same, with one picture more, under another name
+    put("other", "data", ["l1", "l2", "l3"], 0.8)
+    rows = compare_studies(results, ["worse", "better", "other"])
+    assert [(row.study, row.dataset, bool(row.digest)) for row in rows] == [
+        ("better", "cans", False),
+        ("worse", "data", True),
+        ("other", "data", True),
+    ]
+    assert rows[1].digest != rows[2].digest
+    text = render_text(rows)
+    assert all(f"data ({row.digest})" in text for row in rows[1:])
+    assert "cans (" not in text
+    for made in (text, render_markdown(rows), render_html(rows)):
+        assert made.count("Different data sets are called") == 1
+    assert "Different data sets" not in render_text(compare_studies(results, ["worse", "better"]))
+
+
 def test_a_hostile_name_is_text(results):
     report = a_study("x", 0.5, backbone="<script>alert(1)</script>", dataset="a|b")
     write(report, results / "x")

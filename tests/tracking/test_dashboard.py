@@ -20,6 +20,7 @@ from wastetune.storage.study import set_study_attr
 from wastetune.storage.trials import begin_trial, complete_trial, fail_trial, prune_trial, set_trial_attrs
 from wastetune.tracking.artifacts import DrawnPictures, Pictures, artifact_folder
 from wastetune.tracking.dashboard import Notes, note_study
+from wastetune.tracking.ui import _without_records
 from wastetune.tuning.worker import run_worker
 
 CLASSES = ("box", "leaf", "can")
@@ -120,6 +121,31 @@ def test_a_pruned_trial_has_one_too(study):
     assert note_of(study, trial).startswith(
         "**accuracy 0.6000** on the validation pictures, in epoch 2 of 3, then pruned;"
     )
+
+
+def test_what_was_snapped_is_told_beside_what_was_drawn(study):
+    drawn, config = {"augmentation": 0.811, "dropout": 0.25}, {"augmentation": 2 / 3, "dropout": 0.25}
+    ranges = {key: optuna.distributions.FloatDistribution(0, 1) for key in drawn}
+    trial = begin_trial(study, drawn, ranges, TrialAttrs(config=config))
+    set_trial_attrs(trial, TrialAttrs(**ATTRS))
+    Notes(study, "macro_f1", CLASSES).write(trial, config, TrialAttrs(**ATTRS), pruned=False)
+    note = note_of(study, complete_trial(trial, 0.6))
+    assert "| augmentation | 0.6667, the nearest that has an effect to 0.811 |" in note
+    assert "| dropout | 0.25 |" in note
+
+
+def test_the_pages_show_no_records_for_programs(study):
+    trial = run_one(study, Notes(study, "macro_f1", CLASSES))
+    study.set_user_attr("mine", "a word")
+    client = Client(_without_records(wsgi(study._storage)))
+    told = client.get(f"/api/studies/{study._study_id}").json
+    assert [each["key"] for each in told["user_attrs"]] == ["mine"]
+    assert {each["key"] for each in told["trials"][0]["user_attrs"]} == {"best_epoch", "trainable_parameters"}
+    assert {each["key"] for each in told["union_user_attrs"]} == {"best_epoch", "trainable_parameters"}
+    assert told["trials"][0]["note"]["body"].startswith("**macro F1")
+    assert {"config", "history"} <= study.trials[trial.number].user_attrs.keys()  # they are stored as ever
+    assert client.get("/api/studies/999").status_code == 404
+    assert client.get("/api/studies").status_code == 200
 
 
 def test_pictures_without_a_folder_are_drawn_when_they_are_looked_at(postgres, tmp_path):

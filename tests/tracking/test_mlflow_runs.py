@@ -82,7 +82,7 @@ def test_each_ended_trial_is_a_child_run_in_the_state_it_ended_in(mirror, study)
     runs = runs_of(mirror)
     assert set(runs) == {"mine", "trial 0", "trial 1", "trial 2"}
     found = [(runs[f"trial {n}"].info.status, runs[f"trial {n}"].data.tags["state"]) for n in range(3)]
-    assert found == [("FINISHED", "complete"), ("KILLED", "pruned"), ("FAILED", "failed")]
+    assert found == [("FINISHED", "complete"), ("FINISHED", "pruned"), ("FAILED", "failed")]
     assert runs["trial 2"].data.tags["failure"] == "OSError: the disk is gone"
     assert "failure" not in runs["trial 0"].data.tags
     for number in range(3):
@@ -112,6 +112,43 @@ def test_a_child_run_has_its_curves_its_single_numbers_its_seed_and_its_times(mi
     assert "default" not in pruned.data.tags
     assert complete.info.start_time == begun.timestamp() * 1000
     assert complete.info.end_time - complete.info.start_time == 90_000
+
+
+def test_the_study_stands_first_then_its_final_model_then_the_best_trials(mirror, study, tmp_path):
+    study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.71, user_attrs={"config": CONFIG}))
+    (tmp_path / "results").mkdir()
+    mirror_trials(mirror, study.get_trials())
+    mirror_final(mirror, REPORT, tmp_path / "results")
+    experiment = mirror.client.get_experiment(mirror.experiment)
+    view = json.loads(experiment.tags["mlflow.sharedViewState.abc"])
+    assert not view["orderByAsc"]
+    runs = mirror.client.search_runs([mirror.experiment], order_by=[f"{view['orderByKey']} DESC"])
+    assert [run.info.run_name for run in runs][:4] == ["mine", "mine final", "trial 4", "trial 0"]
+
+
+def test_a_copy_of_an_earlier_version_is_changed_in_place(mirror, study):
+    mirror_trials(mirror, study.get_trials())
+    before = {name: run.info.run_id for name, run in runs_of(mirror).items()}
+    pruned, best = before["trial 1"], before["trial 0"]
+    ended = mirror.client.get_run(pruned).info.end_time
+    mirror.client.set_terminated(pruned, status="KILLED", end_time=ended)
+    mirror.client.delete_tag(best, "wastetune.order")
+    assert sync_trials(mirror, study.get_trials()) == Changes(copied=0, deleted=0, there=3)
+    assert {name: run.info.run_id for name, run in runs_of(mirror).items()} == before
+    healed = mirror.client.get_run(pruned).info
+    assert (healed.status, healed.end_time) == ("FINISHED", ended)
+    assert mirror.client.get_run(best).data.tags["wastetune.order"] == "0.600000"
+
+
+def test_numbers_have_four_digits(mirror, study):
+    trial = study.trials[0]
+    trial.value = 0.8571099982
+    trial.set_user_attr("config", {"dropout": 0.34902751, "head_layers": 1})
+    trial.set_user_attr("trainable_parameters", 251_131)
+    mirror_trials(mirror, [trial])
+    run = runs_of(mirror)["trial 0"]
+    assert run.data.params == {"dropout": "0.349", "head_layers": "1"}
+    assert (run.data.metrics["best_score"], run.data.metrics["trainable_parameters"]) == (0.8571, 251_131)
 
 
 def test_more_epochs_than_mlflow_takes_at_once_all_arrive(mirror, study):
@@ -148,7 +185,7 @@ def test_a_copy_that_was_interrupted_is_made_again(mirror, study):
     assert mirror_trials(mirror, study.get_trials()) == 1
     whole = runs_of(mirror)["trial 1"]
     assert whole.info.run_id != half
-    assert (whole.info.status, curve(mirror, whole, "score")) == ("KILLED", [(1, 0.4)])
+    assert (whole.info.status, curve(mirror, whole, "score")) == ("FINISHED", [(1, 0.4)])
 
 
 def test_the_report_is_a_run_with_scores_and_files_and_is_copied_once(mirror, study, tmp_path):
@@ -167,7 +204,7 @@ def test_the_report_is_a_run_with_scores_and_files_and_is_copied_once(mirror, st
         expected = {key: value for key, value in SCORES.items() if isinstance(value, float)} | {"accuracy": accuracy}
         assert len(expected) == 8
         found = {key: final.data.metrics[f"{prefix}_{key}"] for key in expected}
-        assert found == expected
+        assert found == {key: float(f"{value:.4g}") for key, value in expected.items()}
     files = [entry.path for entry in mirror.client.list_artifacts(final.info.run_id)]
     assert sorted(files) == ["bundle", "report.md"]
     assert [entry.path for entry in mirror.client.list_artifacts(final.info.run_id, "bundle")] == ["bundle/model.keras"]
@@ -252,7 +289,7 @@ def test_a_sync_brings_the_mirror_to_the_truth_and_the_next_one_changes_nothing(
         copy_of("0", mirror.parent, "FINISHED", runs["trial 0"].info.start_time + 1000),  # two mirrors at once
         copy_of("17", mirror.parent, "FINISHED"),  # no such trial
     ]
-    client.update_run(runs["trial 1"].info.run_id, status="FAILED")  # it was pruned
+    client.set_tag(runs["trial 1"].info.run_id, "state", "failed")  # it was pruned
     client.delete_run(runs["trial 2"].info.run_id)
     second = client.create_run(mirror.experiment, run_name="mine", tags=runs["mine"].data.tags)
     client.set_tag(right, "mlflow.parentRunId", second.info.run_id)  # two studies begun at once
@@ -263,7 +300,7 @@ def test_a_sync_brings_the_mirror_to_the_truth_and_the_next_one_changes_nothing(
     assert set(after) == {"mine", "trial 0", "trial 1", "trial 2"}
     assert after["trial 0"].info.run_id == right
     assert not {run.info.run_id for run in after.values()} & {*wrong, second.info.run_id}
-    assert [after[f"trial {n}"].info.status for n in range(3)] == ["FINISHED", "KILLED", "FAILED"]
+    assert [after[f"trial {n}"].info.status for n in range(3)] == ["FINISHED", "FINISHED", "FAILED"]
     assert {after[f"trial {n}"].data.tags["mlflow.parentRunId"] for n in range(3)} == {mirror.parent}
     assert after["mine"].info.status == "FINISHED"
     assert sync_trials(mirror, study.get_trials()) == Changes(copied=0, deleted=0, there=3)

@@ -1,9 +1,19 @@
 """The registered model: one version per model, and the champion is the better one on the same test pictures."""
 
+import base64
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from support.reports import a_report, scores
+from wastetune.data.image import read_picture, resize_picture
+from wastetune.datasets.identity import content_digest, content_sketch
 from wastetune.storage.study import DataSource
 from wastetune.tracking.mlflow_runs import mirror_final
 from wastetune.tracking.mlflow_store import open_mirror
@@ -52,6 +62,8 @@ def results(tmp_path):
         made = keras.layers.Dense(2, "softmax", bias_initializer=keras.initializers.Constant([bias, 0.0]))(flat)
         keras.Model(pixels, made).save(folder / "bundle" / "model.keras")
         rows = [f"box/{name}.jpg,box,b,{name},test" for name in test] + ["leaf/q.jpg,leaf,b,q,train"]
+        about = {"classes": ["box", "leaf"], "input_size": 4}
+        (folder / "bundle" / "bundle.json").write_text(json.dumps(about))
         (folder / "split.csv").write_text("\n".join(["path,class,bytes_sha256,pixels_sha256,split", *rows]) + "\n")
         return folder
 
@@ -172,24 +184,152 @@ def test_what_breaks_half_way_leaves_nothing_and_the_next_attempt_registers(mirr
     assert versions_of(mirror) == [(1, 0.5)]
 
 
+def of_pictures(*names):
+    """The data set of that name with other pictures."""
+    return replace(DATA, content=content_digest(names), sketch=content_sketch(names))
+
+
+def test_another_data_set_of_the_same_name_has_a_model_of_its_own(mlflow_store, results):
+    cans, leaves = of_pictures("c1", "c2", "c3"), of_pictures("l1", "l2", "l3")
+    grown = of_pictures("c1", "c2", "c3", "c4")
+
+    def register(data, study, bias):
+        mirror = open_mirror(mlflow_store, study=study, study_id=study, data=data, tags={})
+        said = register_model(mirror, scored(0.5, study=study), results(bias))
+        return mirror.client.get_experiment(mirror.experiment).name, mirror.notice, said
+
+    other = f"litter-{leaves.content[:6]}"
+    assert register(cans, "a", 0.0)[:2] == ("litter", "")
+    name, notice, said = register(leaves, "b", 0.1)
+    assert name == other
+    assert notice == (
+        f"MLflow has experiment 'litter' of other pictures, so this data set has experiment '{other}'; "
+        "dataset_name in the study's file gives it a name of its own"
+    )
+    assert said.startswith(f"wastetune-{other} version 1 is registered in MLflow; it is the champion, as the first\n")
+    assert f"so this data set has model 'wastetune-{other}'" in said
+    name, notice, said = register(grown, "c", 0.2)
+    assert (name, notice, said.partition(" is registered")[0]) == ("litter", "", "wastetune-litter version 2")
+
+
+def test_a_study_stays_in_the_experiment_where_its_runs_are(mlflow_store):
+    """As one of an earlier version, when data sets of one name shared an experiment."""
+    leaves, cans = of_pictures("l1"), of_pictures("c1")
+    old = open_mirror(mlflow_store, study="a", study_id="a", data=DATA, tags={})
+    open_mirror(mlflow_store, study="b", study_id="b", data=cans, tags={})
+    again = open_mirror(mlflow_store, study="a", study_id="a", data=leaves, tags={})
+    assert (again.experiment, again.parent) == (old.experiment, old.parent)
+
+
+def test_a_model_of_an_earlier_version_is_of_another_data_set_if_its_classes_are_others(mirror, mlflow_store, results):
+    register_model(mirror, scored(0.5), results(0.0))
+    mirror.client.delete_registered_model_tag(NAME, "wastetune.data")
+    cans = open_mirror(mlflow_store, study="b", study_id="b", data=of_pictures("c1"), tags={})
+    tree = scored(0.5, study="b", classes=["bark", "leaf"])
+    assert f"wastetune-litter-{cans.data.content[:6]} version 1" in register_model(cans, tree, results(0.1))
+    assert "wastetune-litter version 2" in register_model(mirror, scored(0.5), results(0.2))
+
+
 def test_a_folder_without_a_model_registers_nothing(mirror, tmp_path):
     assert register_model(mirror, REPORT, tmp_path) is None
     assert list(mirror.client.search_registered_models()) == []
 
 
-def test_pixels_of_bytes_and_of_floats_give_the_same(mirror, results):
+@pytest.fixture
+def registered(mirror, results):
+    """The folder of a registered model."""
+    register_model(mirror, REPORT, results(0.7))
+    return mirror.client.get_model_version_by_alias(NAME, "champion").source
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A picture of another size than the model's, as a file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_a_registered_model_says_what_it_takes_and_gives(registered, results):
     import mlflow
 
-    folder = results(0.7)
-    register_model(mirror, REPORT, folder)
-    source = mirror.client.get_model_version_by_alias(NAME, "champion").source
-    model = mlflow.pyfunc.load_model(source)
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
-    made = model.predict(pixels)
-    assert made.shape == (3, 2)
-    np.testing.assert_allclose(made, model.predict(pixels.astype(np.float32)))
-    assert model.metadata.metadata["classes"] == ["box", "leaf"]
-    (written,) = (entry.read_text() for entry in folder.parent.rglob("requirements.txt"))
+    model = mlflow.pyfunc.load_model(registered)
+    about = model.metadata
+    assert (about.metadata["classes"], about.metadata["input_size"]) == (["box", "leaf"], 4)
+    assert about.signature.outputs.input_names() == ["box", "leaf"]
+    assert [column.type.name for column in about.signature.inputs] == ["binary"]
+    assert model.predict(model.input_example).shape == (1, 2)
+
+
+def test_pictures_of_any_size_and_kind_are_resized_as_in_training(registered, photo):
+    import mlflow
+    import pandas
+
+    model = mlflow.pyfunc.load_model(registered)
+    picture, content = read_picture(photo), photo.read_bytes()
+    resized = resize_picture(picture, 4)
+    expected = model.predict(resized[None]).iloc[0]
+    pixels, text = np.asarray(picture), base64.b64encode(content).decode()
+    for given in (
+        *(str(photo), photo, content, text, f"data:image/png;base64,{text}", picture, pixels, pixels.astype(np.int64)),
+        *(pixels.astype(np.float32), resized, resized.astype(np.float64), pixels[None], [photo, pixels, text]),
+        *({"picture": [content]}, pandas.DataFrame({"picture": [content, content]}), pandas.Series([str(photo)])),
+    ):
+        made = model.predict(given)
+        assert list(made.columns) == ["box", "leaf"]
+        np.testing.assert_allclose(made, np.broadcast_to(expected, made.shape), atol=1e-6)
+    assert len(model.predict([photo, pixels, text])) == 3
+
+
+def test_what_is_no_picture_is_told_in_a_sentence(registered, photo, monkeypatch):
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    model = mlflow.pyfunc.load_model(registered)
+    pixels = np.asarray(read_picture(photo))
+    for given, reason in {
+        "nothing.jpg": "picture 0 cannot be used: 'nothing.jpg' is neither a file that is there nor base64",
+        b"text": "picture 0 cannot be used: not a picture Pillow can read",
+        (str(photo), b""): "picture 1 cannot be used: empty file",
+        (): "there is no picture in the input",
+    }.items():
+        with pytest.raises(MlflowException, match=re.escape(reason)):
+            model.predict(list(given) if isinstance(given, tuple) else given)
+    for array, reason in (
+        (pixels / 255.0, "as if divided by 255"),
+        (pixels.astype(int) - 256, "not from 0 to 255"),
+        (np.full((3, 4, 3), np.nan), "not from 0 to 255"),
+        (pixels[None, :, :, 0], "is none of arrays (height, width, 3)"),
+    ):
+        with pytest.raises(MlflowException, match=re.escape(reason)):
+            model.predict(array)
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")  # as `mlflow models serve` sets it
+    with pytest.raises(MlflowException, match="is no base64"):
+        model.predict([str(photo)])
+
+
+WITHOUT = """
+import sys
+sys.modules["wastetune"] = None
+import mlflow
+print(mlflow.pyfunc.load_model(sys.argv[1]).predict([sys.argv[2]]).to_dict("records"))
+"""
+
+
+@pytest.mark.slow
+def test_it_runs_where_wastetune_is_not_installed(registered, photo):
+    import mlflow
+
+    expected = mlflow.pyfunc.load_model(registered).predict(photo).to_dict("records")
+    command = [sys.executable, "-c", WITHOUT, registered.removeprefix("file://"), str(photo)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == [str(expected)], done.stderr[-2000:]
+
+
+def test_its_requirements_are_those_of_its_training(registered):
+    from pathlib import Path
+
+    written = (Path(registered.removeprefix("file://")) / "requirements.txt").read_text()
     assert {"keras==3.15.1", "tensorflow==2.21.0"} <= set(written.split())
 
 
@@ -209,3 +349,4 @@ def test_the_test_set_is_known_by_its_pixels_and_classes_alone(tmp_path):
 def test_a_name_holds_nothing_that_means_something_to_mlflow():
     assert model_name("photos: 2026/05") == "wastetune-photos- 2026-05"
     assert model_name("müll") == "wastetune-müll"
+    assert model_name("anna's") == "wastetune-anna-s"

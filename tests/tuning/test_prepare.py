@@ -39,11 +39,29 @@ def test_an_earlier_study_learns_which_pictures_it_has(tiny, tmp_path, monkeypat
     info = read_study_info(study)
     assert info.data.content
     old = info.to_dict()
-    del old["data"]["content"]
+    del old["data"]["content"], old["data"]["sketch"]
     write_study_info(study, type(info).from_dict(old))
     assert read_study_info(study).data.content == ""
     join_study(prepared, "sqlite:///w.db", open_console(quiet=True))
     assert read_study_info(find_study(study._storage, study.study_name)) == info
+
+
+def test_a_name_of_its_data_set_changes_what_a_study_is_called_and_nothing_else(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    console = open_console(quiet=True)
+    unnamed, named = prepare(tiny), prepare(tiny, dataset_name="litter")
+    assert unnamed.fingerprint == named.fingerprint
+
+    def name_of(prepared):
+        study = join_study(prepared, "sqlite:///w.db", console)
+        info = read_study_info(study)
+        study.add_trial(complete_default())
+        assert summarize_search(study, prepared, study.trials[0]).dataset == info.data.name == info.tags["dataset"]
+        return info.data.name
+
+    assert name_of(unnamed) == "pictures"
+    assert name_of(named) == "litter"
+    assert name_of(unnamed) == "litter"  # it keeps its name until another is given
 
 
 def complete_default():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from wastetune.cli.lookup import lookup_study, model_path
+from wastetune.cli.lookup import lookup_study, model_path, pictures_of, results_of, study_file
 from wastetune.cli.options import (
     bundle_option,
     data_option,
@@ -36,6 +36,7 @@ from wastetune.errors import UserError
     metavar="FOLDER",
     help="Where to write. Left out: evaluations/NAME in the study's results.",
 )
+@storage_option
 @data_option
 @results_option
 def evaluate(
@@ -44,6 +45,7 @@ def evaluate(
     bundle: Path | None,
     table: Path | None,
     output: Path | None,
+    storage: str,
     folder: Path,
     results: Path,
 ) -> None:
@@ -70,7 +72,7 @@ def evaluate(
         path,
         pictures,
         table=table,
-        dataset=_dataset_of(study),
+        dataset=_dataset_of(study, storage, folder, results),
         data=folder,
         results=results,
         output=output,
@@ -81,12 +83,10 @@ def evaluate(
     console.print(f"Written to {written}: report.md, report.html, report.json, predictions.csv")
 
 
-def _dataset_of(study: str | None) -> str | None:
-    from wastetune.tuning.spec import load_study
-
+def _dataset_of(study: str | None, storage: str, folder: Path, results: Path) -> str | None:
     try:
-        return None if study is None else load_study(study).dataset
-    except UserError:  # results that came from elsewhere, without the study's file
+        return None if study is None else str(pictures_of(study, storage, folder, results).resolve())
+    except UserError:  # results that came from elsewhere, without the pictures
         return None
 
 
@@ -134,13 +134,13 @@ def reproduce(
     from wastetune.console import open_console
     from wastetune.tuning.spec import changed_study
 
-    spec, weights_folder = changed_study(study, seed=seed, weights=weights)
+    spec, weights_folder = changed_study(study_file(study, storage, results), seed=seed, weights=weights)
     found = lookup_study(study, storage)
 
     from wastetune.checks.reproduce import find_trial, render_reproduction, reproduce_final, reproduce_trial
     from wastetune.tuning.prepare import prepare_study
 
-    console, home = open_console(), results / spec.name
+    console, home = open_console(), results_of(study, results)
     if trial is not None:
         find_trial(found, trial)  # a mistake is reported before the pictures are read
     prepared = prepare_study(spec, data=folder, weights=weights_folder, console=console)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wastetune.cli.options import data_option, weights_option
+from wastetune.cli.lookup import find_pictures
+from wastetune.cli.options import data_option, results_option, storage_option, weights_option
 
 if TYPE_CHECKING:
     from wastetune.data.index import Picture
@@ -37,7 +38,7 @@ def list_(folder: Path) -> None:
     from wastetune.datasets.catalog import KNOWN_DATASETS
 
     for source in KNOWN_DATASETS:
-        here = "here" if (folder / source.name).is_dir() else "fetch" if source.url else "by hand"
+        here = "here" if (folder / source.name).is_dir() else "fetch" if source.url or source.kaggle else "by hand"
         click.echo(
             f"{source.name:10} {here:8} {source.total:6,} pictures, {len(source.classes)} classes  {source.title}"
         )
@@ -69,16 +70,19 @@ def fetch(name: str, folder: Path) -> None:
 @data.command()
 @click.argument("dataset")
 @data_option
+@storage_option
+@results_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Write everything that was found to a CSV file.",
 )
-def check(dataset: str, folder: Path, output: Path | None) -> None:
+def check(dataset: str, folder: Path, storage: str, results: Path, output: Path | None) -> None:
     """Show what a data set contains, and what is wrong with it.
 
-    DATASET is a known name or a folder. What `wastetune run` would refuse is refused here, with exit status 2.
+    DATASET is a known name, a folder, or a study, whose pictures are meant. What `wastetune run` would refuse is
+    refused here, with exit status 2.
 
     \b
     Example:
@@ -87,10 +91,9 @@ def check(dataset: str, folder: Path, output: Path | None) -> None:
     """
     from wastetune.data.index import contradictions, duplicate_groups, index_folder, near_duplicate_groups
     from wastetune.data.splits import split_index
-    from wastetune.datasets.catalog import find_dataset
     from wastetune.files import write_csv
 
-    index = index_folder(find_dataset(dataset, folder))
+    index = index_folder(find_pictures(dataset, storage, folder, results))
     click.echo(f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes")
     for label, name in enumerate(index.classes):
         click.echo(f"  {sum(picture.label == label for picture in index.pictures):7,}  {name}")
@@ -115,6 +118,8 @@ def check(dataset: str, folder: Path, output: Path | None) -> None:
 @data.command()
 @click.argument("dataset")
 @data_option
+@storage_option
+@results_option
 @click.option(
     "--backbone",
     default="mobilenet_v3_small_075",
@@ -140,6 +145,8 @@ def check(dataset: str, folder: Path, output: Path | None) -> None:
 def audit(
     dataset: str,
     folder: Path,
+    storage: str,
+    results: Path,
     backbone: str,
     weights: str | None,
     corrections: Path | None,
@@ -149,6 +156,8 @@ def audit(
 ) -> None:
     """Find wrong labels, look-alikes and poor pictures.
 
+    DATASET is a known name, a folder, or a study, whose pictures are meant.
+
     It writes a page with the pictures, and a file for your decisions, with a line for each picture that was found. A
     study with the key `corrections` honours what you decide there. Auditing again keeps your decisions.
 
@@ -156,9 +165,7 @@ def audit(
     Example:
       wastetune data audit trashnet
     """
-    from wastetune.datasets.catalog import find_dataset
-
-    pictures = find_dataset(dataset, folder)
+    pictures = find_pictures(dataset, storage, folder, results)
 
     from wastetune.checks.audit import audit as audit_folder
     from wastetune.checks.audit import propose_corrections, render_audit
@@ -166,9 +173,10 @@ def audit(
     from wastetune.console import open_console
     from wastetune.data.corrections import FILE as CORRECTIONS
     from wastetune.data.corrections import merge_corrections, read_corrections, write_corrections
+    from wastetune.datasets.identity import name_dataset
     from wastetune.tuning.spec import name_weights
 
-    output = output or Path("audit") / pictures.resolve().name
+    output = output or Path("audit") / name_dataset(pictures)
     corrections = corrections or output / CORRECTIONS
     named, weights_folder = name_weights(weights)
     found = audit_folder(

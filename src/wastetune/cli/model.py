@@ -1,5 +1,6 @@
 """`wastetune predict` and `wastetune export`."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -91,31 +92,52 @@ def predict(
     required=True,
     help="What to write; may be given several times.",
 )
+@click.option(
+    "--max-loss",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    metavar="F1",
+    help="The most macro F1 that an export may lose on the test pictures; one that loses more is deleted.",
+)
 @storage_option
 @tracking_option
 @data_option
 @results_option
-def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str, folder: Path, results: Path) -> None:
+def export(
+    study: str,
+    formats: tuple[str, ...],
+    max_loss: float,
+    storage: str,
+    tracking_uri: str,
+    folder: Path,
+    results: Path,
+) -> None:
     """Write a study's model in another format, and check it.
 
     The file takes pixels and gives probabilities. It is written to `export` in the study's results and predicts the
     test pictures: the difference of its probabilities from the original's, the number of pictures that keep their
-    class, its size, and the time per picture are printed, written to export.json and logged to MLflow; too large a
-    difference is an error. Each file contains classes and scores.
+    class, its size, and the time per picture are printed, written to export.json and logged to MLflow. A file that
+    differs too much, or loses more macro F1 than --max-loss allows, is deleted, and the exit status is 2. Each file
+    contains classes and scores.
 
     \b
     Example:
       wastetune export --study inception_wid --format onnx
-      wastetune export --study inception_wid --format litert --format litert-int8
+      wastetune export --study inception_wid --format litert --format litert-int8 --max-loss 0.03
     """
     place = model_path(study, None, results).parent
-    pictures = pictures_of(study, storage, folder)
+    pictures = pictures_of(study, storage, folder, results)
 
-    from wastetune.models.parity import export_study, render_checks
+    from wastetune.models.parity import export_study, refused, render_checks, render_losses
 
-    checks = export_study(place, pictures, formats, click.echo)
+    checks = export_study(place, pictures, formats, click.echo, max_loss=max_loss)
     click.echo("\n" + "\n".join(render_checks(checks)))
-    click.echo(f"Written to {place / 'export'}: {', '.join(check.file for check in checks[1:])}, export.json")
+    lost = refused(checks, max_loss)
+    if kept := [check.file for check in checks[1:] if check not in lost]:
+        click.echo(f"Written to {place / 'export'}: {', '.join(kept)}, export.json")
+    for sentence in render_losses(checks, max_loss):
+        click.echo(sentence)
 
     from wastetune.tracking.mlflow_mirror import log_exports
     from wastetune.tracking.mlflow_uri import render_reason
@@ -126,3 +148,9 @@ def export(study: str, formats: tuple[str, ...], storage: str, tracking_uri: str
         click.echo(f"not logged to MLflow: {error}")
     except Exception as error:  # whatever a database, a server or a network may raise
         click.echo(f"not logged to MLflow, which does not answer ({render_reason(error, tracking_uri)})")
+    if lost:
+        allow = math.ceil(max(check.f1_macro_lost for check in lost) * 100) / 100
+        raise UserError(
+            f"{', '.join(check.format for check in lost)}: more macro F1 is lost than the {max_loss:g} that is "
+            f"allowed; export to another format, or allow it with --max-loss {allow:g}"
+        )

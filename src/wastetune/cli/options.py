@@ -17,7 +17,10 @@ data_option = click.option(
     help="A folder of data sets.",
 )
 study_option = click.option(
-    "--study", required=True, metavar="NAME|PATH", help="A study's name, or the path of its .toml file."
+    "--study",
+    required=True,
+    metavar="NAME|PATH",
+    help="A study's name, or the path of its .toml file or of its results folder.",
 )
 storage_option = click.option(
     "--storage",
@@ -50,7 +53,9 @@ results_option = click.option(
     help="The folder of reports and models.",
 )
 model_study_option = click.option(
-    "--study", metavar="NAME|PATH", help="The study whose model is used, from its results folder."
+    "--study",
+    metavar="NAME|PATH",
+    help="The study whose model is used: its name, or the path of its .toml file or of its results folder.",
 )
 bundle_option = click.option(
     "--bundle",

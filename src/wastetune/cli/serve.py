@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from wastetune.cli.lookup import check_export, lookup_study, model_path, onnx_file, pictures_of
+from wastetune.cli.lookup import check_export, lookup_study, model_path, onnx_file, pictures_of, results_of
 from wastetune.cli.options import (
     data_option,
     model_study_option,
@@ -64,14 +64,15 @@ def ui(
                     f"warning: neither asks for a password; whoever reaches {host} may change and delete this study",
                     err=True,
                 )
+            home = results_of(study, results)
             with served_study(
-                found, tracking_uri, results, host=host, port=port or 0, mlflow_port=mlflow_port or 0
+                found, tracking_uri, home.parent, host=host, port=port or 0, mlflow_port=mlflow_port or 0
             ) as (addresses, wait):
                 click.echo(f"Optuna dashboard  {addresses.dashboard}")
                 click.echo(f"MLflow            {addresses.mlflow}")
                 if not addresses.mirrored:
                     click.echo(f"(MLflow has nothing of this study yet: wastetune sync --study {study})")
-                report = results / found.study_name / "report.html"
+                report = home / "report.html"
                 if report.is_file():
                     click.echo(f"Report            {report.resolve().as_uri()}")
                 click.echo("Ctrl-C stops both")
@@ -205,7 +206,7 @@ def app(study: str, storage: str, results: Path, folder: Path, host: str, port: 
     from wastetune.signals import raise_on_signals
 
     try:
-        dataset = str(pictures_of(study, storage, folder).resolve())
+        dataset = str(pictures_of(study, storage, folder, results).resolve())
     except UserError:  # results that came from elsewhere, without the pictures
         dataset = None
     if host not in LOOPBACK_HOSTS:

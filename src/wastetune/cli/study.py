@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from wastetune.cli.lookup import lookup_study
+from wastetune.cli.lookup import lookup_study, results_of
 from wastetune.cli.options import results_option, storage_option, study_option, tracking_option
 from wastetune.errors import UserError
 
@@ -98,7 +98,7 @@ def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
     check_uri(tracking_uri)
     found = lookup_study(study, storage)
     try:
-        changes = sync_study(found, tracking_uri, results)
+        changes = sync_study(found, tracking_uri, results_of(study, results).parent)
     except UserError:
         raise
     except Exception as error:  # whatever a database, a server or a network may raise
@@ -109,8 +109,8 @@ def sync(study: str, storage: str, tracking_uri: str, results: Path) -> None:
         f"{found.study_name}: {changes.there + changes.copied} trials in MLflow, {changes.copied} of them copied now, "
         f"{changes.deleted} wrong ones deleted"
     )
-    if changes.model:
-        click.echo(changes.model)
+    for sentence in filter(None, (changes.notice, changes.model)):
+        click.echo(sentence)
 
 
 @click.command()

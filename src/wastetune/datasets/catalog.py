@@ -1,12 +1,14 @@
 """The known data sets: their addresses, their classes and how to download them."""
 
 import hashlib
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from wastetune.datasets.download import download, unpack
+from wastetune.datasets.download import KaggleUnavailable, download, download_from_kaggle, unpack
 from wastetune.errors import UserError
 from wastetune.files import write_whole
 
@@ -25,6 +27,7 @@ class KnownDataset:
     url: str | None = None  # of a zip archive, pinned to one version
     inside: str = ""  # the folder in the archive that holds the classes
     sha256: str | None = None  # of the archive; None if its host may compress it anew
+    kaggle: str = ""  # the owner/name of a data set at Kaggle, which wants the user's token
     by_hand: str = ""  # what to do without a url
 
 
@@ -74,6 +77,8 @@ KNOWN_DATASETS: tuple[KnownDataset, ...] = (
         classes=("O", "R"),
         total=25077,
         counts=MappingProxyType({"O": 13966, "R": 11111}),
+        kaggle="techsash/waste-classification-data",
+        inside="DATASET",
         by_hand="sign in at Kaggle, download the archive from {page} and unpack it so that "
         "{folder}/DATASET/TRAIN and {folder}/DATASET/TEST exist",
     ),
@@ -117,8 +122,7 @@ def fetch_dataset(
     if folder.exists():
         return folder
     if known.url is None:
-        how = known.by_hand.format(page=known.page, folder=folder)
-        raise UserError(f"The data set {known.name} cannot be fetched without an account: {how}.")
+        return _fetch_from_kaggle(known, folder)
     data_folder.mkdir(parents=True, exist_ok=True)
     archive = data_folder / f"{known.name}.zip"
     if not archive.exists():
@@ -141,12 +145,35 @@ def fetch_dataset(
     return folder
 
 
+def _fetch_from_kaggle(known: KnownDataset, folder: Path) -> Path:
+    """The data set's folder, downloaded by kagglehub, which finds the user's token; complete or absent."""
+
+    def write(part: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{known.name}-") as temporary:
+            download_from_kaggle(known.kaggle, Path(temporary))
+            if not (Path(temporary) / known.inside).is_dir():
+                raise UserError(f"The download of {known.page} has no folder {known.inside}; see what changed there.")
+            part.mkdir()
+            (Path(temporary) / known.inside).rename(part / known.inside)
+        _check_counts(known, part)
+        record = f"{known.title}\n{known.page}\nlicence: {known.licence}\nfrom: kaggle {known.kaggle}\n"
+        (folder.parent / f"{known.name}.source.txt").write_text(record)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_whole(folder, write)
+    except KaggleUnavailable as error:
+        how = known.by_hand.format(page=known.page, folder=folder)
+        raise UserError(
+            f"The data set {known.name} cannot be fetched without an account: {how}. Or let it be fetched with your "
+            f"token ({error})."
+        ) from error
+    return folder
+
+
 def _check_counts(known: KnownDataset, folder: Path) -> None:
-    found = {
-        child.name: sum(1 for file in child.rglob("*") if file.is_file() and not file.name.startswith("."))
-        for child in sorted(folder.iterdir())
-        if child.is_dir() and not child.name.startswith(".")
-    }
+    files = [file for file in folder.rglob("*") if file.is_file() and file.parent != folder]
+    found = Counter(file.parent.name for file in files if not any(part.startswith(".") for part in file.parts[-2:]))
     expected = known.counts or dict.fromkeys(known.classes)
     wrong = [
         f"{name} {found.get(name, 0)} instead of {expected.get(name, 0)}"
@@ -157,7 +184,7 @@ def _check_counts(known: KnownDataset, folder: Path) -> None:
         wrong = [f"{sum(found.values())} instead of {known.total} in all"]
     if wrong:
         raise UserError(
-            f"The archive from {known.url} has not the pictures it should ({', '.join(wrong)}): "
+            f"The archive from {known.url or known.page} has not the pictures it should ({', '.join(wrong)}): "
             "it was not kept, see whether a newer wastetune knows another."
         )
 

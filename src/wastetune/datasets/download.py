@@ -1,4 +1,4 @@
-"""Archives from the network: downloads that resume, and safe unpacking."""
+"""Archives from the network: downloads that resume, safe unpacking, and what Kaggle gives for a user's token."""
 
 import http.client
 import shutil
@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from wastetune.errors import UserError
+from wastetune.errors import UserError, first_line, install_command
 
 MAX_UNPACKED = 8 * 2**30
 CHUNK = 2**18
@@ -55,6 +55,27 @@ def download(url: str, path: Path, *, progress: Callable[[int, int], None] | Non
             f"The download of {url} stopped after {have:,} of {total:,} bytes: run this again, it goes on from there."
         )
     part.replace(path)
+
+
+class KaggleUnavailable(Exception):
+    """Kaggle gives nothing; the message, a phrase, says why and what to do."""
+
+
+def download_from_kaggle(handle: str, folder: Path) -> None:
+    """Downloads the files of a data set at Kaggle, "owner/name", to a folder. Raises KaggleUnavailable.
+
+    kagglehub finds the user's token itself: in the environment, or in the folder where Kaggle's own tools keep it.
+    """
+    try:
+        import kagglehub
+    except ImportError:
+        raise KaggleUnavailable(install_command("kaggle")) from None
+    try:
+        kagglehub.dataset_download(handle, output_dir=str(folder))
+    except Exception as error:  # whatever Kaggle, the network or a wrong token leads to
+        raise KaggleUnavailable(
+            f"kagglehub says: {first_line(error)}; is KAGGLE_API_TOKEN set, or your token in ~/.kaggle?"
+        ) from error
 
 
 def unpack(archive: Path, folder: Path, inside: str) -> None:

@@ -26,6 +26,7 @@ ORIGINAL = "bundle"
 THREADS = (1, 2)
 # The largest difference of a probability. Runtimes add in different orders, which makes a hundredth of it.
 TOLERANCE = 1e-3
+MAX_LOSS = 0.01  # of macro F1 that an export may lose, unless more is allowed
 
 
 class Check(Record):
@@ -44,13 +45,19 @@ class Check(Record):
 
 
 def export_study(
-    results: Path, pictures: Path, formats: Sequence[str], echo: Callable[[str], None] = lambda line: None
+    results: Path,
+    pictures: Path,
+    formats: Sequence[str],
+    echo: Callable[[str], None] = lambda line: None,
+    *,
+    max_loss: float = MAX_LOSS,
 ) -> list[Check]:
     """Checks of a study's model in each of these formats, which are written to the folder `export` in its results.
 
     `results` is the study's own results folder, `pictures` the folder of its data set. The first check is of the
-    original. All checks are added to export.json. UserError where a file differs by more than TOLERANCE, which is
-    deleted then, and where its runtime or pictures are missing.
+    original. The checks are added to export.json. A file that loses more than `max_loss` of macro F1 is deleted and
+    not added, and the other formats go on: see `refused`. UserError where a file of floats differs by more than
+    TOLERANCE, which is deleted, too, and where its runtime or pictures are missing.
     """
     bundle, folder = results / "bundle", results / FOLDER
     load_description(bundle)  # reports a missing bundle before anything is loaded
@@ -77,8 +84,25 @@ def export_study(
             remove(file)
             raise
         checks.append(_timed(check, file))
-        _write_checks(checks, folder)
+        if check.f1_macro_lost > max_loss:
+            remove(file)
+        _write_checks(checks, folder, max_loss)
     return checks
+
+
+def refused(checks: Sequence[Check], max_loss: float) -> list[Check]:
+    """The checks of exports that lose more macro F1 than allowed; their files were deleted."""
+    return [check for check in checks if check.format != ORIGINAL and check.f1_macro_lost > max_loss]
+
+
+def render_losses(checks: Sequence[Check], max_loss: float) -> list[str]:
+    """A sentence for each export that loses more than MAX_LOSS of macro F1, kept or not."""
+    return [
+        f"{check.format} loses {check.f1_macro_lost:.4f} of macro F1 on {check.pictures:,} test pictures: "
+        f"{check.f1_macro:.4f} after {check.f1_macro + check.f1_macro_lost:.4f}"
+        + ("; its file was deleted" if check.f1_macro_lost > max_loss else "")
+        for check in refused(checks, min(max_loss, MAX_LOSS))
+    ]
 
 
 def read_checks(folder: Path) -> dict[str, Check]:
@@ -163,8 +187,10 @@ def _timed(check: Check, model: Path) -> Check:
     return check.model_copy(update={"latency": {str(count): measure_latency(model, count) for count in THREADS}})
 
 
-def _write_checks(checks: Sequence[Check], folder: Path) -> None:
-    """Adds these checks to those of formats that were exported before."""
+def _write_checks(checks: Sequence[Check], folder: Path, max_loss: float) -> None:
+    """Adds these checks to those of formats that were exported before, but for those whose file was refused."""
+    gone = {check.format for check in refused(checks, max_loss)}
     merged = {**read_checks(folder), **{check.format: check for check in checks}}
+    merged = {name: check for name, check in merged.items() if name not in gone}
     text = json.dumps({name: check.to_dict() for name, check in merged.items()}, indent=2)
     write_whole(folder / FILE, lambda part: part.write_text(text, encoding="utf-8"))

@@ -2,11 +2,15 @@
 
 import csv
 import io
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from wastetune.data.splits import read_split_table
+from wastetune.datasets.identity import are_same, content_digest, content_sketch
 from wastetune.errors import UserError, suggest
 from wastetune.files import write_whole
 from wastetune.formatting import aligned, markdown_table, render_duration
@@ -27,6 +31,7 @@ HEADER = (
     "parameters, file",
 )
 _TEXT_COLUMNS = 3  # before the first number
+_SHORT = 6  # digits of a digest in a name
 _NOTE = "Precision, recall and F1 are macro averages. Published figures are quoted: other splits, other protocols."
 
 
@@ -46,22 +51,53 @@ class Row:
     parameters: int | None = None  # of the whole model
     megabytes: float | None = None  # of its file
     source: str = ""  # of a published one
+    digest: str = ""  # of the data set's pictures, where another data set has the same name
+
+
+@dataclass(frozen=True)
+class _Study:
+    """A finished study, and what its split.csv tells of its pictures; both empty where the file is missing."""
+
+    report: Report
+    content: str
+    sketch: str
 
 
 def compare_studies(results: Path, names: Sequence[str] = ()) -> list[Row]:
     """A row for each finished study and then for each published result, by data set, the best first.
 
-    Names may be patterns such as 'inception_*'; without names, all studies. UserError where a name has no report.
+    A data set is known by its pictures; where several have one name, a digest tells them apart. Names may be patterns
+    such as 'inception_*' and results folders; without names, all studies. UserError where a name has no report.
     """
-    reports = _read_reports(results, names)
+    groups = _by_data(_read_studies(results, names))
+    having = Counter(name for group in groups for name in {study.report.dataset for study in group.values()})
     rows: list[Row] = []
-    for dataset in sorted({report.dataset for report in reports.values()}):
-        here = {name: report for name, report in reports.items() if report.dataset == dataset}
-        ours = [_row(name, report) for name, report in here.items()]
-        published = dict.fromkeys(one for report in here.values() for one in published_for(report))
+    for group in groups:
+        digest = next((study.content for study in group.values() if study.content), "unknown")[:_SHORT]
+        ours = [_row(name, each, digest if having[each.report.dataset] > 1 else "") for name, each in group.items()]
+        published = dict.fromkeys(one for study in group.values() for one in published_for(study.report))
         rows += sorted(ours, key=lambda row: -(row.f1 or 0.0))
         rows += sorted(map(_published_row, published), key=lambda row: -row.accuracy)
     return rows
+
+
+def _by_data(studies: Mapping[str, _Study]) -> list[dict[str, _Study]]:
+    """The studies of each data set, in the order of the data sets' names."""
+    groups: list[dict[str, _Study]] = []
+    for name, study in sorted(studies.items(), key=lambda item: item[1].report.dataset):
+        for group in groups:
+            if any(_have_same_data(study, other) for other in group.values()):
+                group[name] = study
+                break
+        else:
+            groups.append({name: study})
+    return groups
+
+
+def _have_same_data(one: _Study, other: _Study) -> bool:
+    if one.sketch and other.sketch:
+        return are_same(one.sketch, other.sketch)
+    return (one.report.dataset, set(one.report.classes)) == (other.report.dataset, set(other.report.classes))
 
 
 def render_text(rows: Sequence[Row]) -> str:
@@ -69,7 +105,7 @@ def render_text(rows: Sequence[Row]) -> str:
     sources = list(dict.fromkeys(row.source for row in rows if row.study is None))
     lines = aligned([HEADER, *(_cells(row, _mark(row, sources)) for row in rows)], left=_TEXT_COLUMNS)
     below = [f"[{number}] {source}" for number, source in enumerate(sources, start=1)]
-    return "\n".join([*lines, "", _NOTE, *below])
+    return "\n".join([*lines, "", *_notes(rows), *below])
 
 
 def render_csv(rows: Sequence[Row]) -> str:
@@ -87,14 +123,13 @@ def render_csv(rows: Sequence[Row]) -> str:
 def render_markdown(rows: Sequence[Row]) -> str:
     """The table for a README."""
     lines = markdown_table((*HEADER, "source"), [(*_cells(row), row.source) for row in rows], left=_TEXT_COLUMNS)
-    return "\n".join([*lines, "", _NOTE]) + "\n"
+    return "\n".join([*lines, "", *_notes(rows)]) + "\n"
 
 
 def render_html(rows: Sequence[Row]) -> str:
     """The table as a self-contained page."""
-    return render_template(
-        "compare.html", header=HEADER, words=_TEXT_COLUMNS, note=_NOTE, rows=[(row, _cells(row)) for row in rows]
-    )
+    note, cells = " ".join(_notes(rows)), [(row, _cells(row)) for row in rows]
+    return render_template("compare.html", header=HEADER, words=_TEXT_COLUMNS, note=note, rows=cells)
 
 
 WRITERS = {".csv": render_csv, ".md": render_markdown, ".html": render_html}
@@ -113,24 +148,46 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def _read_reports(results: Path, names: Sequence[str]) -> dict[str, Report]:
-    folders = sorted(path for path in results.iterdir() if path.is_dir()) if results.is_dir() else []
-    reports = {folder.name: report for folder in folders if (report := read_report(folder))}
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What is to be said below a table."""
+    told_apart = sorted({row.dataset for row in rows if row.digest})
+    return [_NOTE] + [
+        f"Different data sets are called {name!r}; the brackets hold a digest of their pictures. "
+        "dataset_name in a study's file gives one a name of its own."
+        for name in told_apart
+    ]
+
+
+def _read_studies(results: Path, names: Sequence[str]) -> dict[str, _Study]:
+    """The finished studies of these names or results folders, else all in `results`; by name, elsewhere by path."""
+    folders = {path.name: path for path in sorted(results.iterdir()) if path.is_dir()} if results.is_dir() else {}
+    folders |= {name: Path(name) for name in names if os.sep in name and Path(name).parent != results}
+    reports = {name: report for name, folder in folders.items() if (report := read_report(folder))}
     if not reports:
         raise UserError(f"there is no finished study in {results}; run one, or see --results")
     chosen = dict.fromkeys(found for name in names for found in _matching(name, reports, results))
-    return {name: reports[name] for name in (chosen or reports)}
+    return {name: _open_study(folders[name], reports[name]) for name in (chosen or reports)}
+
+
+def _open_study(folder: Path, report: Report) -> _Study:
+    try:
+        pixels = [row.pixels_sha256 for row in read_split_table(folder / "split.csv")]
+    except (UserError, KeyError, TypeError, ValueError):  # results that came from elsewhere without it, or damaged
+        return _Study(report, "", "")
+    return _Study(report, content_digest(pixels), content_sketch(pixels))
 
 
 def _matching(name: str, reports: Mapping[str, Report], results: Path) -> Iterator[str]:
-    wanted = Path(name).stem if name.endswith(".toml") else name
+    is_inside = Path(name).parent == results
+    wanted = Path(name).stem if name.endswith(".toml") else Path(name).name if is_inside else name
     found = [wanted] if wanted in reports else [one for one in reports if fnmatchcase(one, wanted)]
     if not found:
         raise UserError(f"there is no report of a study {name!r} in {results}; {suggest(wanted, reports)}")
     yield from found
 
 
-def _row(name: str, report: Report) -> Row:
+def _row(name: str, study: _Study, digest: str) -> Row:
+    report = study.report
     test, model = report.test, report.model
     return Row(
         study=name,
@@ -144,6 +201,7 @@ def _row(name: str, report: Report) -> Row:
         seconds=report.seconds.total,
         parameters=model.parameters if model else None,
         megabytes=round(model.bytes / 1e6, 1) if model else None,
+        digest=digest,
     )
 
 
@@ -160,7 +218,7 @@ def _cells(row: Row, mark: str = "") -> tuple[str, ...]:
     return (
         f"published{mark}" if row.study is None else row.study,
         row.backbone,
-        row.dataset,
+        f"{row.dataset} ({row.digest})" if row.digest else row.dataset,
         *("" if value is None else f"{value:.4f}" for value in (row.accuracy, row.precision, row.recall, row.f1)),
         "" if row.trials is None else str(row.trials),
         "" if row.seconds is None else render_duration(row.seconds),

@@ -118,6 +118,7 @@ class DataSource:
     classes: tuple[str, ...]
     counts: Mapping[str, int]  # images in train, val and test
     content: str = ""  # digest of the images alone, whatever their split; empty: of an earlier version
+    sketch: str = ""  # by which the data set is known again after images came or went; likewise
 
 
 class StudyInfo(Record):
@@ -127,6 +128,7 @@ class StudyInfo(Record):
     metric: str
     data: DataSource
     tags: dict[str, str]  # backbone, data set, versions
+    source: str = ""  # the path of its file where it was begun; empty: of an earlier version
 
 
 def write_study_info(study: "optuna.Study", info: StudyInfo) -> None:
@@ -143,6 +145,9 @@ def read_study_info(study: "optuna.Study") -> StudyInfo | None:
 _INFO = "about"  # the key in the database
 _OPENINGS = "test_openings"
 _OPENED = "test_opened_for"  # earlier versions: the winner of each
+STUDY_ATTRS = frozenset(
+    {"id", "fingerprint", "trials", _INFO, _OPENINGS, _OPENED}
+)  # that wastetune stores with a study
 
 
 def note_opening(study: "optuna.Study", trials: Sequence[int]) -> tuple[Opening, ...]:

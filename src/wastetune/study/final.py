@@ -13,6 +13,7 @@ from wastetune.backbones.activation_store import Activations, pooled
 from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.console import Console
 from wastetune.data.pixels import PictureSet
+from wastetune.datasets.identity import name_dataset
 from wastetune.errors import UserError
 from wastetune.evaluation.calibration import measure_calibration, scale_probabilities
 from wastetune.evaluation.conformal import apply_set_threshold
@@ -35,7 +36,7 @@ from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Rep
 from wastetune.report.text import final_model
 from wastetune.search.selection import Candidates, find_candidates
 from wastetune.storage.records import Opening, TrialAttrs, read_attrs
-from wastetune.storage.study import best_trial, note_opening, read_records, read_trials
+from wastetune.storage.study import best_trial, note_opening, read_records, read_study_info, read_trials
 from wastetune.study.refit import RefitResult, refit, refit_again
 from wastetune.study.select import select_final
 from wastetune.training.fit import TrainingFailed
@@ -84,7 +85,7 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
         refitted = Refit(earlier.evaluation, earlier.seconds.retrain, earlier=earlier)
     else:
         refitted = _refit_candidates(study, prepared, candidates, folder, console)
-    save_description(bundle, _describe(prepared, best, refitted.evaluation))
+    save_description(bundle, _describe(study, prepared, best, refitted.evaluation))
     return refitted
 
 
@@ -205,12 +206,20 @@ def _features(context: TrialContext, pictures: PictureSet, cut: Cut, bar: Bar) -
     return _Features(pooled(side.activations), side.labels)
 
 
-def _describe(prepared: Prepared, best: "FrozenTrial", evaluation: FinalEvaluation) -> BundleDescription:
+def data_name(study: "optuna.Study", prepared: Prepared) -> str:
+    """The name of the study's data set, as the study has stored it."""
+    info = read_study_info(study)
+    return info.data.name if info else name_dataset(prepared.index.folder, prepared.context.spec.dataset_name)
+
+
+def _describe(
+    study: "optuna.Study", prepared: Prepared, best: "FrozenTrial", evaluation: FinalEvaluation
+) -> BundleDescription:
     context = prepared.context
     description = BundleDescription(
         study=context.spec.name,
         backbone=context.spec.backbone,
-        dataset=prepared.index.folder.resolve().name,
+        dataset=data_name(study, prepared),
         classes=context.classes,
         fingerprint=fingerprint_digest(prepared),
         versions=evaluation.versions,

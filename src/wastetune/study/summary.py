@@ -15,7 +15,7 @@ from wastetune.search.space import bounds, searched_ranges
 from wastetune.search.toml_file import named_files
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import best_trial, read_trials
-from wastetune.study.final import Refit
+from wastetune.study.final import Refit, data_name
 from wastetune.training.config import TrialConfig
 from wastetune.tuning.prepare import Prepared, TrialContext, fingerprint_digest
 from wastetune.tuning.spec import StudySpec
@@ -59,7 +59,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         study=context.spec.name,
         question=context.spec.question,
         backbone=context.spec.backbone,
-        dataset=index.folder.resolve().name,
+        dataset=data_name(study, prepared),
         classes=context.classes,
         metric=context.spec.metric,
         command=render_command(context.spec),

@@ -53,7 +53,8 @@ class Notes:
                     file = Path(folder) / name
                     file.write_text(picture, encoding="utf-8")
                     pictures.append((file.stem.replace("_", " "), upload(self._store, file, trial)))
-                note = render_trial_note(config, attrs, self._metric, self._classes, pictures, pruned=pruned)
+                drawn = trial.storage.get_trial(trial.id).params
+                note = render_trial_note(config, drawn, attrs, self._metric, self._classes, pictures, pruned=pruned)
                 _save(self._study, f"dashboard:{trial.id}:", note, version=1)
         except UpdateFinishedTrialError:  # another worker has failed this trial as lost
             return
@@ -100,6 +101,7 @@ def note_study(study: "optuna.Study", report: Report | None = None, folder: Path
 
 def render_trial_note(
     config: Mapping[str, Any],
+    drawn: Mapping[str, Any],
     attrs: TrialAttrs,
     metric: str,
     classes: Sequence[str],
@@ -109,7 +111,8 @@ def render_trial_note(
 ) -> str:
     """A trial's note as Markdown: score, worst classes, pictures, configuration.
 
-    attrs: the trial's attributes; pictures: (title, address). Lines are short, because the dashboard's page of a trial
+    drawn: the sampled parameters, which the dashboard shows, too; depth and augmentation were snapped since. attrs: the
+    trial's attributes; pictures: (title, address). Lines are short, because the dashboard's page of a trial
     is as wide as its longest attribute.
     """
     assert attrs.best_epoch is not None
@@ -129,9 +132,15 @@ def render_trial_note(
         "",
         "| parameter | value |",
         "| --- | --- |",
-        *(f"| {key} | {render_value(value)} |" for key, value in config.items() if value is not None),
+        *(f"| {key} | {_render_both(value, drawn.get(key))} |" for key, value in config.items() if value is not None),
     ]
     return "\n".join(lines)
+
+
+def _render_both(value: object, drawn: object) -> str:
+    """A value, and the drawn one where that was snapped to it."""
+    used, sampled = render_value(value), render_value(drawn)
+    return used if drawn is None or used == sampled else f"{used}, the nearest that has an effect to {sampled}"
 
 
 def render_study_note(

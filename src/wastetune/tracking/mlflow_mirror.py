@@ -108,7 +108,10 @@ def _copy_in_rounds(queue: _Queue, open_store: Callable[[], Mirror], console: Co
         last = queue.closing.is_set()
         queue.pending += _take_all(queue.submitted)
         try:
-            mirror = mirror or open_store()
+            if mirror is None:
+                mirror = open_store()
+                if mirror.notice:
+                    console.print(mirror.notice)
             _copy(mirror, queue.pending, queue.cancelled.is_set, console.print)
             queue.pending.clear()
         except Exception as error:  # whatever a database, a server or a network may raise
@@ -143,7 +146,7 @@ def _take_all(submitted: SimpleQueue[Item]) -> Iterator[Item]:
 def sync_study(study: "optuna.Study", uri: str, results: Path) -> Changes:
     """Copies to MLflow what it lacks of the study, with the report and exports of its results folder."""
     mirror = open_mirror_of(study, uri)
-    changes = sync_trials(mirror, read_trials(study))
+    changes = replace(sync_trials(mirror, read_trials(study)), notice=mirror.notice)
     folder = results / study.study_name
     if report := read_report(folder):
         mirror_final(mirror, report, folder)

@@ -15,7 +15,7 @@ from wastetune.errors import UserError
 from wastetune.report.results import Report
 from wastetune.storage.budget import is_void
 from wastetune.storage.records import STATES, read_attrs
-from wastetune.tracking.mlflow_store import PARENT, STUDY, TRIAL, Mirror, log_data, search
+from wastetune.tracking.mlflow_store import ORDER, PARENT, STUDY, TRIAL, Mirror, log_data, search
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 _REPORT = "wastetune.report"
-# MLflow has no status for pruned trials; the tag `state` tells them apart.
-_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+# MLflow shows a red cross for KILLED; the tag `state` tells pruned trials from complete ones.
+_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Changes:
     deleted: int
     there: int
     model: str | None = None  # a sentence on the model, if it was registered now
+    notice: str = ""  # a sentence, where another data set has the name of this one
 
 
 def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callable[[], bool] = lambda: False) -> int:
@@ -62,8 +63,9 @@ def mirror_trials(mirror: Mirror, trials: "Iterable[FrozenTrial]", stop: Callabl
 def sync_trials(mirror: Mirror, trials: "Sequence[FrozenTrial]") -> Changes:
     """Makes the runs of the mirror match the trials: one run for each trial that has ended, in the same state.
 
-    Copies missing trials and deletes copies of other trials, second and unfinished copies, and copies in another state.
-    Of two copies every process deletes the same one, so two syncs may run at once.
+    Copies missing trials and deletes copies of other trials, second and unfinished copies, and copies in another state;
+    what an earlier version wrote otherwise in a copy is changed. Of two copies every process deletes the same one, so
+    two syncs may run at once.
     """
     ended = {str(trial.number): trial for trial in trials if _is_mirrored(trial)}
     with mirror.lock:
@@ -77,13 +79,13 @@ def sync_trials(mirror: Mirror, trials: "Sequence[FrozenTrial]") -> Changes:
             if number == "study":
                 keep = run.info.run_id == mirror.parent
             else:
-                matches = number in ended and run.info.status == _STATUS[ended[number].state.name]
-                keep = matches and number not in whole
+                keep = number in ended and number not in whole and _is_copy(run, ended[number])
             if not keep:
                 mirror.client.delete_run(run.info.run_id)
                 deleted += 1
             elif number != "study":
                 whole[number] = run.info.run_id
+                _amend(mirror, run, ended[number])
                 if run.data.tags.get(PARENT) != mirror.parent:
                     mirror.client.set_tag(run.info.run_id, PARENT, mirror.parent)
         missing = [trial for number, trial in ended.items() if number not in whole]
@@ -91,6 +93,25 @@ def sync_trials(mirror: Mirror, trials: "Sequence[FrozenTrial]") -> Changes:
             _copy_trial(mirror, trial)
         mirror.client.set_terminated(mirror.parent)
     return Changes(copied=len(missing), deleted=deleted, there=len(whole))
+
+
+def _is_copy(run: Any, trial: "FrozenTrial") -> bool:
+    """Whether a run is a whole copy of the trial in its present state."""
+    return bool(run.info.status != "RUNNING" and run.data.tags.get("state") == STATES[trial.state.name])
+
+
+def _amend(mirror: Mirror, run: Any, trial: "FrozenTrial") -> None:
+    """Changes a copy of an earlier version: the status of pruned trials, and its place in the order."""
+    order, status = _order(trial), _STATUS[trial.state.name]
+    if order and ORDER not in run.data.tags:
+        mirror.client.set_tag(run.info.run_id, ORDER, order)
+    if run.info.status != status:
+        mirror.client.set_terminated(run.info.run_id, status=status, end_time=run.info.end_time)
+
+
+def _order(trial: "FrozenTrial") -> str:
+    """The tag by which a study's runs are sorted: greater for a better trial, and for study and final model greater."""
+    return "" if trial.value is None else f"{trial.value:.6f}"
 
 
 def mirror_final(mirror: Mirror, report: Report, folder: Path) -> None:
@@ -118,7 +139,7 @@ def mirror_exports(mirror: Mirror, metrics: Mapping[str, float], folder: Path) -
         return
     if (run := find_final(mirror)) is None:
         raise UserError("the study's report is not there yet; bring it there with `wastetune sync` and export again")
-    if metrics.items() <= run.data.metrics.items():
+    if {key: _in_four_digits(value) for key, value in metrics.items()}.items() <= run.data.metrics.items():
         return
     mirror.client.log_artifacts(run.info.run_id, str(folder), folder.name)
     # After the files, because the metrics mark a complete copy.
@@ -144,6 +165,7 @@ def _copy_final(mirror: Mirror, report: Report, folder: Path, digest: str) -> No
         TRIAL: "final",
         _REPORT: digest,
         PARENT: mirror.parent,
+        ORDER: "final",
     }
     run = client.create_run(mirror.experiment, run_name=f"{report.study} final", tags=tags).info.run_id
     scores = [
@@ -178,6 +200,7 @@ def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
         "seed": None if attrs.seed is None else str(attrs.seed),
         "failure": attrs.failure,
         "default": "true" if attrs.default else None,
+        ORDER: _order(trial),
     }
     run = client.create_run(
         mirror.experiment,
@@ -211,10 +234,19 @@ def _log(
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
-    batch = [Metric(key, value, now, step) for key, value, step in metrics]
+    batch = [Metric(key, _in_four_digits(value), now, step) for key, value, step in metrics]
     for start in range(0, max(len(batch), 1), 1000):  # MLflow's limit per call
-        first = [Param(key, str(value)) for key, value in params.items()] if start == 0 else []
+        first = [Param(key, _render_param(value)) for key, value in params.items()] if start == 0 else []
         client.log_batch(run, metrics=batch[start : start + 1000], params=first)
+
+
+def _in_four_digits(value: float) -> float:
+    """MLflow shows all digits of a number; the study's database has them."""
+    return float(f"{value:.4g}") if abs(value) < 1000 else float(round(value))
+
+
+def _render_param(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _milliseconds(moment: Any) -> int | None:

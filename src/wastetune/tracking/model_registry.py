@@ -1,29 +1,30 @@
 """Registers a study's model in MLflow, one version per model, and keeps the alias `champion`.
 
-The registered model of a data set is `wastetune-<data set>`. The alias moves to a version with a higher score than the
-champion's on validation pictures, by the same metric: the test set only reports, because the best of several test
-scores is no honest one. Scores on other pictures cannot be compared: a version with another test set gets the alias
-only where there is no champion yet. A version that is worse than its study's default, or whose split leaks, never does.
+The registered model of a data set is `wastetune-<data set>`; of another data set with the same name, it is that with a
+digest of its pictures. The alias moves to a version with a higher score than the champion's on validation pictures, by
+the same metric: the test set only reports, because the best of several test scores is no honest one. Scores on other
+pictures cannot be compared: a version with another test set gets the alias only where there is no champion yet. A
+version that is worse than its study's default, or whose split leaks, never does.
 """
 
 import hashlib
 import json
-import logging
 import re
 import tempfile
-import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wastetune.data.splits import read_split_table
+from wastetune.datasets.identity import content_digest, content_sketch
 from wastetune.evaluation.metrics import METRICS
-from wastetune.models.bundle import MODEL_FILE, load_model
+from wastetune.models.bundle import MODEL_FILE, load_description
 from wastetune.report.results import Report
 from wastetune.tracking.mlflow_runs import find_final
-from wastetune.tracking.mlflow_store import Mirror
+from wastetune.tracking.mlflow_store import DATA, Mirror, choose_name, is_name_of, render_clash, search_all
+from wastetune.tracking.model_code.save import save_mlflow_model
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
@@ -44,8 +45,13 @@ def register_model(mirror: Mirror, report: Report, folder: Path) -> str | None:
     file = folder / "bundle" / MODEL_FILE
     if not file.is_file() or not (folder / "split.csv").is_file():
         return None
-    name, digest = model_name(report.dataset), hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if not mirror.data.sketch:  # of an earlier version
+        pixels = [row.pixels_sha256 for row in read_split_table(folder / "split.csv")]
+        data = replace(mirror.data, content=content_digest(pixels), sketch=content_sketch(pixels))
+        mirror = replace(mirror, data=data)
     with mirror.lock:
+        base, name = model_name(report.dataset), _choose_model(mirror, report)
         if not (version := _find_version(mirror, name, digest)):
             version = _add_version(mirror, name, report, folder, digest)
             if (first := _find_version(mirror, name, digest)) and first.version != version.version:
@@ -59,14 +65,34 @@ def register_model(mirror: Mirror, report: Report, folder: Path) -> str | None:
                 else:
                     comparison = _update_champion(mirror, name, version, looks=len(report.openings))
                 _link_final(mirror, version)
-                return f"{name} version {version.version} is registered in MLflow; {comparison}"
+                said = f"{name} version {version.version} is registered in MLflow; {comparison}"
+                return said if name == base else f"{said}\n{render_clash('model', base, name)}"
         _link_final(mirror, version)
     return None
 
 
 def model_name(dataset: str) -> str:
-    """The registered name for models of a data set; / and : have a meaning in the registry."""
-    return f"wastetune-{re.sub(r'[/:]', '-', dataset)}"
+    """The registered name for models of a data set; / and : have a meaning in the registry, quotes in its searches."""
+    return "wastetune-" + re.sub(r"""[/:'"`]""", "-", dataset)
+
+
+def _choose_model(mirror: Mirror, report: Report) -> str:
+    """The name of the registered model of this data set; the model need not exist yet."""
+    base, taken = model_name(report.dataset), {}
+    for model in search_all(mirror.client.search_registered_models):
+        if is_name_of(model.name, base):
+            taken[model.name] = model.tags.get(DATA) or _sketch_of_other(mirror, model.name, report)
+    return choose_name(base, mirror.data, taken)
+
+
+def _sketch_of_other(mirror: Mirror, name: str, report: Report) -> str:
+    """For a model of an earlier version, which has no sketch: one that fits no data set, if its classes are others."""
+    classes = {version.tags.get("classes") for version in mirror.client.search_model_versions(f"name = '{name}'")}
+    return "" if not classes or _render_classes(report) in classes else "other"
+
+
+def _render_classes(report: Report) -> str:
+    return json.dumps(report.classes)[:5000]
 
 
 def test_digest(split_table: Path) -> str:
@@ -90,7 +116,8 @@ def _add_version(mirror: Mirror, name: str, report: Report, folder: Path, digest
         "backbone": report.backbone,
         "metric": metric,
         "score": repr(float(getattr(report.test, METRICS[metric][1]))),
-        "classes": json.dumps(report.classes)[:5000],
+        "classes": _render_classes(report),
+        "input_size": str(load_description(folder / "bundle").input_size),
         _TEST: test_digest(folder / "split.csv"),
         _MODEL: digest,
     }
@@ -100,31 +127,33 @@ def _add_version(mirror: Mirror, name: str, report: Report, folder: Path, digest
     model = client.create_logged_model(mirror.experiment, report.study, source_run_id=mirror.parent, tags=tags)
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            _save(Path(temporary) / "model", folder, report, model.model_id)
+            save_mlflow_model(
+                Path(temporary) / "model", folder, report, model.model_id, pictures=Path(mirror.data.folder)
+            )
             client.log_model_artifacts(model.model_id, str(Path(temporary) / "model"))
         client.finalize_logged_model(model.model_id, "READY")
-        return _register(client, name, report, tags, model)
+        return _register(mirror, name, report, tags, model)
     except Exception:
         client.delete_logged_model(model.model_id)  # the next attempt makes another one
         raise
 
 
-def _register(
-    client: "MlflowClient", name: str, report: Report, tags: dict[str, str], model: "LoggedModel"
-) -> "ModelVersion":
+def _register(mirror: Mirror, name: str, report: Report, tags: dict[str, str], model: "LoggedModel") -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
+    client = mirror.client
     try:
         client.create_registered_model(name, description=f"What wastetune's studies of {report.dataset} came to.")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    client.set_registered_model_tag(name, DATA, mirror.data.sketch)
     version = client.create_model_version(
         name,
         source=model.artifact_location,  # by its id, MLflow would look for it in the store that is the default
         run_id=model.source_run_id,
         tags=tags | {_LOGGED: model.model_id},
-        description=f"{report.question or report.study}\n\n{_usage(report)}",
+        description=f"{report.question or report.study}\n\n{_usage(report, int(tags['input_size']))}",
         model_id=model.model_id,
     )
     versions = json.dumps([{"name": name, "version": str(version.version)}])
@@ -132,32 +161,10 @@ def _register(
     return version
 
 
-def _save(path: Path, folder: Path, report: Report, model_id: str) -> None:
-    """Writes the bundle's model as an MLflow model.
-
-    Without a signature: one would name a single type of pixels, and refuse the other of bytes and floats.
-    """
-    model = load_model(folder / "bundle")  # imports Keras, which mlflow.keras would do less quietly
-    versions = report.versions
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow warns about its own types
-        import mlflow.keras
-        from mlflow.models import Model
-
-        logging.getLogger("mlflow.keras.save").setLevel(logging.ERROR)  # it misses the signature
-        mlflow.keras.save_model(
-            model,
-            str(path),
-            mlflow_model=Model(model_id=model_id),
-            pip_requirements=[f"{package}=={versions[package]}" for package in ("keras", "tensorflow")],
-            metadata={"classes": list(report.classes), "study": report.study, "config": report.best.config},
-        )
-
-
-def _usage(report: Report) -> str:
+def _usage(report: Report, size: int) -> str:
     return (
-        "Pixels (n, height, width, 3), 0 to 255, bytes or floats, in; probabilities of "
-        f"{', '.join(report.classes)} out."
+        f"Pictures of any size in: arrays (height, width, 3) of 0 to 255, paths, bytes, or base64. They are resized to "
+        f"{size} x {size} pixels as in training. Probabilities of {', '.join(report.classes)} out."
     )
 
 

@@ -7,6 +7,7 @@ through its environment, because other users can read command lines.
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import IO, TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wastetune.errors import UserError, optional_import
 from wastetune.network import LOOPBACK_HOSTS, free_port, http_address, listen
 from wastetune.storage.database import hide_password, quote_password
-from wastetune.storage.study import get_study_attr, read_study_info
+from wastetune.storage.records import TrialAttrs
+from wastetune.storage.study import STUDY_ATTRS, get_study_attr
 from wastetune.tracking.artifacts import DrawnPictures, artifact_folder
 from wastetune.tracking.mlflow_store import VIEW
 from wastetune.tracking.mlflow_uri import fetch, without_password
@@ -39,6 +41,9 @@ LOOPBACK = "127.0.0.1"
 _START_TIMEOUT = 90.0  # seconds; the tables of a new store alone take ten
 _POLL_INTERVAL = 0.3  # seconds
 _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
+# Attributes that the dashboard's pages leave out: of trials, what is no single value for people; of studies, all.
+_SHOWN = {"cut", "best_epoch", "val_accuracy", "trainable_parameters", "failure"}
+_HIDDEN = {each.name for each in fields(TrialAttrs)} - _SHOWN | STUDY_ATTRS
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _dashboard_server(study: "optuna.Study", results: Path, host: str, port: int
         from optuna_dashboard import wsgi
     warnings.filterwarnings("ignore", module="optuna")  # it warns at each request for a new study
     pictures = DrawnPictures(study, artifact_folder(study._storage), results)
-    app = _same_origin_only(wsgi(study._storage, artifact_store=pictures), host)
+    app = _same_origin_only(_without_records(wsgi(study._storage, artifact_store=pictures)), host)
     try:
         server = make_server(host, port, app, server_class=_Server, handler_class=_QuietHandler)
     except OSError as error:
@@ -173,6 +178,38 @@ def _dashboard_server(study: "optuna.Study", results: Path, host: str, port: int
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _without_records(app: "WSGIApplication") -> "WSGIApplication":
+    """Leaves out the attributes that are records for programs: the dashboard would show their JSON beside the notes."""
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "GET" or not re.fullmatch(r"/api/studies/\d+", environ.get("PATH_INFO", "")):
+            return app(environ, start_response)
+        head: list[Any] = []
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
+            head[:] = status, headers
+            return lambda body: None
+
+        body = b"".join(app(environ, start))
+        status, headers = head
+        if status.startswith("200"):
+            body = json.dumps(_hide(json.loads(body))).encode()
+            headers = [(key, value) for key, value in headers if key.lower() != "content-length"]
+            headers.append(("Content-Length", str(len(body))))
+        start_response(status, headers)
+        return [body]
+
+    return answer
+
+
+def _hide(detail: dict[str, Any]) -> dict[str, Any]:
+    """The dashboard's record of a study without those attributes."""
+    for owner in (detail, *detail.get("trials", ()), *detail.get("best_trials", ())):
+        for key in {"user_attrs", "union_user_attrs"} & owner.keys():
+            owner[key] = [each for each in owner[key] if each["key"] not in _HIDDEN]
+    return detail
 
 
 def _same_origin_only(app: "WSGIApplication", host: str) -> "WSGIApplication":
@@ -214,15 +251,12 @@ def _watch(child: _MlflowProcess | None) -> None:
 
 def _study_page(address: str, study: "optuna.Study") -> str | None:
     """The page of the study's runs, with the columns to compare; None where MLflow does not have the study."""
-    info, key = read_study_info(study), get_study_attr(study, "id", "")
-    name = info.data.name if info else ""
-    query = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(name, safe='')}"
+    key = get_study_attr(study, "id", "")
+    having = quote(f"tags.`{VIEW}{key}` LIKE '%'", safe="")  # its name may have a digest
     try:
-        experiment = json.loads(fetch(query))["experiment"]
-        tags = {tag["key"] for tag in experiment.get("tags", ())}
-    except (OSError, ValueError, KeyError):
-        return None
-    if f"{VIEW}{key}" not in tags:
+        found = json.loads(fetch(f"{address}/api/2.0/mlflow/experiments/search?max_results=1&filter={having}"))
+        experiment = found["experiments"][0]
+    except (OSError, ValueError, KeyError, IndexError):
         return None
     return f"experiments/{experiment['experiment_id']}/runs?workflowType=machine_learning&viewStateShareKey={key}"
 

@@ -20,6 +20,7 @@ from wastetune.data.index import ImageIndex, index_folder
 from wastetune.data.pixels import PictureSet, open_pixels, select_pictures
 from wastetune.data.splits import Splits, split_digest, split_index
 from wastetune.datasets.catalog import find_dataset
+from wastetune.datasets.identity import content_digest, content_sketch, name_dataset
 from wastetune.errors import UserError
 from wastetune.search.distributions import render_param
 from wastetune.search.space import SearchSpace, load_space
@@ -65,7 +66,9 @@ def trial_seed(context: TrialContext, number: int) -> int:
 
 _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 # Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
-_NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space", "final", "corrections"}
+_NOT_IN_FINGERPRINT = {
+    *("name", "source", "question", "trials", "weights", "dataset", "dataset_name", "space", "final", "corrections"),
+}
 # Keys that came later: a study that does not use them keeps the fingerprint it began with.
 _LATER = {("split", "grouped")}
 
@@ -149,10 +152,13 @@ def join_study(prepared: Prepared, url: str, console: Console, *, patient: bool 
     info, data = read_study_info(study), _data_source(prepared)
     if info is None:
         tags = {"backbone": spec.backbone, "dataset": data.name, **package_versions()}
-        write_study_info(study, StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags))
+        source = str(Path(spec.source).resolve())
+        info = StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags, source=source)
+        write_study_info(study, info)
         note_study(study)
-    elif not info.data.content:  # of an earlier version
-        write_study_info(study, info.model_copy(update={"data": replace(info.data, content=data.content)}))
+    elif (known := _update_source(info.data, data, spec.dataset_name)) != info.data:
+        tags = info.tags | {"dataset": known.name}
+        write_study_info(study, info.model_copy(update={"data": known, "tags": tags}))
     for number in fail_lost_trials(study):
         console.print(f"trial {number} was in the hands of a process that is gone: failed")
     return study
@@ -160,19 +166,21 @@ def join_study(prepared: Prepared, url: str, console: Console, *, patient: bool 
 
 def _data_source(prepared: Prepared) -> DataSource:
     splits, index = prepared.splits, prepared.index
+    pixels = [each.pixels_sha256 for each in index.pictures]
     return DataSource(
-        name=index.folder.resolve().name,
+        name=name_dataset(index.folder, prepared.context.spec.dataset_name),
         folder=str(index.folder.resolve()),
         digest=prepared.fingerprint["data and split"],
         classes=index.classes,
         counts={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
-        content=_content_digest(index),
+        content=content_digest(pixels),
+        sketch=content_sketch(pixels),
     )
 
 
-def _content_digest(index: ImageIndex) -> str:
-    """The same for the same pictures, whatever they are called and however they are split."""
-    return hashlib.sha256("".join(sorted({each.pixels_sha256 for each in index.pictures})).encode()).hexdigest()[:16]
+def _update_source(known: DataSource, now: DataSource, given: str | None) -> DataSource:
+    """What a study has stored of its data, with what an earlier version did not store, and with the name given now."""
+    return replace(known, name=given or known.name, content=now.content, sketch=now.sketch)
 
 
 def package_versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ class StudySpec(BaseModel):
     source: str  # the file's path, for messages
     question: str = ""  # the comment at the top of the file
     dataset: str = Field(min_length=1)
+    dataset_name: str | None = Field(default=None, min_length=1)  # None: that of the folder, see `identity.py`
     backbone: str = Field(min_length=1)
     space: str = Field(default="transfer", min_length=1)
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = "macro_f1"
