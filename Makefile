@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: demo test lint docs bench chaos clean
+.PHONY: demo test lint docs bench golden chaos clean
 
 demo: $(READY) demo/pictures  ## a small study on generated pictures, half a minute
 	$(BIN)/wastetune run --study demo
@@ -37,6 +37,9 @@ bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTE
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/pruning.py
 	$(BIN)/python benchmarks/bank.py
+
+golden: $(READY)  ## renews the golden scores in tests/fixtures/recipes.json, once recipe numbers are raised
+	PYTHONPATH=tests $(BIN)/python -m support.recipes $(ARGS)
 
 chaos: $(READY)  ## half an hour of killed workers and stopped databases
 	PYTHONPATH=tests $(BIN)/python -m support.chaos --minutes 15 --database sqlite

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from wastetune.data.splits import SplitRow, read_split_table
 from wastetune.errors import UserError
 from wastetune.formatting import render_count
-from wastetune.storage.study import get_study_attr, read_study_info
+from wastetune.storage.study import compare_fingerprints, get_study_attr, read_study_info
 from wastetune.tuning.prepare import Prepared, package_versions
 
 if TYPE_CHECKING:
@@ -36,8 +36,11 @@ def find_differences(
 
 
 def _settings(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    keys = [key for key in {**then, **now} if key != _PICTURES and then.get(key) != now.get(key)]
-    return [f"{key}: {then.get(key, 'not recorded')} then, {now.get(key, 'not there')} now" for key in keys]
+    return [
+        f"{key}: {old or 'not recorded'} then, {new or 'not there'} now"
+        for key, (old, new) in compare_fingerprints(then, now).items()
+        if key != _PICTURES
+    ]
 
 
 def _pictures(stored: Mapping[str, str], prepared: Prepared, folder: Path) -> list[str]:

@@ -79,7 +79,7 @@ class ModelCard(BaseModel):
     scores: dict[str, float] = Field(description="On the test set that nothing else has seen.")
     unsure_below: float = Field(description="The probability of the predicted class below which it is unsure.")
     config: dict[str, Any] = Field(description="The winning configuration.")
-    fingerprint: str | None = Field(description="Of the study's file, space, split and version.")
+    fingerprint: str | None = Field(description="Of the study's file, space, split, weights and recipes.")
     versions: dict[str, str]
 
 

@@ -3,7 +3,7 @@
 The contract, on SQLite and on every other database that Optuna supports:
 
 - The SQL study is the only source of truth. What is in it stays; MLflow and the report are made from it.
-- A study answers one question. Its fingerprint (study file, space, data and split, weights, version) is stored with
+- A study answers one question. Its fingerprint (study file, space, data and split, weights, recipes) is stored with
   it, and a worker with another fingerprint is refused with a sentence that names the difference.
 - The budget counts finished trials: complete or pruned. A failed trial is FAIL, with its reason in the user attribute
   `failure`; it has no value and uses up no budget.

@@ -2,9 +2,10 @@
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from wastetune.errors import UserError
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
+
+RECIPE_OF = "recipe of "  # the keys of a fingerprint that tell by which recipe something is made
+FIRST_RECIPE = "1"  # of what a fingerprint does not name
+# What fingerprints of 0.1.0 hold besides: its recipes are all the first.
+FIRST_VERSION = {"wastetune version": "0.1.0"}
 
 
 def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]) -> "optuna.Study":
@@ -38,13 +44,39 @@ def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]
             set_study_attr(study, "id", secrets.token_hex(8))  # a name may be used again after a study was deleted
             set_study_attr(study, "fingerprint", dict(fingerprint))
             return study
-    if differing := [key for key in {**stored, **fingerprint} if stored.get(key) != fingerprint.get(key)]:
-        differences = (f"{key}: then {stored.get(key)}, now {fingerprint.get(key)}" for key in differing)
+    if differing := compare_fingerprints(stored, fingerprint):
+        differences = (f"{key}: then {then}, now {now}" for key, (then, now) in differing.items())
         raise UserError(
             f"study {name!r} was begun with another {', '.join(differing)} ({'; '.join(differences)}); "
-            "copy the study's file to a new name, or give another --storage"
+            f"{_versions_differ(study, differing)}copy the study's file to a new name, or give another --storage"
         )
     return study
+
+
+def compare_fingerprints(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """What differs between two fingerprints: key -> both values, None where there is none.
+
+    The version of wastetune does not count; what decides a score has recipes, which are the first where they are not
+    named.
+    """
+
+    def value(fingerprint: Mapping[str, str], key: str) -> str | None:
+        return fingerprint.get(key, FIRST_RECIPE if key.startswith(RECIPE_OF) else None)
+
+    keys = [key for key in {**then, **now} if key not in FIRST_VERSION]
+    return {key: (value(then, key), value(now, key)) for key in keys if value(then, key) != value(now, key)}
+
+
+def _versions_differ(study: "optuna.Study", differing: Iterable[str]) -> str:
+    """What a recipe means to a user, where recipes are among what differs."""
+    if not any(key.startswith(RECIPE_OF) for key in differing):
+        return ""
+    info = read_study_info(study)
+    then = info.tags.get("wastetune", "unknown") if info else "unknown"
+    return (
+        f"by this version of wastetune ({version('wastetune')}) its configurations have other scores than by the one "
+        f"that began it ({then}), which cannot be compared: go on with that version, "
+    )
 
 
 def find_study(storage: "BaseStorage", name: str) -> "optuna.Study":

@@ -14,7 +14,7 @@ from wastetune.report.results import Best, Edge, PictureCounts, Report, Seconds,
 from wastetune.search.space import bounds, searched_ranges
 from wastetune.search.toml_file import named_files
 from wastetune.storage.records import read_attrs
-from wastetune.storage.study import best_trial, read_trials
+from wastetune.storage.study import best_trial, get_study_attr, read_trials
 from wastetune.study.final import Refit, data_name
 from wastetune.training.config import TrialConfig
 from wastetune.tuning.prepare import Prepared, TrialContext, fingerprint_digest
@@ -63,7 +63,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         classes=context.classes,
         metric=context.spec.metric,
         command=render_command(context.spec),
-        begun_with=prepared.fingerprint,
+        begun_with=get_study_attr(study, "fingerprint", prepared.fingerprint),
         class_counts=_class_counts(prepared),
         left_out=len(splits.left_out),
         counts=PictureCounts(train=len(splits.train), val=len(splits.val), test=len(splits.test)),

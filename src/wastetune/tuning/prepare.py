@@ -27,9 +27,17 @@ from wastetune.search.space import SearchSpace, load_space
 from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
 from wastetune.storage.database import open_storage
-from wastetune.storage.study import DataSource, StudyInfo, open_study, read_study_info, write_study_info
+from wastetune.storage.study import (
+    FIRST_VERSION,
+    DataSource,
+    StudyInfo,
+    open_study,
+    read_study_info,
+    write_study_info,
+)
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.tracking.dashboard import note_study
+from wastetune.tuning.recipes import recipes_of
 from wastetune.tuning.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -122,7 +130,6 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         index=index,
         splits=splits,
         fingerprint={
-            "wastetune version": version("wastetune"),
             **{
                 key: str(value)
                 for key, value in spec.model_dump(exclude=_NOT_IN_FINGERPRINT).items()
@@ -133,13 +140,15 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             **{f"space's {key}": render_param(param) for key, param in space.params},
             "data and split": split_digest(index, splits)[:16],
             "weights": backbone.digest[:16],
+            **recipes_of(space, backbone),
         },
     )
 
 
 def fingerprint_digest(prepared: Prepared) -> str:
-    """The study's fingerprint in 16 characters."""
-    return hashlib.sha256(json.dumps(prepared.fingerprint).encode()).hexdigest()[:16]
+    """The study's fingerprint in 16 characters: the same as 0.1.0 wrote into reports and bundles of the study."""
+    content = json.dumps({**FIRST_VERSION, **prepared.fingerprint})
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def join_study(prepared: Prepared, url: str, console: Console, *, patient: bool = False) -> "optuna.Study":
