@@ -63,3 +63,24 @@ def test_the_next_writer_overwrites_what_a_killed_one_left_under_a_given_name(tm
     write_whole(file, lambda given: given.write_text("whole"), part=part)
     assert [path.name for path in tmp_path.iterdir()] == ["pixels.npy"]
     assert file.read_text() == "whole"
+
+
+@pytest.mark.parametrize("size", [0, 1, 700_000])
+def test_a_sealed_file_is_sound_until_a_bit_a_length_or_its_name_changes(tmp_path, size):
+    file, content = tmp_path / "part", bytes(range(256)) * (size // 256 + 1)
+    content = content[:size]
+    file.write_bytes(content)
+    assert not is_sound(file, "a")
+    seal(file, "a")
+    sealed = file.read_bytes()
+    assert sealed.startswith(content)
+    assert is_sound(file, "a")
+    assert not is_sound(file, "b")
+    for place in {0, size // 2, size, len(sealed) - 1}:
+        file.write_bytes(sealed[:place] + bytes([sealed[place] ^ 1]) + sealed[place + 1 :])
+        assert not is_sound(file, "a")
+    for damaged in (b"", sealed[:4], sealed[:-1], sealed + b"0", bytes(len(sealed)), sealed[1:]):
+        file.write_bytes(damaged)
+        assert not is_sound(file, "a")
+    with pytest.raises(FileNotFoundError):
+        is_sound(tmp_path / "nowhere", "a")

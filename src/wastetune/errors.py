@@ -1,12 +1,21 @@
 """Errors that a user can mend, as one sentence."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
     """One clear sentence: what is wrong, where, and what to do. The command line prints it and exits with status 2."""
+
+
+Say = Callable[[str], object]  # takes a sentence for the user
+
+
+def warn(sentence: str) -> None:
+    """Logs a sentence; where nothing else is set up, it is printed on the standard error."""
+    logging.getLogger("wastetune").warning("%s", sentence)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

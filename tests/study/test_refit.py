@@ -1,5 +1,7 @@
 """The winner: trained again, evaluated once, and the same model whether it sees pixels or stored activations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,18 @@ def test_a_model_that_disagrees_with_the_stored_activations_is_no_winner(prepare
     monkeypatch.setattr(wastetune.study.refit, "TOLERANCE", -1.0)
     with pytest.raises(TrainingFailed, match="differs from the stored activations"):
         refit(prepared.context, prepared.test, {3: attrs()}, bar=BAR)
+
+
+def test_the_model_is_compared_on_pictures_read_from_their_own_files(prepared):
+    """What is stored may be wrong in a way that no checksum notices."""
+    given, other = (
+        {3: attrs(learning_rate=1.0)},
+        replace(prepared.test, decode=lambda rows: 255 - prepared.test.decode(rows)),
+    )
+    same, differs = (
+        refit(prepared.context, test, given, bar=BAR).largest_difference for test in (prepared.test, other)
+    )
+    assert differs > 10 * same
 
 
 def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypatch):

@@ -95,7 +95,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         folder = find_dataset(spec.dataset, data)
     cache = cache_folder()
     with console.bar("reading pictures", None) as done:
-        index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done))
+        index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done), say=console.print)
     if spec.corrections:
         with _key_of(spec, "corrections"):
             index = correct_index(in_folder, Path(spec.corrections).expanduser())
@@ -108,13 +108,13 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     )
     # Dropped pictures, too: another decision must not decode all pictures again.
     with console.bar("decoding pictures", len(in_folder.pictures)) as done:
-        pixels = open_pixels(in_folder, spec.image_size or architecture.size, cache, progress=bar_steps(done))
+        size = spec.image_size or architecture.size
+        pixels = open_pixels(in_folder, size, cache, progress=bar_steps(done), say=console.print)
     backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
     train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
+    store = open_store(cache, cache_limit(), console.print)
     return Prepared(
-        context=TrialContext(
-            spec, space, index.classes, backbone, open_store(cache, cache_limit()), TuningData(train, val)
-        ),
+        context=TrialContext(spec, space, index.classes, backbone, store, TuningData(train, val)),
         test=test,
         index=index,
         splits=splits,
