@@ -2,7 +2,7 @@
 
 import pytest
 
-from wastetune.files import write_whole
+from wastetune.files import is_sound, seal, write_whole
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_beside_it(tmp_path):

@@ -1,7 +1,7 @@
 """Damage to what is stored: noticed, mended, told once, and without an effect on the winner or the scores."""
 
 import re
-import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,77 +9,66 @@ import pytest
 from wastetune.console import open_console
 from wastetune.settings import CACHE
 from wastetune.storage.database import open_storage
+from wastetune.storage.records import read_attrs
 from wastetune.storage.study import best_trial, open_study
-from wastetune.study.final import refit_winner
+from wastetune.study.refit import refit_again
+from wastetune.training.config import TrialConfig
+from wastetune.tuning.objective import fitting_set, plain_set
 from wastetune.tuning.prepare import prepare_study
 from wastetune.tuning.spec import load_study
 from wastetune.tuning.worker import run_worker
 
-pytestmark = pytest.mark.slow
 TRIALS = 3
 
 
-def run(tiny_heads, cache, results):
-    """A new study on what a cache holds: each trial's score, the winner, and the probabilities of the test pictures."""
+def run(study_file, cache, database):
+    """A new study on what a cache holds: the scores of each trial, the winner, what it predicts, and activations."""
     console = open_console()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE.variable, str(cache))
-        prepared = prepare_study(load_study(str(tiny_heads)), data=None, weights=None, console=console)
-        results.mkdir()
-        study = open_study(open_storage(f"sqlite:///{results / 'study.db'}"), "damaged", prepared.fingerprint)
+        prepared = prepare_study(load_study(str(study_file)), data=None, weights=None, console=console)
+        study = open_study(open_storage(f"sqlite:///{database}"), "damaged", prepared.fingerprint)
         told = []
         run_worker(study, prepared.context, trials=TRIALS, timeout=None, bar=console.bar, on_trial=told.append)
-        refitted = refit_winner(study, prepared, results, console)
+        best = best_trial(study)
+        again = refit_again(prepared.context, prepared.test, {0: read_attrs(best)}, repeat=1, bar=console.bar)
+        config = TrialConfig(**{**read_attrs(best).config, "augmentation": 1.0})
+        everything = fitting_set(prepared.context, config, console.bar).views
+        sealed = plain_set(prepared.context, prepared.test, config, console.bar).activations
+    activations = [each.take(np.arange(len(each))) for each in (*everything, sealed)]
     histories = [[epoch["score"] for epoch in trial.user_attrs["history"]] for trial in told]
-    return histories, best_trial(study).number, refitted.evaluation.final.members, refitted.predictions.probabilities
+    return histories, best.number, again[0], *activations
 
 
-@pytest.fixture(scope="module")
-def undamaged(tiny_heads, tmp_path_factory):
-    """The cache of a study, and its results."""
-    cache = tmp_path_factory.mktemp("undamaged") / "cache"
-    return cache, run(tiny_heads, cache, cache.parent / "results")
-
-
-def zeroed_from(path, share):
-    """Overwrites the end of a file with zeros, as a power cut leaves it."""
-    start = int(path.stat().st_size * share)
-    with path.open("rb+") as file:
-        file.seek(start)
-        file.write(bytes(path.stat().st_size - start))
-
-
-def damage_pixels(cache):
-    shutil.rmtree(cache / "activations")
-    (pixels,) = cache.glob("pixels-*.npy")
-    zeroed_from(pixels, 0.5)
-    return r"\d+ of the 42 pictures in .* were damaged: they were decoded again"
-
-
-def damage_index(cache):
+def damage(cache):
+    """Damages all that is stored: the index, half of the pictures, and each file of activations in its way."""
     (index,) = cache.glob("index-*.sealed")
     index.write_bytes(index.read_bytes().replace(b'"look": "', b'"look": "0', 1))
-    return r"the stored index of .* was damaged .*: all its pictures are read again"
-
-
-def damage_activations(cache):
-    """Rows are exchanged in one file, another is cut, and a third takes the place of a fourth."""
+    (pixels,) = cache.glob("pixels-*.npy")
+    half = pixels.stat().st_size // 2
+    pixels.write_bytes(pixels.read_bytes()[:half] + bytes(half))
     files = sorted((cache / "activations").glob("*/*/*.npy"))
-    exchanged, cut, one, other = files[:4]
-    rows = np.load(exchanged, mmap_mode="r+")
-    rows[...] = rows[::-1].copy()
-    rows.flush()
-    cut.write_bytes(cut.read_bytes()[:-100])
-    shutil.copyfile(one, other)
-    return r"3 files with activations were damaged and deleted, and will be computed again"
+    contents = [file.read_bytes() for file in files]
+    for number, file in enumerate(files):
+        if number % 3 == 0:
+            rows = np.load(file, mmap_mode="r+")
+            rows[...] = rows[::-1].copy()
+        elif number % 3 == 1:
+            file.write_bytes(contents[number][:-100])
+        else:
+            file.write_bytes(contents[number - 1])
 
 
-@pytest.mark.parametrize("damage", [damage_pixels, damage_index, damage_activations])
-def test_a_study_on_damaged_files_ends_as_on_whole_ones(damage, undamaged, tiny_heads, tmp_path, capsys):
-    cache, expected = undamaged
-    shutil.copytree(cache, tmp_path / "cache")
-    said = damage(tmp_path / "cache")
-    histories, best, members, probabilities = run(tiny_heads, tmp_path / "cache", tmp_path / "results")
-    assert (histories, best, members) == expected[:3]
-    np.testing.assert_array_equal(probabilities, expected[3])
-    assert len(re.findall(said, capsys.readouterr().out)) == 1
+def test_a_study_on_damaged_files_ends_as_on_whole_ones(tiny_heads, tmp_path, capsys):
+    expected = run(tiny_heads, tmp_path / "cache", tmp_path / "first.db")
+    capsys.readouterr()
+    damage(tmp_path / "cache")
+    found = run(tiny_heads, tmp_path / "cache", tmp_path / "second.db")
+    assert found[:2] == expected[:2]
+    for one, other in zip(found[2:], expected[2:], strict=True):
+        np.testing.assert_array_equal(one, other)
+    said = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
+    counts = Counter(re.sub(r".*(index|pictures in|activations).*damaged.*", r"\1", line) for line in said)
+    assert counts == {"index": 1, "pictures in": 1, "activations": 5}  # two views of two sets, one of the test pictures
+    assert run(tiny_heads, tmp_path / "cache", tmp_path / "third.db")[:2] == expected[:2]
+    assert "damaged" not in capsys.readouterr().out

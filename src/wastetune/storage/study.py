@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,16 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]) -> "optuna.Study":
+def open_study(
+    storage: "BaseStorage",
+    name: str,
+    fingerprint: Mapping[str, str],
+    explain: Callable[[str, str], str] = lambda key, then: "",
+) -> "optuna.Study":
     """The study of that name, created if it does not exist.
 
-    UserError where it was created with another fingerprint; the sentence names the difference.
+    UserError where it was created with another fingerprint; the sentence names the difference. `explain` may say more
+    of a key that had another value then than both values do.
     """
     import optuna
 
@@ -39,7 +45,10 @@ def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]
             set_study_attr(study, "fingerprint", dict(fingerprint))
             return study
     if differing := [key for key in {**stored, **fingerprint} if stored.get(key) != fingerprint.get(key)]:
-        differences = (f"{key}: then {stored.get(key)}, now {fingerprint.get(key)}" for key in differing)
+        told = {key: explain(key, str(stored.get(key))) for key in differing}
+        differences = (
+            f"{key}: {told[key] or f'then {stored.get(key)}, now {fingerprint.get(key)}'}" for key in differing
+        )
         raise UserError(
             f"study {name!r} was begun with another {', '.join(differing)} ({'; '.join(differences)}); "
             "copy the study's file to a new name, or give another --storage"

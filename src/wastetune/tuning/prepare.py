@@ -29,6 +29,7 @@ from wastetune.storage.database import open_storage
 from wastetune.storage.study import DataSource, StudyInfo, open_study, read_study_info, write_study_info
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.tracking.dashboard import note_study
+from wastetune.tuning.pictures import changes_since, folder_stamp, watch_pictures
 from wastetune.tuning.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def trial_seed(context: TrialContext, number: int) -> int:
     return seed_for("trial", context.spec.seed, number)
 
 
+_DATA = "data and split"  # of the fingerprint
 _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 # Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
 _NOT_IN_FINGERPRINT = {"name", "source", "question", "trials", "weights", "dataset", "space", "final", "corrections"}
@@ -79,6 +81,7 @@ class Prepared:
     index: ImageIndex
     splits: Splits
     fingerprint: dict[str, str]
+    check_pictures: Callable[[], None]  # raises UserError where the folder has other pictures than the index
 
 
 def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, console: Console) -> Prepared:
@@ -93,7 +96,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         space = load_space(spec.space)
     with _key_of(spec, "dataset"):
         folder = find_dataset(spec.dataset, data)
-    cache = cache_folder()
+    cache, stamp = cache_folder(), folder_stamp(folder)
     with console.bar("reading pictures", None) as done:
         index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done), say=console.print)
     if spec.corrections:
@@ -128,9 +131,10 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             # Later parameters depend on earlier ones, so their order matters.
             "space": ", ".join(key for key, _ in space.params),
             **{f"space's {key}": render_param(param) for key, param in space.params},
-            "data and split": split_digest(index, splits)[:16],
+            _DATA: split_digest(index, splits)[:16],
             "weights": backbone.digest[:16],
         },
+        check_pictures=watch_pictures(in_folder, stamp, cache, console.print),
     )
 
 
@@ -139,13 +143,20 @@ def fingerprint_digest(prepared: Prepared) -> str:
     return hashlib.sha256(json.dumps(prepared.fingerprint).encode()).hexdigest()[:16]
 
 
-def join_study(prepared: Prepared, url: str, console: Console, *, patient: bool = False) -> "optuna.Study":
+def join_study(
+    prepared: Prepared, url: str, console: Console, *, patient: bool = False, split_table: Path | None = None
+) -> "optuna.Study":
     """The study in its database, created if it does not exist; trials whose process is gone are failed.
 
-    `patient` retries for five minutes while the database is unavailable.
+    `patient` retries for five minutes while the database is unavailable. With the study's own split.csv, pictures that
+    have changed since it began are told by name.
     """
     spec = prepared.context.spec
-    study = open_study(open_storage(url, patient=patient), spec.name, prepared.fingerprint)
+
+    def explain(key: str, then: str) -> str:
+        return changes_since(split_table, then, prepared.index) if split_table and key == _DATA else ""
+
+    study = open_study(open_storage(url, patient=patient), spec.name, prepared.fingerprint, explain)
     info, data = read_study_info(study), _data_source(prepared)
     if info is None:
         tags = {"backbone": spec.backbone, "dataset": data.name, **package_versions()}
@@ -163,7 +174,7 @@ def _data_source(prepared: Prepared) -> DataSource:
     return DataSource(
         name=index.folder.resolve().name,
         folder=str(index.folder.resolve()),
-        digest=prepared.fingerprint["data and split"],
+        digest=prepared.fingerprint[_DATA],
         classes=index.classes,
         counts={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         content=_content_digest(index),

@@ -80,6 +80,7 @@ def run_worker(
     bar: Bar,
     on_trial: Callable[["FrozenTrial"], None],
     check: Callable[[], None] = lambda: None,
+    before_trial: Callable[[], None] = lambda: None,
     renew_after: int | None = None,
     parent: int | None = None,
     name: str = "",
@@ -89,7 +90,8 @@ def run_worker(
     True where it stopped before that because `renew_after` of its trials had built Keras models, whose memory is
     only freed when the process ends.
     `on_trial` gets each trial of this worker when it ends. `check` is called between epochs and may raise
-    KeyboardInterrupt; the running trial is then handed back, and the KeyboardInterrupt is raised again. With
+    KeyboardInterrupt; the running trial is then handed back, and the KeyboardInterrupt is raised again.
+    `before_trial` is called before each trial and may raise UserError, which ends the worker. With
     `parent`, a process number, the worker ends when that process is gone. Workers of one study have different names.
     UserError where trial after trial fails, with the reason of the last one.
     """
@@ -100,6 +102,7 @@ def run_worker(
     with _releasing_trials(study), heartbeats(study, parent) as heartbeat:
         while True:
             check()
+            before_trial()
             fail_lost_trials(study)
             with ask_lock(study):
                 known = read_trials(study)
