@@ -1,7 +1,9 @@
 """Atomic writes: a file or folder appears whole or not at all. Checksums: damage that comes later is noticed."""
 
 import csv
+import errno
 import io
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable
@@ -27,8 +29,20 @@ def write_whole(path: Path, write: Callable[[Path], object], *, part: Path | Non
     try:
         write(part)
         part.replace(path)
+    except Exception as error:
+        # Libraries raise anything here; a plain OSError lacks the path where a write failed, not the opening.
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
+        elif _is_full(path.parent, error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         remove(part)
+
+
+def _is_full(folder: Path, error: Exception) -> bool:
+    """Whether an error that does not say so by its type comes from a full disk."""
+    return "No space left on device" in str(error) or shutil.disk_usage(folder).free < _AT_ONCE
 
 
 def checksum(name: str, content: "Buffer") -> bytes:

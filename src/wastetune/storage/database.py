@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from wastetune.errors import UserError, first_line, install_command, optional_import
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
-from wastetune.storage.retry import with_retries
+from wastetune.storage.retry import find_remedy, with_retries
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
@@ -61,7 +61,11 @@ def open_storage(url: str, *, patient: bool = False) -> "BaseStorage":
         ) from error
     except (SQLAlchemyError, OSError, RuntimeError) as error:
         reason = first_line(getattr(error, "orig", None) or error)
-        raise UserError(f"the study database {shown} cannot be opened: {reason.replace(url, shown)}") from error
+        remedy = find_remedy(error)
+        what_to_do = f"; {remedy}" if remedy else ""
+        raise UserError(
+            f"the study database {shown} cannot be opened: {reason.replace(url, shown)}{what_to_do}"
+        ) from error
 
 
 def serve_proxy(url: str, host: str, port: int, on_ready: Callable[[], None]) -> None:

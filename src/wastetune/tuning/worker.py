@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import nearest_cut
 from wastetune.backbones.cuts import TOP
-from wastetune.errors import UserError, first_line
+from wastetune.errors import UserError, first_line, is_disk_error, render_os_error
 from wastetune.search.pruner import is_hopeless, is_reported
 from wastetune.search.sampler import (
     InMemoryStudy,
@@ -201,6 +201,8 @@ def _run_one(
         raise
     except Exception as error:
         check()  # a library may turn an interrupt into any exception
+        if isinstance(error, OSError) and is_disk_error(error):  # nor is it here
+            raise UserError(render_os_error(error)) from error
         set_trial_attrs(trial, TrialAttrs(history=history))
         return fail_trial(trial, _reason(error))
 
