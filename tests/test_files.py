@@ -1,5 +1,10 @@
 """What write_whole promises: the old content or the new, never a part of it."""
 
+import errno
+import shutil
+import subprocess
+
+import numpy as np
 import pytest
 
 from wastetune.files import is_sound, seal, write_whole
@@ -84,3 +89,39 @@ def test_a_sealed_file_is_sound_until_a_bit_a_length_or_its_name_changes(tmp_pat
         assert not is_sound(file, "a")
     with pytest.raises(FileNotFoundError):
         is_sound(tmp_path / "nowhere", "a")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of a megabyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounting = [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    try:
+        subprocess.run(mounting, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_told_with_the_file_whatever_a_library_raises(small_disk):
+    file = small_disk / "part.npy"
+
+    def say_otherwise(part):
+        with pytest.raises(OSError, match="No space left on device"):
+            part.write_bytes(bytes(2 << 20))
+        raise RuntimeError("the model could not be saved")
+
+    # NumPy's own error has no number, and that of a plain write no path.
+    for write in (
+        lambda part: np.save(part, np.zeros(2 << 20, np.uint8)),
+        lambda part: part.write_bytes(bytes(2 << 20)),
+        say_otherwise,
+    ):
+        with pytest.raises(OSError, match="No space left on device") as raised:
+            write_whole(file, write)
+        assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(file))
+        assert not list(small_disk.iterdir())
+    write_whole(file, lambda part: part.write_bytes(bytes(1 << 19)))
+    assert file.stat().st_size == 1 << 19

@@ -202,7 +202,8 @@ def _is_checked(store: Store, path: Path, name: str) -> bool:
             return False
         store.checked[path] = stamp
     # The least recently used chunks are deleted first. The other time tells whether a file has changed.
-    os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
+    with contextlib.suppress(OSError):  # a store that may only be read serves as well; nothing is deleted there
+        os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
     return True
 
 

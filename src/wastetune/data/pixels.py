@@ -61,9 +61,9 @@ class Pixels:
         """
         for _ in range(_ATTEMPTS):
             with suppress(FileNotFoundError), self.path.open("rb", buffering=0) as file:
-                found = [each for row in rows if (each := _read_row(self, file, row)) is not None]
-                if len(found) == len(rows):
-                    return np.stack(found)
+                found = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+                if all(_read_row(self, file, row, place) for row, place in zip(rows, found, strict=True)):
+                    return found
             _repair(self)
         raise UserError(
             f"{self.path} is damaged again as soon as it is repaired; check this machine's disk and memory, or set "
@@ -170,7 +170,8 @@ def _repair(pixels: Pixels) -> None:
             _write(pixels)
             return
         with pixels.path.open("rb+", buffering=0) as file:
-            damaged = [row for row in range(len(pixels.keys)) if _read_row(pixels, file, row) is None]
+            into = np.empty((pixels.size, pixels.size, 3), np.uint8)
+            damaged = [row for row in range(len(pixels.keys)) if not _read_row(pixels, file, row, into)]
             for row in damaged:
                 content = _decode_row(pixels, row)
                 place, checksum_place = _places(pixels, row)
@@ -192,17 +193,14 @@ def _is_whole(pixels: Pixels) -> bool:
         return False
 
 
-def _read_row(pixels: Pixels, file: io.FileIO, row: int) -> NDArray[np.uint8] | None:
-    """A picture, (size, size, 3); None where it is damaged."""
+def _read_row(pixels: Pixels, file: io.FileIO, row: int, into: NDArray[np.uint8]) -> bool:
+    """Reads a picture into an array, (size, size, 3); false where it is damaged."""
     place, checksum_place = _places(pixels, row)
     try:
-        content = _seek(file, place).read(3 * pixels.size**2)
-        known = _seek(file, checksum_place).read(CHECKSUM_BYTES)
+        _seek(file, place).readinto(into.data)
+        return _seek(file, checksum_place).read(CHECKSUM_BYTES) == _checksum(pixels, row, into.data)
     except OSError:  # a bad sector; read through a memory map, it would kill the process
-        return None
-    if _checksum(pixels, row, content) != known:
-        return None
-    return np.frombuffer(content, np.uint8).reshape(pixels.size, pixels.size, 3)
+        return False
 
 
 def _decode_row(pixels: Pixels, row: int) -> NDArray[np.uint8]:

@@ -60,8 +60,10 @@ def open_storage(url: str, *, patient: bool = False) -> "BaseStorage":
             f"the driver for {shown} is not installed ({error}); for PostgreSQL: {install_command('postgres')}"
         ) from error
     except (SQLAlchemyError, OSError, RuntimeError) as error:
-        reason = first_line(getattr(error, "orig", None) or error)
+        reason = getattr(error, "strerror", None) or first_line(getattr(error, "orig", None) or error)
         remedy = find_remedy(error)
+        if not remedy and parsed.get_backend_name() == "sqlite":  # which says little of a full or read-only disk
+            remedy = "see that its folder may be written to and has room, or give another --storage"
         what_to_do = f"; {remedy}" if remedy else ""
         raise UserError(
             f"the study database {shown} cannot be opened: {reason.replace(url, shown)}{what_to_do}"
