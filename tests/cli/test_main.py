@@ -276,7 +276,7 @@ def test_a_check_lists_the_first_of_many_and_writes_all_to_a_file(run_cli, tmp_p
         ),
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "error: No space left on device; make room and give the same",
+            "error: No space left on device; make room, of bytes and of files",
         ),
         (
             OSError(errno.EACCES, "Permission denied", "/data/x"),

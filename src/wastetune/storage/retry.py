@@ -76,7 +76,7 @@ def _log_first_failure(state: RetryCallState) -> None:
 
 def _is_unavailable(error: BaseException | None) -> bool:
     """Whether another attempt may succeed. Optuna wraps the database's own error; gRPC gives a status code."""
-    if error is None:
+    if error is None or isinstance(error, UserError):
         return False
     # A connection that breaks while a transaction is rolled back leaves the session waiting for another rollback.
     if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError | exc.PendingRollbackError):
