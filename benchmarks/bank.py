@@ -104,9 +104,7 @@ def view_features(prepared: Prepared) -> Callable[[int, np.ndarray], np.ndarray]
         def batches() -> Iterator[np.ndarray]:
             for start in range(0, len(keys), trunk.batch):
                 rows = range(start, min(start + trunk.batch, len(keys)))
-                yield np.concatenate(
-                    [build_views(pixels.array[r : r + 1], [keys[r]], view, magnitudes[r]) for r in rows]
-                )
+                yield np.concatenate([build_views(pixels.read([r]), [keys[r]], view, magnitudes[r]) for r in rows])
 
         return np.concatenate([activations for (activations,) in trunk.run(batches())])
 

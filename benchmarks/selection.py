@@ -129,7 +129,7 @@ class Vectors:
 
 def no_pixels(index: Any, size: int, *_: Any, **__: Any) -> Pixels:
     """In place of `open_pixels` of a case, whose pictures have their vectors already."""
-    return Pixels(np.empty((0, size, size, 3), np.uint8), tuple(each.pixels_sha256 for each in index.pictures), size)
+    return Pixels(index, size, Path())
 
 
 def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool, reshuffled: bool) -> None:

@@ -156,9 +156,10 @@ def extract(pictures: int, folder: Path, core: int, turn: Any) -> None:
 
     backbone = load_backbone("mobilenet_v3_small", "none")
     few, labels = keys[:64], np.zeros(pictures, np.int64)
-    fill_activations(open_store(folder / "warm"), backbone, PictureSet(read, few, labels[:64], few), [TOP], 0, 0.0)
+    warm_up = PictureSet(read, few, labels[:64], few, read)
+    fill_activations(open_store(folder / "warm"), backbone, warm_up, [TOP], 0, 0.0)
     turn.wait()
-    fill_activations(open_store(folder), backbone, PictureSet(read, keys, labels, keys), [TOP], 0, 0.0)
+    fill_activations(open_store(folder), backbone, PictureSet(read, keys, labels, keys, read), [TOP], 0, 0.0)
     turn.wait()
 
 

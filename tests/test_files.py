@@ -1,8 +1,13 @@
 """What write_whole promises: the old content or the new, never a part of it."""
 
+import errno
+import shutil
+import subprocess
+
+import numpy as np
 import pytest
 
-from wastetune.files import write_whole
+from wastetune.files import is_sound, seal, write_whole
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_beside_it(tmp_path):
@@ -63,3 +68,60 @@ def test_the_next_writer_overwrites_what_a_killed_one_left_under_a_given_name(tm
     write_whole(file, lambda given: given.write_text("whole"), part=part)
     assert [path.name for path in tmp_path.iterdir()] == ["pixels.npy"]
     assert file.read_text() == "whole"
+
+
+@pytest.mark.parametrize("size", [0, 1, 700_000])
+def test_a_sealed_file_is_sound_until_a_bit_a_length_or_its_name_changes(tmp_path, size):
+    file, content = tmp_path / "part", bytes(range(256)) * (size // 256 + 1)
+    content = content[:size]
+    file.write_bytes(content)
+    assert not is_sound(file, "a")
+    seal(file, "a")
+    sealed = file.read_bytes()
+    assert sealed.startswith(content)
+    assert is_sound(file, "a")
+    assert not is_sound(file, "b")
+    for place in {0, size // 2, size, len(sealed) - 1}:
+        file.write_bytes(sealed[:place] + bytes([sealed[place] ^ 1]) + sealed[place + 1 :])
+        assert not is_sound(file, "a")
+    for damaged in (b"", sealed[:4], sealed[:-1], sealed + b"0", bytes(len(sealed)), sealed[1:]):
+        file.write_bytes(damaged)
+        assert not is_sound(file, "a")
+    with pytest.raises(FileNotFoundError):
+        is_sound(tmp_path / "nowhere", "a")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of a megabyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounting = [shutil.which("mount") or "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    try:
+        subprocess.run(mounting, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_told_with_the_file_whatever_a_library_raises(small_disk):
+    file = small_disk / "part.npy"
+
+    def say_otherwise(part):
+        with pytest.raises(OSError, match="No space left on device"):
+            part.write_bytes(bytes(2 << 20))
+        raise RuntimeError("the model could not be saved")
+
+    # NumPy's own error has no number, and that of a plain write no path.
+    for write in (
+        lambda part: np.save(part, np.zeros(2 << 20, np.uint8)),
+        lambda part: part.write_bytes(bytes(2 << 20)),
+        say_otherwise,
+    ):
+        with pytest.raises(OSError, match="No space left on device") as raised:
+            write_whole(file, write)
+        assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(file))
+        assert not list(small_disk.iterdir())
+    write_whole(file, lambda part: part.write_bytes(bytes(1 << 19)))
+    assert file.stat().st_size == 1 << 19

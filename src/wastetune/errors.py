@@ -1,12 +1,22 @@
 """Errors that a user can mend, as one sentence."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+import errno
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
     """One clear sentence: what is wrong, where, and what to do. The command line prints it and exits with status 2."""
+
+
+Say = Callable[[str], object]  # takes a sentence for the user
+
+
+def warn(sentence: str) -> None:
+    """Logs a sentence; where nothing else is set up, it is printed on the standard error."""
+    logging.getLogger("wastetune").warning("%s", sentence)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -29,6 +39,35 @@ def first_line(error: BaseException, most: int | None = None) -> str:
     `most` cuts it after so many characters: only where no password is still to be hidden in it.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:most]
+
+
+# What a user does about a disk that cannot be written to or read from. What else an OSError says has no remedy here.
+_MAKE_ROOM = "make room, of bytes and of files (`df` and `df -i`)"
+_ALLOW = "allow writing there, or name another folder (`wastetune --help` has the options and variables)"
+_REMEDIES = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: _MAKE_ROOM,
+    errno.EROFS: _ALLOW,
+    errno.EACCES: _ALLOW,
+    errno.EPERM: _ALLOW,
+    errno.EIO: "the disk is faulty: name a folder on another one",
+}
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether a disk is full, read-only or faulty, or writing is not allowed."""
+    return isinstance(error, OSError) and error.errno in _REMEDIES
+
+
+def render_os_error(error: OSError) -> str:
+    """What is wrong, where, and for a disk also what to do."""
+    reason = error.strerror or str(error)
+    if error.filename:
+        reason = f"{reason}: {error.filename}"
+    if error.errno in _REMEDIES:
+        reason += f"; {_REMEDIES[error.errno]}, and give the same command again: what is finished is kept"
+    return reason
 
 
 def install_command(extra: str | None) -> str:

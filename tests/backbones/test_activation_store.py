@@ -1,5 +1,6 @@
 """The store: computed once, shared, complete or absent, bounded."""
 
+import hashlib
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+import wastetune.backbones.activation_store
 from support.pictures import SIZE, draw_noise
 from wastetune.backbones.activation_store import (
     CHUNK,
@@ -24,7 +26,7 @@ from wastetune.backbones.activation_store import (
 from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.backbones.cuts import TOP
 from wastetune.errors import UserError
-from wastetune.files import PART_PREFIX
+from wastetune.files import CHECKSUM_BYTES, PART_PREFIX, is_sound
 
 NAME = "mobilenet_v3_small_minimalistic"
 
@@ -95,12 +97,13 @@ def test_views_of_other_magnitude_are_other_activations(tmp_path, backbone):
 
 # `fill(count)` computes so many pictures slowly and says how many of them went through its own trunk.
 SLOWLY = """
-import os, sys, time
+import hashlib, os, sys, time
+import numpy as np
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from support.pictures import SIZE, draw_noise
-from wastetune.backbones.activation_store import fill_activations, open_store
+from wastetune.backbones.activation_store import fill_activations, open_activations, open_store
 from wastetune.backbones.backbone import load_backbone
 from wastetune.backbones.cuts import TOP
 store, name = sys.argv[1:]
@@ -117,6 +120,22 @@ def fill(count, wait=lambda: None):
     os.write(1, f"{taken}\\n".encode())
 """
 ALONE = "fill(1024)"
+LISTENING = """
+wait = get_context("fork").Barrier(2).wait
+child = os.fork()
+pictures, backbone = draw_noise(512), load_backbone(name, "none", size=SIZE)
+kept = open_store(Path(store), say=lambda sentence: os.write(1, b"told\\n"))
+wait()
+try:
+    open_activations(kept, backbone, pictures, TOP, 0, 0.0)
+except FileNotFoundError:
+    fill_activations(kept, backbone, pictures, [TOP], 0, 0.0)
+made = open_activations(kept, backbone, pictures, TOP, 0, 0.0).take(np.arange(512))
+os.write(1, f"{hashlib.sha256(made).hexdigest()}\\n".encode())
+if not child:
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1])
+"""
 TOGETHER = """
 wait = get_context("fork").Barrier(2).wait
 child = os.fork()
@@ -145,6 +164,62 @@ def test_a_kill_in_the_middle_leaves_whole_chunks_and_the_rest_is_done_later(tmp
     assert all(np.load(path).shape == (CHUNK, 576) for path in after)
 
 
+def damage(store, kind):
+    """Damages a file of two, so that what it holds is wrong; None where it is in no way wrong."""
+    (one, other) = sorted(stored(store))
+    content = bytearray(one.read_bytes())
+    if kind == "a bit":
+        content[5000] ^= 1
+    elif kind == "header":
+        content[20] ^= 1
+    elif kind == "zeros":
+        content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    elif kind == "rows":
+        begin, row = content.index(b"\n") + 1, 4 * 576
+        content[begin : begin + 2 * row] = content[begin + row : begin + 2 * row] + content[begin : begin + row]
+    elif kind == "cut":
+        del content[len(content) // 2 :]
+    elif kind == "of a version without checksums":
+        del content[-CHECKSUM_BYTES:]
+    else:
+        content = other.read_bytes()
+    one.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "kind", ["a bit", "header", "zeros", "rows", "cut", "of a version without checksums", "another's"]
+)
+def test_a_damaged_file_is_noticed_deleted_and_told_once(tmp_path, backbone, kind):
+    said = []
+    store, pictures = open_store(tmp_path, say=said.append), draw_noise(2 * CHUNK)
+    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
+    rows = np.arange(len(pictures))
+    expected = open_activations(store, backbone, pictures, TOP, 0, 0.0).take(rows)
+    damage(store, kind)  # this process has opened it before
+    with pytest.raises(FileNotFoundError):
+        open_activations(store, backbone, pictures, TOP, 0, 0.0)
+    assert missing_pictures(store, backbone, pictures, [TOP], 0, 0.0) == CHUNK
+    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
+    np.testing.assert_array_equal(open_activations(store, backbone, pictures, TOP, 0, 0.0).take(rows), expected)
+    (sentence,) = said
+    assert sentence.startswith("a file with activations was damaged and deleted, and will be computed again (")
+
+
+def test_a_file_is_read_as_a_whole_once_in_a_process(tmp_path, backbone, monkeypatch):
+    read = []
+
+    def spy(path, name):
+        read.append(path)
+        return is_sound(path, name)
+
+    monkeypatch.setattr(wastetune.backbones.activation_store, "is_sound", spy)
+    store, pictures = open_store(tmp_path), draw_noise(CHUNK + 1)
+    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
+    for _ in range(3):
+        open_activations(store, backbone, pictures, TOP, 0, 0.0)
+    assert sorted(read) == sorted(stored(store))
+
+
 def test_two_processes_share_the_work(tmp_path, start_python):
     process = start_python(SLOWLY + TOGETHER, tmp_path, NAME)
     stdout, stderr = process.communicate(timeout=200)
@@ -155,6 +230,17 @@ def test_two_processes_share_the_work(tmp_path, start_python):
     assert min(taken) > 0, "nobody waits for the other"
     assert len(stored(open_store(tmp_path))) == 4
     assert not list(tmp_path.rglob(f"{PART_PREFIX}*"))
+
+
+def test_of_two_processes_that_find_damage_one_tells_and_both_have_what_they_need(tmp_path, backbone, start_python):
+    store, pictures = open_store(tmp_path), draw_noise(2 * CHUNK)
+    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
+    expected = open_activations(store, backbone, pictures, TOP, 0, 0.0).take(np.arange(len(pictures)))
+    damage(store, "zeros")
+    process = start_python(SLOWLY + LISTENING, tmp_path, NAME)
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    assert sorted(stdout.split()) == sorted([*[hashlib.sha256(expected).hexdigest()] * 2, "told"])
 
 
 def test_the_store_keeps_to_its_limit_and_forgets_what_was_used_longest_ago(tmp_path, backbone):

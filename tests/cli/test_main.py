@@ -276,9 +276,14 @@ def test_a_check_lists_the_first_of_many_and_writes_all_to_a_file(run_cli, tmp_p
         ),
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "error: No space left on device; make room and give the same",
+            "error: No space left on device; make room, of bytes and of files",
         ),
-        (OSError(errno.EACCES, "Permission denied", "/data/x"), "error: Permission denied: /data/x\n"),
+        (
+            OSError(errno.EACCES, "Permission denied", "/data/x"),
+            "error: Permission denied: /data/x; allow writing there, or name another folder",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "/data/x"), "Read-only file system: /data/x; allow writing"),
+        (OSError(errno.ENOTDIR, "Not a directory", "/data/x"), "error: Not a directory: /data/x\n"),
     ],
 )
 def test_a_full_disk_is_told_with_what_to_do(error, words, monkeypatch):

@@ -267,10 +267,29 @@ def test_a_second_run_reads_nothing_again(folder: Path, tmp_path: Path, monkeypa
     assert decoded == [changed.stat().st_size]
     assert second.pictures[4].pixels_sha256 != first.pictures[4].pixels_sha256
 
-    (memory,) = cache.iterdir()
-    memory.write_text('{"recipe": 1, "fil')
-    assert index_folder(folder, cache=cache) == second
-    assert len(decoded) == 8
+
+@pytest.mark.parametrize("kind", ["a bit", "zeros", "cut", "another folder's"])
+def test_a_damaged_index_is_noticed_read_again_and_told_once(folder: Path, tmp_path: Path, kind: str) -> None:
+    cache, said = tmp_path / "cache", []
+    first = index_folder(folder, cache=cache, say=said.append)
+    (stored,) = cache.iterdir()
+    content = bytearray(stored.read_bytes())
+    if kind == "a bit":
+        content[content.index(first.pictures[2].pixels_sha256.encode())] ^= 1
+    elif kind == "zeros":
+        content = bytearray(len(content))
+    elif kind == "cut":
+        del content[100:]
+    else:  # the pictures have the same names, sizes and times
+        other = shutil.copytree(folder, tmp_path / "other")
+        Image.effect_noise((40, 30), 50).save(other / "glass" / "deep" / "0.jpg")
+        index_folder(other, cache=cache)
+        content = next(path for path in cache.iterdir() if path != stored).read_bytes()
+    stored.write_bytes(content)
+    for _ in range(2):
+        assert index_folder(folder, cache=cache, say=said.append) == first
+    (sentence,) = said
+    assert sentence == f"the stored index of {folder} was damaged ({stored}): all its pictures are read again"
 
 
 def test_progress_counts_every_file(folder: Path) -> None:

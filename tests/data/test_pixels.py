@@ -1,17 +1,21 @@
 """What open_pixels promises: the right pixels, written once, complete or absent."""
 
 import multiprocessing
+import re
+import shutil
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 import wastetune.data.pixels
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.data.index import ImageIndex, index_folder
-from wastetune.data.pixels import open_pixels
+from wastetune.data.pixels import Pixels, open_pixels, select_pictures
 from wastetune.datasets.synthetic import write_sample
 from wastetune.errors import UserError
 
@@ -22,18 +26,23 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
     return index_folder(write_sample(folder, per_class=20, size=48))
 
 
-def test_row_i_is_picture_i_squashed_and_cannot_be_written(index: ImageIndex, tmp_path: Path) -> None:
+def everything(pixels: Pixels) -> NDArray[np.uint8]:
+    return pixels.read(range(len(pixels.keys)))
+
+
+def test_row_i_is_picture_i_squashed(index: ImageIndex, tmp_path: Path) -> None:
     pixels = open_pixels(index, 32, tmp_path)
-    assert pixels.array.shape == (len(index.pictures), 32, 32, 3)
-    assert pixels.array.dtype == np.uint8
     assert pixels.size == 32
     assert pixels.keys == tuple(picture.pixels_sha256 for picture in index.pictures)
-    for row in (0, 41, len(index.pictures) - 1):
+    rows = (0, 41, len(index.pictures) - 1)
+    found = pixels.read(rows)
+    assert (found.shape, found.dtype) == ((3, 32, 32, 3), np.uint8)
+    for row, array in zip(rows, found, strict=True):
         picture = read_picture(index.folder / index.pictures[row].path)
-        np.testing.assert_array_equal(pixels.array[row], resize_picture(picture, 32))
-    assert isinstance(pixels.array, np.memmap)
-    with pytest.raises(ValueError, match="read-only"):
-        pixels.array[0] = 0
+        np.testing.assert_array_equal(array, resize_picture(picture, 32))
+    some = select_pictures(index, pixels, rows)
+    np.testing.assert_array_equal(some.decode(range(3)), some.read(range(3)))
+    np.testing.assert_array_equal(np.load(pixels.path)[list(rows)], found)  # a .npy like any other
 
 
 def test_a_wide_picture_is_squashed_and_averaged() -> None:
@@ -49,7 +58,7 @@ def test_a_second_call_decodes_nothing(index: ImageIndex, tmp_path: Path, monkey
     monkeypatch.setattr(wastetune.data.pixels, "decode_picture", None)
     seen: list[tuple[int, int]] = []
     second = open_pixels(index, 16, tmp_path, progress=lambda done, total: seen.append((done, total)))
-    np.testing.assert_array_equal(first.array, second.array)
+    np.testing.assert_array_equal(everything(first), everything(second))
     assert seen == []
 
 
@@ -85,7 +94,7 @@ def test_when_writing_breaks_off_nothing_is_left_and_the_next_call_works(
         open_pixels(index, 8, tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] in ([], [".lock"])
     monkeypatch.undo()
-    assert open_pixels(index, 8, tmp_path).array[-1].any()
+    assert everything(open_pixels(index, 8, tmp_path)).any(axis=(1, 2, 3)).all()
 
 
 def test_what_a_killed_writer_left_is_overwritten(index: ImageIndex, tmp_path: Path) -> None:
@@ -121,4 +130,113 @@ def test_of_several_processes_one_decodes(index: ImageIndex, tmp_path: Path) -> 
 def _open_and_count(index: ImageIndex, cache: Path) -> tuple[int, int]:
     done = [0]
     pixels = open_pixels(index, 16, cache, progress=lambda count, _: done.append(count))
-    return done[-1], int(pixels.array.sum())
+    return done[-1], int(everything(pixels).sum())
+
+
+def damage(path: Path, kind: str) -> None:
+    content = bytearray(path.read_bytes())
+    begin, length = content.index(b"\n") + 1, 3 * 16 * 16
+    half = begin + len(content) // 2
+    if kind == "a bit":
+        content[begin + 5 * length + 7] ^= 4
+    elif kind == "two rows":
+        one, other = (slice(begin + row * length, begin + (row + 1) * length) for row in (3, 30))
+        content[one], content[other] = content[other], content[one]
+    elif kind == "zeros":
+        content[half:] = bytes(len(content) - half)
+    elif kind == "cut":
+        del content[half:]
+    elif kind == "header":
+        content[20] ^= 1
+    elif kind == "nothing left":
+        content.clear()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("a bit", r"1 of the \d+ pictures in .* were damaged: they were decoded again"),
+        ("two rows", r"2 of the \d+ pictures"),
+        ("zeros", r"\d\d of the \d+ pictures"),
+        ("cut", r"was damaged \(its beginning or its length is wrong\): all pictures are decoded again"),
+        ("nothing left", "all pictures are decoded again"),
+    ],
+)
+@pytest.mark.parametrize("opened", [False, True])
+def test_damage_is_noticed_mended_and_told_once(
+    index: ImageIndex, tmp_path: Path, kind: str, told: str, opened: bool
+) -> None:
+    """`opened`: it comes when the file is open already."""
+    said: list[str] = []
+    pixels = open_pixels(index, 16, tmp_path, say=said.append)
+    expected, whole = everything(pixels), pixels.path.read_bytes()
+    damage(pixels.path, kind)
+    if not opened:
+        pixels = open_pixels(index, 16, tmp_path, say=said.append)
+    for _ in range(2):
+        np.testing.assert_array_equal(everything(pixels), expected)
+    (sentence,) = said
+    assert re.search(told, sentence)
+    assert pixels.path.read_bytes() == whole
+
+
+def test_a_damaged_header_is_noticed(index: ImageIndex, tmp_path: Path) -> None:
+    said: list[str] = []
+    pixels = open_pixels(index, 16, tmp_path)
+    whole = pixels.path.read_bytes()
+    damage(pixels.path, "header")
+    open_pixels(index, 16, tmp_path, say=said.append)
+    assert len(said) == 1
+    assert pixels.path.read_bytes() == whole
+
+
+def test_a_file_in_the_place_of_another_is_noticed(index: ImageIndex, tmp_path: Path) -> None:
+    backwards = replace(index, pictures=index.pictures[::-1])
+    one, other = (open_pixels(each, 16, tmp_path) for each in (index, backwards))
+    expected = everything(one)
+    shutil.copy(other.path, one.path)
+    np.testing.assert_array_equal(everything(open_pixels(index, 16, tmp_path)), expected)
+
+
+def test_a_damaged_picture_whose_file_has_changed_is_named(tmp_path: Path) -> None:
+    folder = write_sample(tmp_path / "sample", per_class=2, size=24, odd_files=False)
+    pixels = open_pixels(index_folder(folder), 16, tmp_path / "cache")
+    damage(pixels.path, "zeros")
+    for path in folder.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"Cannot read .*\.jpg"):
+        everything(pixels)
+
+
+def test_a_disk_that_damages_what_is_repaired_is_told(
+    index: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = open_pixels(index, 16, tmp_path)
+    repair = wastetune.data.pixels._repair
+
+    def repair_in_vain(pixels: Pixels) -> None:
+        repair(pixels)
+        damage(pixels.path, "a bit")
+
+    damage(pixels.path, "a bit")
+    monkeypatch.setattr(wastetune.data.pixels, "_repair", repair_in_vain)
+    with pytest.raises(UserError, match="damaged again as soon as it is repaired; check this machine's disk"):
+        everything(pixels)
+
+
+def test_of_several_processes_one_repairs_and_tells(index: ImageIndex, tmp_path: Path) -> None:
+    pixels = open_pixels(index, 16, tmp_path)
+    expected, whole = int(everything(pixels).sum()), pixels.path.read_bytes()
+    damage(pixels.path, "zeros")
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        reports = list(pool.map(_open_and_listen, [index] * 3, [tmp_path] * 3))
+    assert [total for total, _ in reports] == [expected] * 3
+    assert sum(said for _, said in reports) == 1
+    assert pixels.path.read_bytes() == whole
+
+
+def _open_and_listen(index: ImageIndex, cache: Path) -> tuple[int, int]:
+    said: list[str] = []
+    pixels = open_pixels(index, 16, cache, say=said.append)
+    return int(everything(pixels).sum()), len(said)

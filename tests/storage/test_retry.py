@@ -53,6 +53,18 @@ def test_an_error_that_waiting_does_not_mend_is_raised_at_once(failing):
         with_retries(failing(1, KeyError("no such trial")))
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("database or disk is full", "make room on its disk, and give the same command again"),
+        ("attempt to write a readonly database", "allow writing to the file and its folder"),
+    ],
+)
+def test_a_full_or_read_only_disk_is_told_at_once(failing, words, remedy):
+    with pytest.raises(UserError, match=rf"cannot be written to \({words}\); {remedy}"):
+        with_retries(failing(100, OperationalError("INSERT", {}, Exception(words))))
+
+
 def test_after_five_minutes_it_stops_with_what_to_do(failing, monkeypatch):
     monkeypatch.setattr(retry, "GIVE_UP_AFTER", 0.05)
     with pytest.raises(UserError, match=r"not answered for .*connection refused.*start the same command again"):

@@ -1,6 +1,7 @@
 """The winner: trained again, evaluated once, and the same model whether it sees pixels or stored activations."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,6 +102,19 @@ def test_a_model_that_disagrees_with_the_stored_activations_is_no_winner(prepare
     monkeypatch.setattr(wastetune.study.refit, "TOLERANCE", -1.0)
     with pytest.raises(TrainingFailed, match="differs from the stored activations"):
         refit(prepared.context, prepared.test, {3: attrs()}, bar=BAR)
+
+
+def test_the_model_is_compared_on_pictures_read_from_their_own_files(prepared):
+    """What is stored may be wrong in a way that no checksum notices."""
+    refit(prepared.context, prepared.test, {3: attrs()}, bar=BAR)  # from here on its activations are stored
+    decoded = []
+
+    def decode(rows):
+        decoded.extend(rows)
+        return prepared.test.decode(rows)
+
+    refit(prepared.context, replace(prepared.test, read=None, decode=decode), {3: attrs()}, bar=BAR)
+    assert decoded == list(range(len(prepared.test)))
 
 
 def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypatch):

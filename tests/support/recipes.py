@@ -340,7 +340,11 @@ def _draw_set(seed, count):
     coarse = generator.integers(0, 166, (count, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
     pixels = (coarse + tint).astype(np.uint8)
     keys = tuple(f"golden {seed} {number}" for number in range(count))
-    return PictureSet(lambda rows: pixels[rows.start : rows.stop], keys, labels.astype(np.int64), keys)
+
+    def read(rows):
+        return pixels[list(rows)]
+
+    return PictureSet(read, keys, labels.astype(np.int64), keys, decode=read)
 
 
 if __name__ == "__main__":

@@ -181,7 +181,10 @@ def test_live_views_are_new_in_every_epoch_and_the_same_again_with_the_same_seed
     pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
 
     def part(rows):
-        return PictureSet(lambda at: pixels[rows][list(at)], tuple("abcdefg")[rows], np.zeros(len(pixels[rows])), ())
+        def read(at):
+            return pixels[rows][list(at)]
+
+        return PictureSet(read, tuple("abcdefg")[rows], np.zeros(len(pixels[rows])), (), decode=read)
 
     rows = PixelRows((part(slice(0, 3)),), 16) + PixelRows((part(slice(3, 7)),), 16)
     assert len(rows) == 7

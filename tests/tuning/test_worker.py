@@ -1,5 +1,6 @@
 """The worker on a study small enough to train for real: the budget, what fails, what is interrupted, what repeats."""
 
+import errno
 import time
 from dataclasses import replace
 
@@ -265,3 +266,13 @@ def test_a_lost_trial_is_run_again_before_anything_new(begin, context):
     assert states(study) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[2].user_attrs["config"] == lost.user_attrs["config"]
     assert study.trials[2].params == lost.params
+
+
+def test_a_full_disk_ends_the_worker_and_the_trial_is_handed_back(begin, interrupted_by):
+    study, full = begin(), OSError(errno.ENOSPC, "No space left on device", "/cache/x")
+    with pytest.raises(UserError, match="No space left on device: /cache/x; make room"):
+        run(study, interrupted_by(full), 1)
+    assert states(study) == ["FAIL"]  # the configuration is due again, and the budget has lost nothing
+    run(study, interrupted_by(full, times=0), 1)
+    assert states(study) == ["FAIL", "COMPLETE"]
+    assert default_trial(study).number == 1

@@ -7,6 +7,9 @@ and studies that need the same activations share them, and they never have to be
 A chunk is complete or absent, also after a kill. A process that computes one holds a file lock, released when the
 process ends, while others compute other chunks. If the lock is held for too long, or the network's file system does
 not support locks, a chunk is computed twice, with the same result.
+
+A chunk ends with a checksum, bound to its name, which each process checks when it opens the chunk for the first time. A
+damaged chunk is deleted, and so is computed again.
 """
 
 import contextlib
@@ -15,7 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -29,18 +32,20 @@ from wastetune.backbones.backbone import Backbone, activation_shape
 from wastetune.backbones.cuts import TOP, Cut
 from wastetune.backbones.runtime import TrunkRunner, open_trunk
 from wastetune.data.pixels import PictureSet
-from wastetune.errors import UserError
-from wastetune.files import PART_PREFIX, write_whole
+from wastetune.errors import Say, UserError, warn
+from wastetune.files import PART_PREFIX, is_sound, seal, write_whole
 from wastetune.formatting import render_bytes
 
 # In every key: change it whenever the same pixels and weights give other activations. The runtime of the trunk
 # is not in it: runtimes agree within 1e-5 of the largest activation (test_runtime.py), float16 keeps 5e-4.
 RECIPE = "1"
+FORMAT = "2"  # of a chunk's file, also in every key; the first one had no checksum
 CHUNK = 256
 _LOCK_TIMEOUT = 120.0  # seconds to wait for a chunk that another process is computing
 _MAX_WRITE_SECONDS = 24 * 3600.0  # older temporary files belong to processes that were killed
 
 Progress = Callable[[int], None]
+_Stamp = tuple[int, int, int]  # a file's number, bytes and time of change: what keeps them was not written to
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Store:
 
     folder: Path
     limit: int
+    say: Say = warn  # gets a sentence when a chunk was found damaged
+    checked: dict[Path, "_Stamp"] = field(default_factory=dict, compare=False)  # files that were found sound
 
 
 @dataclass(frozen=True)
@@ -100,13 +107,13 @@ def pooled(activations: Activations, *, at_once: int = 256) -> npt.NDArray[np.fl
     return np.concatenate(means)
 
 
-def open_store(cache: Path, limit: int | None = None) -> Store:
+def open_store(cache: Path, limit: int | None = None, say: Say = warn) -> Store:
     """The store in a cache folder, of at most `limit` bytes; by default of half the free space of the disk."""
     folder = cache / "activations"
     folder.mkdir(parents=True, exist_ok=True)
     if limit is None:
         limit = (shutil.disk_usage(folder).free + sum(size for _, size, _ in _stored(folder))) // 2
-    return Store(folder, limit)
+    return Store(folder, limit, say)
 
 
 def activation_bytes(backbone: Backbone, cut: Cut, pictures: int) -> int:
@@ -169,12 +176,46 @@ def fill_activations(
 def open_activations(
     store: Store, backbone: Backbone, pictures: PictureSet, cut: Cut, view: int, magnitude: float
 ) -> Activations:
-    """Stored activations, memory-mapped for reading. Raises FileNotFoundError for a chunk that is not stored."""
-    arrays = []
+    """Stored activations, memory-mapped for reading.
+
+    Raises FileNotFoundError for a chunk that is not stored, and deletes damaged ones, which are then not stored either.
+    """
+    arrays, damaged = [], []
     for chunk in _chunks(store, backbone, pictures, view, magnitude):
-        arrays.append(np.load(chunk.at(cut), mmap_mode="r"))
-        os.utime(chunk.at(cut))  # the least recently used chunks are deleted first
+        path = chunk.at(cut)
+        if _is_checked(store, path, chunk.name(cut)):
+            arrays.append(np.load(path, mmap_mode="r"))
+        else:
+            damaged.append(path)
+    if damaged:
+        _delete_damaged(store, damaged)
+        raise FileNotFoundError(damaged[0])
     return Activations(tuple(arrays))
+
+
+def _is_checked(store: Store, path: Path, name: str) -> bool:
+    """Whether a chunk is sound, read as a whole when this process sees its file first; marks it as used."""
+    status = path.stat()
+    stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+    if store.checked.get(path) != stamp:
+        if not is_sound(path, name):
+            return False
+        store.checked[path] = stamp
+    # The least recently used chunks are deleted first. The other time tells whether a file has changed.
+    with contextlib.suppress(OSError):  # a store that may only be read serves as well; nothing is deleted there
+        os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
+    return True
+
+
+def _delete_damaged(store: Store, paths: Sequence[Path]) -> None:
+    deleted = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # another process has seen it, too
+            path.unlink()
+            deleted.append(path)
+    if deleted:
+        what = f"{len(deleted)} files with activations were" if len(deleted) > 1 else "a file with activations was"
+        store.say(f"{what} damaged and deleted, and will be computed again ({deleted[0]})")
 
 
 @dataclass(frozen=True)
@@ -188,6 +229,10 @@ class _Chunk:
     def at(self, cut: Cut) -> Path:
         return self.folder / cut.name / f"{self.key}.npy"
 
+    def name(self, cut: Cut) -> str:
+        """What its checksum is bound to."""
+        return f"{self.key} {cut.name}"
+
     @property
     def lock(self) -> Path:
         return self.folder / f"{self.key}.lock"
@@ -199,7 +244,7 @@ def _chunks(store: Store, backbone: Backbone, pictures: PictureSet, view: int, m
     for start in range(0, len(pictures), CHUNK):
         rows = range(start, min(start + CHUNK, len(pictures)))
         keys = "".join(pictures.keys[rows.start : rows.stop])
-        content = f"{RECIPE} {backbone.digest} {backbone.size} {recipe}{keys}"
+        content = f"{RECIPE} {FORMAT} {backbone.digest} {backbone.size} {recipe}{keys}"
         yield _Chunk(rows, folder, hashlib.sha256(content.encode()).hexdigest()[:40])
 
 
@@ -214,7 +259,12 @@ def _compute_chunk(
     for cut, batches in zip(cuts, outputs, strict=True):
         path = chunk.at(cut)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, partial(np.save, arr=np.concatenate(batches)))
+        write_whole(path, partial(_write_chunk, np.concatenate(batches), chunk.name(cut)))
+
+
+def _write_chunk(activations: npt.NDArray[Any], name: str, path: Path) -> None:
+    np.save(path, activations)
+    seal(path, name)
 
 
 def _read(pictures: PictureSet, rows: range, view: int, magnitude: float, size: int) -> Iterator[npt.NDArray[np.uint8]]:
@@ -257,4 +307,4 @@ def _stored(folder: Path, names: str = "[!.]*.npy") -> Iterator[tuple[float, int
             status = path.stat()
         except FileNotFoundError:  # another process has deleted or renamed it
             continue
-        yield status.st_mtime, status.st_size, path
+        yield status.st_atime, status.st_size, path

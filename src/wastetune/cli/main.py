@@ -1,12 +1,11 @@
 """The `wastetune` command; each group of commands is imported when one of its commands is asked for."""
 
-import errno
 from importlib import import_module
 
 import click
 
 from wastetune.console import silence_tensorflow
-from wastetune.errors import UserError
+from wastetune.errors import UserError, render_os_error
 
 # Command -> the module of this package that defines it, under the same name.
 COMMANDS = {
@@ -49,11 +48,7 @@ class _LazyGroup(click.Group):
         except BrokenPipeError:  # `| head` has seen enough; click knows what to do
             raise
         except OSError as error:  # a folder that may not be written to, for example
-            reason = error.strerror or str(error)
-            if error.filename:
-                reason = f"{reason}: {error.filename}"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                reason += "; make room and give the same command again: what is finished is kept"
+            reason = render_os_error(error)
         except ModuleNotFoundError as error:  # where only what `serve` takes is installed
             reason = f"this command needs {error.name}, which is not installed; pip install wastetune"
         click.echo(f"error: {reason}", err=True)

@@ -17,7 +17,7 @@ from wastetune.cli.options import (
     tracking_option,
     weights_option,
 )
-from wastetune.errors import UserError
+from wastetune.errors import UserError, render_os_error
 from wastetune.settings import Locations, check_results
 
 if TYPE_CHECKING:
@@ -196,7 +196,8 @@ def _run_each(names: tuple[str, ...], run_one: "Callable[[str], bool]", results:
             if run_one(name):
                 done.append(name)
         except (UserError, OSError) as error:
-            click.echo(f"error: {name}: {error}", err=True)
+            reason = render_os_error(error) if isinstance(error, OSError) else str(error)
+            click.echo(f"error: {name}: {reason}", err=True)
             failed.append(name)
     if done:
         click.echo(f"\n{render_text(compare_studies(results, done))}")

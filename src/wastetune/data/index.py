@@ -16,8 +16,8 @@ import PIL
 from wastetune.data.image import MAX_BYTES, TOO_MANY_BYTES, decode_picture, pixels_hash
 from wastetune.data.layout import PictureFile, Problem, find_files
 from wastetune.data.near_duplicates import appearance_of, group_near_duplicates
-from wastetune.errors import UserError
-from wastetune.files import write_whole
+from wastetune.errors import Say, UserError, warn
+from wastetune.files import CHECKSUM_BYTES, is_sound, seal, write_whole
 
 # What cached contents were computed with: pixels depend on the decoder, appearances on near_duplicates.py.
 RECIPE = f"2, Pillow {PIL.__version__}"
@@ -82,18 +82,19 @@ def index_folder(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     fewest: int = 2,
+    say: Say = warn,
 ) -> ImageIndex:
     """The index of a folder with one subfolder per class.
 
     A data set that comes split has ``train/<class>`` and ``test/<class>``, perhaps ``val/<class>``, perhaps in a folder
     ``DATASET``; a table of labels may take the place of class folders. See `layout.py` and `label_table.py`.
     With ``cache``, a folder, files whose size and time have not changed since they were read are not read again.
-    ``progress(done, total)`` counts files.
+    ``progress(done, total)`` counts files. ``say`` gets a sentence when what is cached was found damaged.
     Raises UserError unless there are at least ``fewest`` classes with pictures; one is enough to evaluate a model.
     """
     files, problems = find_files(folder)
-    cache_file = None if cache is None else cache / f"index-{_short_hash(str(folder.resolve()))}.json"
-    contents = _read_all(folder, files, cache_file, progress)
+    cache_file = None if cache is None else cache / f"index-{_short_hash(str(folder.resolve()))}.sealed"
+    contents = _read_all(folder, files, cache_file, progress, say)
 
     names = sorted({file.class_name for file, found in zip(files, contents, strict=True) if not isinstance(found, str)})
     for name in sorted({file.class_name for file in files} - set(names)):
@@ -138,9 +139,13 @@ def _groups(index: ImageIndex, keys: Sequence[str]) -> tuple[tuple[Picture, ...]
 
 
 def _read_all(
-    folder: Path, files: list[PictureFile], cache_file: Path | None, progress: Callable[[int, int], None] | None
+    folder: Path,
+    files: list[PictureFile],
+    cache_file: Path | None,
+    progress: Callable[[int, int], None] | None,
+    say: Say,
 ) -> list[_Found]:
-    cached = _load_cache(cache_file)
+    cached = _load_cache(cache_file, folder, say)
     current: _Cached = {}
 
     def read(file: PictureFile) -> tuple[_Stamp | None, _Found]:
@@ -187,19 +192,26 @@ def _read_one(path: Path, status: os.stat_result) -> _Found:
     )
 
 
-def _load_cache(file: Path | None) -> _Cached:
-    try:
-        content = json.loads(file.read_text()) if file else {}
-        files = content["files"] if content.get("recipe") == RECIPE else {}
-        return {path: ((stamp[0], stamp[1]), _from_json(found)) for path, (stamp, found) in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # absent or damaged: all pictures are read
+def _load_cache(file: Path | None, folder: Path, say: Say) -> _Cached:
+    if file is None or not file.exists():
+        return {}
+    if not is_sound(file, file.name):  # its name is that of the folder
+        say(f"the stored index of {folder} was damaged ({file}): all its pictures are read again")
+        return {}
+    content = json.loads(file.read_bytes()[:-CHECKSUM_BYTES])
+    files = content["files"] if content["recipe"] == RECIPE else {}
+    return {path: ((stamp[0], stamp[1]), _from_json(found)) for path, (stamp, found) in files.items()}
 
 
 def _save_cache(file: Path, files: _Cached) -> None:
     content = {"recipe": RECIPE, "files": {path: [stamp, _to_json(found)] for path, (stamp, found) in files.items()}}
+
+    def write(part: Path) -> None:
+        part.write_text(json.dumps(content))
+        seal(part, file.name)
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda part: part.write_text(json.dumps(content)))
+    write_whole(file, write)
 
 
 def _from_json(found: dict[str, Any]) -> _Found:

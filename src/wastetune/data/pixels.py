@@ -1,11 +1,18 @@
-"""The pictures of an index, decoded and resized once, as a uint8 array on disk."""
+"""The pictures of an index, decoded and resized once, as a uint8 array on disk.
+
+The file is a `.npy`, followed by a checksum of each picture, which is bound to the picture's key and is checked
+whenever the picture is read. What is damaged is decoded again and takes its place in the file.
+"""
 
 import hashlib
+import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock
@@ -14,30 +21,69 @@ from PIL import Image
 
 from wastetune.data.image import decode_picture, resize_picture
 from wastetune.data.index import ImageIndex, Picture
-from wastetune.errors import UserError
-from wastetune.files import write_whole
+from wastetune.errors import Say, UserError, warn
+from wastetune.files import CHECKSUM_BYTES, checksum, write_whole
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 RECIPE = 1  # part of the file's name; changes whenever resize_picture gives other pixels
+FORMAT = 2  # of the file; 1 had no checksums
+_ATTEMPTS = 3  # to read a picture
 BATCH = 64  # pictures in memory at once
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Resized pictures: row i of ``array`` is picture i of the index."""
+    """Resized pictures on disk: row i is picture i of the index."""
 
-    array: NDArray[np.uint8]  # (pictures, size, size, 3), memory-mapped, read-only
-    keys: tuple[str, ...]  # pixels_sha256 of each row's picture
+    index: ImageIndex
     size: int
+    path: Path
+    say: Say = warn  # gets a sentence when the file or a picture was found damaged
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The pixels_sha256 of each row's picture."""
+        return tuple(picture.pixels_sha256 for picture in self.index.pictures)
+
+    @cached_property
+    def header(self) -> bytes:
+        """The beginning of the file, which makes it a `.npy`."""
+        header, shape = io.BytesIO(), (len(self.keys), self.size, self.size, 3)
+        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        return header.getvalue()
+
+    def read(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+        """The pictures in these rows, (len(rows), size, size, 3).
+
+        Raises UserError when one is damaged and its file can no longer be decoded.
+        """
+        for _ in range(_ATTEMPTS):
+            with suppress(FileNotFoundError), self.path.open("rb", buffering=0) as file:
+                found = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+                if all(_read_row(self, file, row, place) for row, place in zip(rows, found, strict=True)):
+                    return found
+            _repair(self)
+        raise UserError(
+            f"{self.path} is damaged again as soon as it is repaired; check this machine's disk and memory, or set "
+            "WASTETUNE_CACHE to a folder on another disk"
+        )
 
 
 @dataclass(frozen=True)
 class PictureSet:
-    """n pictures of a data set, for example its training pictures. The others cannot be reached from it."""
+    """n pictures of a data set, for example its training pictures. The others cannot be reached from it.
+
+    `decode` gives what `read` gives, but from the pictures' own files instead of what is stored; UserError where one
+    has changed.
+    """
 
     read: Callable[[Sequence[int]], NDArray[np.uint8]]  # positions -> pixels (len(positions), size, size, 3)
     keys: tuple[str, ...]  # pixels_sha256
     labels: NDArray[np.int64]  # (n,)
     paths: tuple[str, ...]  # posix, relative to the data set's folder
+    decode: Callable[[range], NDArray[np.uint8]]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -52,59 +98,132 @@ def select_pictures(index: ImageIndex, pixels: Pixels, rows: Sequence[int]) -> P
     row_of = {key: row for row, key in enumerate(pixels.keys)}
     places = [row_of[picture.pixels_sha256] for picture in pictures]
 
-    def read(positions: Sequence[int]) -> NDArray[np.uint8]:
-        return np.stack([pixels.array[places[position]] for position in positions])
+    def decode(positions: range) -> NDArray[np.uint8]:
+        return np.stack([_decode(index.folder, pictures[position], pixels.size) for position in positions])
 
     return PictureSet(
-        read,
+        lambda positions: pixels.read([places[position] for position in positions]),
         keys=tuple(picture.pixels_sha256 for picture in pictures),
         labels=np.array([picture.label for picture in pictures], np.int64),
         paths=tuple(picture.path for picture in pictures),
+        decode=decode,
     )
 
 
 def open_pixels(
-    index: ImageIndex, size: int, cache: Path, *, progress: Callable[[int, int], None] | None = None
+    index: ImageIndex,
+    size: int,
+    cache: Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    say: Say = warn,
 ) -> Pixels:
-    """The pictures of an index at size x size pixels, from a file in the folder ``cache``, written once.
+    """The pictures of an index at size x size pixels, in a file in the folder ``cache``, written once.
 
     The file is complete or absent. One process writes it while the others wait.
-    ``progress(done, total)`` counts pictures and is called only while writing.
+    ``progress(done, total)`` counts pictures and is called only while writing. ``say`` gets a sentence when the file,
+    or later some of its pictures, are found damaged; they are then decoded again.
     Raises UserError when a picture has changed since it was indexed.
     """
-    keys = tuple(picture.pixels_sha256 for picture in index.pictures)
-    name = hashlib.sha256("\n".join([f"recipe {RECIPE}, size {size}", *keys]).encode()).hexdigest()[:32]
-    path = cache / f"pixels-{name}.npy"
-    if not path.exists():
+    keys = (picture.pixels_sha256 for picture in index.pictures)
+    content = [f"recipe {RECIPE}, format {FORMAT}, size {size}", *keys]
+    name = hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
+    pixels = Pixels(index, size, cache / f"pixels-{name}.npy", say)
+    if not _is_whole(pixels):
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                _write(index, size, path, progress)
-    return Pixels(np.load(path, mmap_mode="r"), keys, size)
+        with FileLock(pixels.path.with_suffix(".lock")):
+            if not _is_whole(pixels):
+                _write(pixels, progress)
+    return pixels
 
 
-def _write(index: ImageIndex, size: int, path: Path, progress: Callable[[int, int], None] | None) -> None:
-    def row(picture: Picture) -> bytes:
-        return resize_picture(_read_unchanged(index.folder, picture), size).tobytes()
+def _write(pixels: Pixels, progress: Callable[[int, int], None] | None = None) -> None:
+    """Writes the file, under its lock."""
+    if pixels.path.exists():
+        pixels.say(f"{pixels.path} was damaged (its beginning or its length is wrong): all pictures are decoded again")
 
     def write(part: Path) -> None:
-        total = len(index.pictures)
+        total, checksums = len(pixels.keys), []
         # Plain writes, not a writable memory map: on a full disk they raise, a map would kill the process.
         with part.open("wb") as file, ThreadPoolExecutor() as pool:
-            _write_header(file, (total, size, size, 3))
+            file.write(pixels.header)
             for start in range(0, total, BATCH):
-                for content in pool.map(row, index.pictures[start : start + BATCH]):
-                    file.write(content)
+                rows = range(start, min(start + BATCH, total))
+                for row, content in zip(rows, pool.map(partial(_decode_row, pixels), rows), strict=True):
+                    file.write(content.data)
+                    checksums.append(_checksum(pixels, row, content.data))
                 if progress:
-                    progress(min(start + BATCH, total), total)
+                    progress(rows.stop, total)
+            file.writelines(checksums)
 
     # The holder of the lock is the only writer, so it may overwrite the gigabytes that a killed one left.
-    write_whole(path, write, part=path.with_suffix(".part"))
+    write_whole(pixels.path, write, part=pixels.path.with_suffix(".part"))
 
 
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
+def _repair(pixels: Pixels) -> None:
+    """Decodes the damaged pictures again and writes them in their places; all of them where the file is gone.
+
+    A picture is always the same bytes, so it does not matter when somebody reads or writes it at the same time.
+    """
+    with FileLock(pixels.path.with_suffix(".lock")):
+        if not _is_whole(pixels):
+            _write(pixels)
+            return
+        with pixels.path.open("rb+", buffering=0) as file:
+            into = np.empty((pixels.size, pixels.size, 3), np.uint8)
+            damaged = [row for row in range(len(pixels.keys)) if not _read_row(pixels, file, row, into)]
+            for row in damaged:
+                content = _decode_row(pixels, row)
+                place, checksum_place = _places(pixels, row)
+                _seek(file, place).write(content.data)
+                _seek(file, checksum_place).write(_checksum(pixels, row, content.data))
+    if damaged:  # else another process was faster
+        pixels.say(
+            f"{len(damaged)} of the {len(pixels.keys)} pictures in {pixels.path} were damaged: they were decoded again"
+        )
+
+
+def _is_whole(pixels: Pixels) -> bool:
+    """Whether the file is there, with the right beginning and length."""
+    try:
+        with pixels.path.open("rb", buffering=0) as file:
+            end = _places(pixels, len(pixels.keys))[1]
+            return file.read(len(pixels.header)) == pixels.header and pixels.path.stat().st_size == end
+    except FileNotFoundError:
+        return False
+
+
+def _read_row(pixels: Pixels, file: io.FileIO, row: int, into: NDArray[np.uint8]) -> bool:
+    """Reads a picture into an array, (size, size, 3); false where it is damaged."""
+    place, checksum_place = _places(pixels, row)
+    try:
+        _seek(file, place).readinto(into.data)
+        return _seek(file, checksum_place).read(CHECKSUM_BYTES) == _checksum(pixels, row, into.data)
+    except OSError:  # a bad sector; read through a memory map, it would kill the process
+        return False
+
+
+def _decode_row(pixels: Pixels, row: int) -> NDArray[np.uint8]:
+    return _decode(pixels.index.folder, pixels.index.pictures[row], pixels.size)
+
+
+def _decode(folder: Path, picture: Picture, size: int) -> NDArray[np.uint8]:
+    return resize_picture(_read_unchanged(folder, picture), size)
+
+
+def _checksum(pixels: Pixels, row: int, content: "Buffer") -> bytes:
+    return checksum(pixels.keys[row], content)
+
+
+def _places(pixels: Pixels, row: int) -> tuple[int, int]:
+    """Where a row and its checksum begin in the file."""
+    begin, length = len(pixels.header), 3 * pixels.size**2
+    return begin + row * length, begin + len(pixels.keys) * length + row * CHECKSUM_BYTES
+
+
+def _seek(file: io.FileIO, place: int) -> io.FileIO:
+    file.seek(place)
+    return file
 
 
 def _read_unchanged(folder: Path, picture: Picture) -> Image.Image:

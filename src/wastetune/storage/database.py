@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from wastetune.errors import UserError, first_line, install_command, optional_import
 from wastetune.formatting import render_bytes, render_count
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
-from wastetune.storage.retry import with_retries
+from wastetune.storage.retry import find_remedy, with_retries
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
@@ -61,8 +61,14 @@ def open_storage(url: str, *, patient: bool = False) -> "BaseStorage":
             f"the driver for {shown} is not installed ({error}); for PostgreSQL: {install_command('postgres')}"
         ) from error
     except (SQLAlchemyError, OSError, RuntimeError) as error:
-        reason = first_line(getattr(error, "orig", None) or error)
-        raise UserError(f"the study database {shown} cannot be opened: {reason.replace(url, shown)}") from error
+        reason = getattr(error, "strerror", None) or first_line(getattr(error, "orig", None) or error)
+        remedy = find_remedy(error)
+        if not remedy and parsed.get_backend_name() == "sqlite":  # which says little of a full or read-only disk
+            remedy = "see that its folder may be written to and has room, or give another --storage"
+        what_to_do = f"; {remedy}" if remedy else ""
+        raise UserError(
+            f"the study database {shown} cannot be opened: {reason.replace(url, shown)}{what_to_do}"
+        ) from error
 
 
 def serve_proxy(url: str, host: str, port: int, on_ready: Callable[[], None]) -> None:

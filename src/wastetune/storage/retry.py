@@ -16,6 +16,12 @@ T = TypeVar("T")
 GIVE_UP_AFTER = 300.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 # Status codes of a gRPC proxy that is unavailable, or whose database is.
+# Words of a database's message -> what a user does about it.
+_UNWRITABLE = {
+    "disk is full": "make room on its disk",
+    "No space left on device": "make room on its disk",
+    "readonly database": "allow writing to the file and its folder, or give another --storage",
+}
 _GRPC_UNAVAILABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL")
 
 _log = logging.getLogger("wastetune")
@@ -25,12 +31,18 @@ def with_retries(action: Callable[[], T]) -> T:
     """The result of `action`, which makes a call or two to the study database and may run more than once.
 
     Ctrl-C is deferred to the end of an attempt: within a transaction it would leave the database locked.
-    UserError when the database was unavailable for five minutes.
+    UserError when the database was unavailable for five minutes, or its disk is full or read-only.
     """
 
     def attempt() -> T:
         with deferred_signals():
-            return action()
+            try:
+                return action()
+            except Exception as error:
+                if remedy := find_remedy(error):
+                    reason = _reason(error)
+                    raise UserError(f"the study database cannot be written to ({reason}); {remedy}") from error
+                raise
 
     retrying = Retrying(
         retry=retry_if_exception(_is_unavailable),
@@ -51,6 +63,12 @@ def with_retries(action: Callable[[], T]) -> T:
     return result
 
 
+def find_remedy(error: BaseException) -> str:
+    """What a user does about a database that waiting does not mend; empty for every other error."""
+    found = next((remedy for words, remedy in _UNWRITABLE.items() if words in _reason(error)), "")
+    return found and f"{found}, and give the same command again: what is finished is kept"
+
+
 def _log_first_failure(state: RetryCallState) -> None:
     if state.attempt_number == 1 and state.outcome is not None:
         _log.warning("the study database does not answer (%s); waiting", _reason(state.outcome.exception()))
@@ -58,7 +76,7 @@ def _log_first_failure(state: RetryCallState) -> None:
 
 def _is_unavailable(error: BaseException | None) -> bool:
     """Whether another attempt may succeed. Optuna wraps the database's own error; gRPC gives a status code."""
-    if error is None:
+    if error is None or isinstance(error, UserError):
         return False
     # A connection that breaks while a transaction is rolled back leaves the session waiting for another rollback.
     if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError | exc.PendingRollbackError):

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,10 +27,16 @@ FIRST_RECIPE = "1"  # of what a fingerprint does not name
 FIRST_VERSION = {"wastetune version": "0.1.0"}
 
 
-def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]) -> "optuna.Study":
+def open_study(
+    storage: "BaseStorage",
+    name: str,
+    fingerprint: Mapping[str, str],
+    explain: Callable[[str, str], str] = lambda key, then: "",
+) -> "optuna.Study":
     """The study of that name, created if it does not exist.
 
-    UserError where it was created with another fingerprint; the sentence names the difference.
+    UserError where it was created with another fingerprint; the sentence names the difference. `explain` may say more
+    of a key that had another value then than both values do.
     """
     import optuna
 
@@ -45,7 +51,9 @@ def open_study(storage: "BaseStorage", name: str, fingerprint: Mapping[str, str]
             set_study_attr(study, "fingerprint", dict(fingerprint))
             return study
     if differing := compare_fingerprints(stored, fingerprint):
-        differences = (f"{key}: then {then}, now {now}" for key, (then, now) in differing.items())
+        differences = (
+            f"{key}: {explain(key, str(then)) or f'then {then}, now {now}'}" for key, (then, now) in differing.items()
+        )
         raise UserError(
             f"study {name!r} was begun with another {', '.join(differing)} ({'; '.join(differences)}); "
             f"{_versions_differ(study, differing)}copy the study's file to a new name, or give another --storage"

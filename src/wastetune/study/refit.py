@@ -73,7 +73,7 @@ def refit(
     probabilities = scale_probabilities(uncalibrated, temperature).astype(np.float32)
     whole = assemble_model(backbone, branches, temperature)
     some = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))  # of all classes
-    pixels = np.concatenate([test.read(range(row, row + 1)) for row in some]).astype(np.float32)
+    pixels = np.concatenate([test.decode(range(row, row + 1)) for row in some]).astype(np.float32)
     difference = float(np.abs(np.asarray(whole.predict_on_batch(pixels)) - probabilities[some]).max())
     if not difference <= TOLERANCE:
         raise TrainingFailed(

@@ -28,6 +28,7 @@ from wastetune.study.summary import summarize
 from wastetune.tracking.dashboard import note_study
 from wastetune.tracking.mlflow_mirror import AllTrials, FinalReport, Submit, mirrored, open_mirror_of
 from wastetune.tracking.mlflow_uri import check_uri
+from wastetune.tuning.pictures import seldom
 from wastetune.tuning.prepare import Prepared, join_study, prepare_study
 from wastetune.tuning.processes import is_replacement, parent_process, run_workers, worker_arguments
 from wastetune.tuning.progress import render_preparation, render_trial, show_study, show_trial
@@ -60,9 +61,9 @@ def run_study(
     check_uri(locations.tracking_uri)
     prepared = prepare_study(spec, data=locations.data, weights=locations.weights, console=console)
     console.print("\n".join(render_preparation(prepared)))
-    study = join_study(prepared, locations.storage, console)
-    set_study_attr(study, "trials", spec.trials)
     folder = locations.results / spec.name
+    study = join_study(prepared, locations.storage, console, split_table=folder / "split.csv")
+    set_study_attr(study, "trials", spec.trials)
     write_split_table(prepared.index, prepared.splits, folder / "split.csv")
     preparing = time.perf_counter() - started
 
@@ -72,6 +73,7 @@ def run_study(
         if final and (best_trial(study) is None or default_trial(study) is None):
             console.print("no trial with a score yet, so there is nothing to retrain")
         elif final:
+            prepared.check_pictures()
             refitted = refit_winner(study, prepared, folder, console)
             report = summarize(study, prepared, refitted, preparing)
             write_results(report, refitted.predictions, read_history(study), prepared.index.folder, folder)
@@ -125,6 +127,7 @@ def _search(
                 on_trial=on_change,
                 show=partial(show_trial, console, metric),
                 check=check,
+                before_trial=seldom(prepared.check_pictures),
             )
         elif len(finished_trials(study)) < spec.trials:
             run_workers(
@@ -171,6 +174,7 @@ def run_one_worker(
         on_trial=on_trial,
         show=partial(show_trial, console, spec.metric) if parent is None else not_shown,
         check=check,
+        before_trial=seldom(prepared.check_pictures),
         renew_after=renew_after,
         parent=parent,
         name=f"{socket.gethostname()} {os.getpid()}",

@@ -175,11 +175,12 @@ def _activations(
             to_do = missing_pictures(*where, cuts, view, magnitude)
             with bar(f"activations, {'plain' if view == 0 else f'view {view}'}", to_do) as done:
                 fill_activations(*where, cuts, view, magnitude, done)
-        with contextlib.suppress(FileNotFoundError):  # another worker needed the disk space
+        with contextlib.suppress(FileNotFoundError):  # damaged, or another worker needed the disk space
             return open_activations(*where, cut, view, magnitude)
     raise UserError(
-        f"{context.store.folder} is too small for what all workers need at once: activations were deleted as soon as "
-        "they were made; raise WASTETUNE_CACHE_GB, or start fewer workers"
+        f"{context.store.folder} is too small for what all workers need at once, or its disk is faulty: activations "
+        "were lost as soon as they were made; raise WASTETUNE_CACHE_GB, start fewer workers, or set WASTETUNE_CACHE "
+        "to a folder on another disk"
     )
 
 

@@ -37,6 +37,7 @@ from wastetune.storage.study import (
 )
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.tracking.dashboard import note_study
+from wastetune.tuning.pictures import changes_since, folder_stamp, watch_pictures
 from wastetune.tuning.recipes import recipes_of
 from wastetune.tuning.spec import StudySpec
 
@@ -72,6 +73,7 @@ def trial_seed(context: TrialContext, number: int) -> int:
     return seed_for("trial", context.spec.seed, number)
 
 
+_DATA = "data and split"  # of the fingerprint
 _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 # Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
 _NOT_IN_FINGERPRINT = {
@@ -90,6 +92,7 @@ class Prepared:
     index: ImageIndex
     splits: Splits
     fingerprint: dict[str, str]
+    check_pictures: Callable[[], None]  # raises UserError where the folder has other pictures than the index
 
 
 def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, console: Console) -> Prepared:
@@ -104,9 +107,9 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         space = load_space(spec.space)
     with _key_of(spec, "dataset"):
         folder = find_dataset(spec.dataset, data)
-    cache = cache_folder()
+    cache, stamp = cache_folder(), folder_stamp(folder)
     with console.bar("reading pictures", None) as done:
-        index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done))
+        index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done), say=console.print)
     if spec.corrections:
         with _key_of(spec, "corrections"):
             index = correct_index(in_folder, Path(spec.corrections).expanduser())
@@ -119,13 +122,13 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     )
     # Dropped pictures, too: another decision must not decode all pictures again.
     with console.bar("decoding pictures", len(in_folder.pictures)) as done:
-        pixels = open_pixels(in_folder, spec.image_size or architecture.size, cache, progress=bar_steps(done))
+        size = spec.image_size or architecture.size
+        pixels = open_pixels(in_folder, size, cache, progress=bar_steps(done), say=console.print)
     backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
     train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
+    store = open_store(cache, cache_limit(), console.print)
     return Prepared(
-        context=TrialContext(
-            spec, space, index.classes, backbone, open_store(cache, cache_limit()), TuningData(train, val)
-        ),
+        context=TrialContext(spec, space, index.classes, backbone, store, TuningData(train, val)),
         test=test,
         index=index,
         splits=splits,
@@ -138,10 +141,11 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             # Later parameters depend on earlier ones, so their order matters.
             "space": ", ".join(key for key, _ in space.params),
             **{f"space's {key}": render_param(param) for key, param in space.params},
-            "data and split": split_digest(index, splits)[:16],
+            _DATA: split_digest(index, splits)[:16],
             "weights": backbone.digest[:16],
             **recipes_of(space, backbone),
         },
+        check_pictures=watch_pictures(in_folder, stamp, cache, console.print),
     )
 
 
@@ -151,13 +155,20 @@ def fingerprint_digest(prepared: Prepared) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def join_study(prepared: Prepared, url: str, console: Console, *, patient: bool = False) -> "optuna.Study":
+def join_study(
+    prepared: Prepared, url: str, console: Console, *, patient: bool = False, split_table: Path | None = None
+) -> "optuna.Study":
     """The study in its database, created if it does not exist; trials whose process is gone are failed.
 
-    `patient` retries for five minutes while the database is unavailable.
+    `patient` retries for five minutes while the database is unavailable. With the study's own split.csv, pictures that
+    have changed since it began are told by name.
     """
     spec = prepared.context.spec
-    study = open_study(open_storage(url, patient=patient), spec.name, prepared.fingerprint)
+
+    def explain(key: str, then: str) -> str:
+        return changes_since(split_table, then, prepared.index) if split_table and key == _DATA else ""
+
+    study = open_study(open_storage(url, patient=patient), spec.name, prepared.fingerprint, explain)
     info, data = read_study_info(study), _data_source(prepared)
     if info is None:
         tags = {"backbone": spec.backbone, "dataset": data.name, **package_versions()}
@@ -179,7 +190,7 @@ def _data_source(prepared: Prepared) -> DataSource:
     return DataSource(
         name=name_dataset(index.folder, prepared.context.spec.dataset_name),
         folder=str(index.folder.resolve()),
-        digest=prepared.fingerprint["data and split"],
+        digest=prepared.fingerprint[_DATA],
         classes=index.classes,
         counts={"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         content=content_digest(pixels),

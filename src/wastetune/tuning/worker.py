@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import nearest_cut
 from wastetune.backbones.cuts import TOP
-from wastetune.errors import UserError, first_line
+from wastetune.errors import UserError, first_line, is_disk_error, render_os_error
 from wastetune.search.pruner import is_hopeless, is_reported
 from wastetune.search.sampler import (
     InMemoryStudy,
@@ -90,6 +90,7 @@ def run_worker(
     on_trial: Callable[["FrozenTrial"], None],
     show: ShowTrial = not_shown,
     check: Callable[[], None] = lambda: None,
+    before_trial: Callable[[], None] = lambda: None,
     renew_after: int | None = None,
     parent: int | None = None,
     name: str = "",
@@ -100,8 +101,8 @@ def run_worker(
     only freed when the process ends.
     `on_trial` gets each trial of this worker when it ends, and `show` shows one while it runs. `check` is called
     between epochs and may raise KeyboardInterrupt; the running trial is then handed back, and the KeyboardInterrupt is
-    raised again. With `parent`, a process number, the worker ends when that process is gone. Workers of one study have
-    different names.
+    raised again. `before_trial` is called before each trial and may raise UserError, which ends the worker. With
+    `parent`, a process number, the worker ends when that process is gone. Workers of one study have different names.
     UserError where trial after trial fails, with the reason of the last one.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -111,6 +112,7 @@ def run_worker(
     with _releasing_trials(study), heartbeats(study, parent) as heartbeat:
         while True:
             check()
+            before_trial()
             fail_lost_trials(study)
             with ask_lock(study):
                 known = read_trials(study)
@@ -212,6 +214,8 @@ def _run_one(
         raise
     except Exception as error:
         check()  # a library may turn an interrupt into any exception
+        if isinstance(error, OSError) and is_disk_error(error):  # nor is it here
+            raise UserError(render_os_error(error)) from error
         set_trial_attrs(trial, TrialAttrs(history=history))
         return fail_trial(trial, _reason(error))
 
