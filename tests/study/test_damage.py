@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from wastetune.backbones.cuts import TOP
 from wastetune.console import open_console
 from wastetune.settings import CACHE
 from wastetune.storage.database import open_storage
@@ -34,7 +35,7 @@ def run(study_file, cache, database):
         again = refit_again(prepared.context, prepared.test, {0: read_attrs(best)}, repeat=1, bar=console.bar)
         config = TrialConfig(**{**read_attrs(best).config, "augmentation": 1.0})
         everything = fitting_set(prepared.context, config, console.bar).views
-        sealed = plain_set(prepared.context, prepared.test, config, console.bar).activations
+        sealed = plain_set(prepared.context, prepared.test, TOP, console.bar).activations
     activations = [each.take(np.arange(len(each))) for each in (*everything, sealed)]
     histories = [[epoch["score"] for epoch in trial.user_attrs["history"]] for trial in told]
     return histories, best.number, again[0], *activations

@@ -200,7 +200,8 @@ def test_mlflow_has_the_study_its_trials_and_the_final_model(first, report):
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     best = runs[f"trial {report['best']['number']}"]
     assert best.data.metrics["best_score"] == report["best"]["score"]
-    assert runs["tiny final"].data.metrics["test_f1_macro"] == report["test"]["f1_macro"]
+    shown = runs["tiny final"].data.metrics["test_f1_macro"]  # in four digits
+    assert shown == pytest.approx(report["test"]["f1_macro"], rel=1e-3)
     artifacts = first[0] / "mlruns" / "artifacts" / runs["tiny final"].info.run_id / "artifacts"
     assert (artifacts / "bundle" / "model.keras").is_file()
 
