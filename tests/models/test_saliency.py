@@ -35,7 +35,6 @@ def whole_model(backbone, cut):
         ("mobilenet_v3_small_minimalistic", 1.0),
         ("mobilenet_v3_small", 0.6),
         ("convnext_tiny", 1.0),
-        ("resnet50", 0.9),
     ],
 )
 def test_features_and_head_are_together_the_model(name, depth, tmp_path):

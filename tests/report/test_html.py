@@ -303,8 +303,9 @@ def opened(browser, tmp_path, text, **options):
     return page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("name", "width"), [("mixed", 400), ("thirty classes", 1400), ("known data", 1400)])
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"), [("mixed", 400, "light"), ("mixed", 400, "dark"), ("known data", 1400, "light")]
+)
 def test_everyone_can_read_it(browser, tmp_path, name, width, scheme):
     text = a_page(name, [(Mistake("Glass/1.jpg", "Glass", "Metal", 0.9), None)])
     page = opened(browser, tmp_path, text, viewport={"width": width, "height": 900}, color_scheme=scheme)
