@@ -51,7 +51,7 @@ def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(p
     np.testing.assert_allclose(kept[0], final.probabilities, atol=5e-3)
     np.testing.assert_allclose(kept[0].sum(axis=1), 1, atol=1e-5)
     assert final.largest_difference < 5e-3
-    assert final.epochs == 2
+    assert final.epochs == 3
     matrix = np.array(final.scores.confusion_matrix)
     assert matrix.sum() == len(prepared.test)
     assert np.trace(matrix) == (final.probabilities.argmax(axis=1) == prepared.test.labels).sum()
@@ -126,9 +126,11 @@ def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypat
         fit_final(model, train, **options)
 
     monkeypatch.setattr(wastetune.tuning.objective, "fit_final", spy)
-    refit(prepared.context, prepared.test, {3: attrs(augmentation=1.0)}, bar=BAR)
+    for whole_schedule in (True, False):
+        refit(prepared.context, prepared.test, {3: attrs(augmentation=1.0)}, whole_schedule=whole_schedule, bar=BAR)
     count = len(prepared.context.data.train) + len(prepared.context.data.val)
-    assert seen == [(count, [count, count], 2 * (count // 8))]
+    # All epochs of the configuration; or up to its trial's best one, as earlier versions did.
+    assert seen == [(count, [count, count], epochs * (count // 8)) for epochs in (3, 2)]
 
 
 def test_the_same_trial_retrained_twice_is_the_same_model(prepared):

@@ -117,7 +117,7 @@ def test_what_was_retrained_is_what_the_trial_had_stored(first, report):
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{first[0] / 'wastetune.db'}")
     best = study.trials[report["best"]["number"]]
     assert report["best"] == {"number": best.number, "score": best.value, "config": best.user_attrs["config"]}
-    assert report["retrain"]["epochs"] == best.user_attrs["best_epoch"]
+    assert report["retrain"]["epochs"] == best.user_attrs["config"]["epochs"]
     assert best.value == max(trial.value for trial in study.trials)
     (opening,) = study.user_attrs["test_openings"]
     assert (opening["study"], opening["trials"]) == ("tiny", report["final"]["members"])

@@ -116,10 +116,12 @@ def reproduce_final(study: "optuna.Study", prepared: Prepared, folder: Path, con
             f"the final model in {folder} was made of trials that the study does not have "
             f"({', '.join(map(str, gone))}); see --storage"
         )
-    temperature = report.final.temperature if report.final else 1.0
+    temperature, whole = (report.final.temperature, report.final.whole_schedule) if report.final else (1.0, False)
     members = {number: attrs[number] for number in numbers}
     try:
-        again = refit(prepared.context, prepared.test, members, bar=console.bar, temperature=temperature)
+        again = refit(
+            prepared.context, prepared.test, members, bar=console.bar, temperature=temperature, whole_schedule=whole
+        )
     except TrainingFailed as error:
         raise UserError(f"the final model cannot be fitted again: {first_line(error)}") from error
     keys = dict.fromkeys([METRICS[report.metric], METRICS["macro_f1"], METRICS["accuracy"]])

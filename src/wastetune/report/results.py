@@ -78,6 +78,7 @@ class FinalModel(Record):
     temperature: float  # by which its logits are divided
     score: float  # the metric on the validation pictures, fitted on the training pictures alone
     default_score: float  # likewise, of the default configuration
+    whole_schedule: bool = False  # each is fitted for all epochs of its configuration; up to its trial's best before
     thresholds: tuple[Threshold, ...] = ()  # of confidence, by those pictures
     set_thresholds: tuple[SetThreshold, ...] = ()
     unlike_below: float | None = None  # the likeness to the training pictures of 5 % of those pictures

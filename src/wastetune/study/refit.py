@@ -49,22 +49,31 @@ def refit(
     *,
     bar: Bar,
     temperature: float = 1.0,
+    whole_schedule: bool = True,
     keep: Callable[[Any], None] = lambda model: None,
 ) -> RefitResult:
     """Fits the stored configurations of finished trials again and evaluates their mean on the test pictures.
 
-    Each makes as many passes over train + validation as its trial's best epoch had over train, and the learning-rate
-    schedule is rescaled to end there, so that the model that is kept has converged.
+    Each is fitted for all epochs of its configuration, also where its trial was stopped early: what is left of the
+    learning-rate schedule is where it converges (figures in docs/log.md). Without `whole_schedule` it is fitted up to
+    its trial's best epoch, with the schedule rescaled to end there, as earlier versions did.
     `keep` is called with the whole model, from pixels to probabilities.
     TrainingFailed where that model does not agree with the stored activations.
     """
     backbone, classes = context.backbone, len(context.classes)
     branches, trained = [], 0
     fitted: dict[int, npt.NDArray[np.float32]] = {}
-    for number, attrs in members.items():
-        config = TrialConfig.model_validate(attrs.config)
+    configs = {number: TrialConfig.model_validate(attrs.config) for number, attrs in members.items()}
+    epochs = {
+        number: config.epochs if whole_schedule else members[number].best_epoch or 0
+        for number, config in configs.items()
+    }
+    for number, config in configs.items():
         cut = nearest_cut(backbone, config.frozen_depth)
-        with _fitted_again(context, test, attrs, seed=trial_seed(context, number), bar=bar) as (learner, predicted):
+        with _fitted_again(context, test, config, epochs=epochs[number], seed=trial_seed(context, number), bar=bar) as (
+            learner,
+            predicted,
+        ):
             fitted[number] = predicted
             trained += count_parameters(learner)
             with as_keras(learner, backbone, cut, config, classes) as model:
@@ -81,7 +90,7 @@ def refit(
         )
     keep(whole)
     return RefitResult(
-        epochs=next(iter(members.values())).best_epoch or 0,
+        epochs=next(iter(epochs.values())),
         scores=score_predictions(test.labels, probabilities, context.classes),
         probabilities=probabilities,
         uncalibrated=uncalibrated,
@@ -102,20 +111,19 @@ def refit_again(
     """
     predicted = {}
     for number, attrs in members.items():
+        config = TrialConfig.model_validate(attrs.config)
         seed = seed_for("repeat", trial_seed(context, number), repeat)
-        with _fitted_again(context, test, attrs, seed=seed, bar=bar) as (_, probabilities):
+        with _fitted_again(context, test, config, epochs=config.epochs, seed=seed, bar=bar) as (_, probabilities):
             predicted[number] = probabilities
     return predicted
 
 
 @contextmanager
 def _fitted_again(
-    context: TrialContext, test: PictureSet, attrs: TrialAttrs, *, seed: int, bar: Bar
+    context: TrialContext, test: PictureSet, config: TrialConfig, *, epochs: int, seed: int, bar: Bar
 ) -> Iterator[tuple[Learner, npt.NDArray[np.float32]]]:
     """A learner fitted on all but the test set, and its probabilities of the test pictures."""
-    config = TrialConfig.model_validate(attrs.config)
-    assert attrs.best_epoch is not None  # of a finished trial
     everything = fitting_set(context, config, bar)
     sealed = plain_set(context, test, nearest_cut(context.backbone, config.frozen_depth), bar, ahead=False)
-    with fitted_learner(context, config, everything, epochs=attrs.best_epoch, seed=seed) as learner:
+    with fitted_learner(context, config, everything, epochs=epochs, seed=seed) as learner:
         yield learner, predict_probabilities(learner, sealed.activations)

@@ -24,8 +24,7 @@ def select_final(context: TrialContext, candidates: Candidates, console: Console
     console.print(f"comparing {len(trials)} trials on validation pictures that they are not fitted on")
     for trial in trials:
         config = TrialConfig.model_validate(trial.config)
-        assert trial.best_epoch is not None  # of a complete trial
-        predicted = cross_predict(context, config, folds, number=trial.number, epochs=trial.best_epoch, bar=console.bar)
+        predicted = cross_predict(context, config, folds, number=trial.number, epochs=config.epochs, bar=console.bar)
         held_out[trial.number] = predicted[folds == 0]
     chosen = select_members(labels, held_out, candidates, context.spec.metric)
     mean = np.mean([held_out[number] for number in chosen.members], axis=0)
@@ -38,6 +37,7 @@ def select_final(context: TrialContext, candidates: Candidates, console: Console
         temperature=temperature,
         score=chosen.score,
         default_score=chosen.default_score,
+        whole_schedule=True,
         thresholds=fit_thresholds(labels, calibrated),
         set_thresholds=fit_set_thresholds(labels, calibrated),
     )
