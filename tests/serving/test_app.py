@@ -172,6 +172,7 @@ def test_it_shows_the_training_pictures_that_are_most_like_it(open_page, finishe
         page.get_by_text("It was trained on this very picture").wait_for()
         give(page, photo)
         page.get_by_text("It was trained on this very picture").wait_for(state="detached")
+        page.get_by_text(f"{names.count('leaf')} of 6 are leaf.").wait_for()  # the page is whole before the next one
 
 
 def test_a_bad_file_is_told_in_a_sentence_and_the_next_one_is_taken(open_page, photo, tmp_path):
