@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -58,11 +58,22 @@ class Store:
     checked: dict[Path, "_Stamp"] = field(default_factory=dict, compare=False)  # files that were found sound
 
 
+class ReadableRows(Protocol):
+    """What of an array `Activations` uses."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of rows, and the shape of one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: npt.NDArray[np.int64], /) -> npt.NDArray[Any]: ...
+
+
 @dataclass(frozen=True)
 class Activations:
-    """The activations of a picture set at one cut in one view, memory-mapped, in the order of the set."""
+    """The activations of a picture set at one cut in one view, in the order of the set; read when asked for."""
 
-    chunks: tuple[npt.NDArray[Any], ...]
+    chunks: tuple[ReadableRows, ...]  # memory-mapped arrays; at the pixels, pictures
     rows: npt.NDArray[np.int64] | None = None  # of the chunks, in this order; None: all of them
 
     @cached_property

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from wastetune.backbones.live_views import PixelRows
+from wastetune.backbones.activation_store import Activations
+from wastetune.backbones.live_views import take_views
 from wastetune.evaluation.metrics import metric_value
 from wastetune.training.config import TrialConfig
 from wastetune.training.learner import FloatArray, Learner
@@ -22,22 +22,6 @@ Batch = tuple[FloatArray, FloatArray, FloatArray]  # inputs, targets (n, classes
 _PREDICT_BATCH = 128
 _SEEDS = 2**62  # of live views
 _CHUNK = 64_000_000  # bytes of activations in memory at once
-
-
-class Rows(Protocol):
-    """The activations of n pictures, stored or, at the pixels, read: `Activations` or `PixelRows`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one picture's activations."""
-
-    def __len__(self) -> int: ...
-    def __add__(self, other: Self) -> Self: ...
-    def select(self, rows: LabelArray) -> Self:
-        """The activations of these rows alone."""
-
-    def take(self, rows: LabelArray) -> FloatArray:
-        """The activations of these rows, (len(rows), ...)."""
 
 
 class TrainingFailed(Exception):
@@ -52,7 +36,7 @@ class TrainingSet:
     instead of stored ones, where these activations are the pixels.
     """
 
-    views: tuple[Rows, ...]
+    views: tuple[Activations, ...]
     labels: LabelArray
     classes: int
     live: float | None = None
@@ -70,7 +54,7 @@ class TrainingSet:
 class ValidationSet:
     """The activations of n pictures without augmentation, and their labels (n,)."""
 
-    activations: Rows
+    activations: Activations
     labels: LabelArray
 
 
@@ -144,7 +128,7 @@ def fit_final(learner: Learner, train: TrainingSet, *, config: TrialConfig, step
         steps -= per_epoch
 
 
-def predict_probabilities(learner: Learner, activations: Rows) -> FloatArray:
+def predict_probabilities(learner: Learner, activations: Activations) -> FloatArray:
     """Class probabilities (n, classes) of these activations."""
     batches = []
     for made in predict_outputs(learner, activations):
@@ -154,7 +138,7 @@ def predict_probabilities(learner: Learner, activations: Rows) -> FloatArray:
     return np.concatenate(batches).astype(np.float32)
 
 
-def predict_outputs(model: Learner, activations: Rows) -> Iterator[FloatArray]:
+def predict_outputs(model: Learner, activations: Activations) -> Iterator[FloatArray]:
     """What a model makes of these activations, in batches."""
     for start in range(0, len(activations), _PREDICT_BATCH):
         rows = np.arange(start, min(start + _PREDICT_BATCH, len(activations)))
@@ -221,9 +205,7 @@ def _gather(train: TrainingSet, rows: npt.NDArray[np.int64], view_of: npt.NDArra
     view_of: (n,) of all rows, the number of a stored view, or the seed of a live one.
     """
     if train.live is not None:
-        pixels = train.views[0]
-        assert isinstance(pixels, PixelRows)
-        return pixels.take_views(rows, train.live, view_of[rows].tolist())
+        return take_views(train.views[0], rows, train.live, view_of[rows].tolist())
     inputs = np.empty((len(rows), *train.views[0].shape), np.float32)
     reading = np.argsort(rows)
     for view, activations in enumerate(train.views):

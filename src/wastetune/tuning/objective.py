@@ -19,7 +19,7 @@ from wastetune.backbones.activation_store import (
 from wastetune.backbones.augmentation import snap_strength, usable_views, view_magnitude
 from wastetune.backbones.backbone import nearest_cut, reachable_cuts
 from wastetune.backbones.cuts import PIXELS, Cut
-from wastetune.backbones.live_views import PixelRows
+from wastetune.backbones.live_views import pixel_activations
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.evaluation.metrics import confusion_counts
@@ -150,7 +150,7 @@ def training_set(
     """
     cut = nearest_cut(context.backbone, config.frozen_depth)
     if cut == PIXELS:
-        plain = PixelRows((pictures,), context.backbone.size)
+        plain = pixel_activations(pictures, context.backbone.size)
         return TrainingSet((plain,), pictures.labels, len(context.classes), live=config.augmentation or None)
     views = range(usable_views(config.augmentation, context.spec.views))
     stored = tuple(_activations(context, pictures, cut, view, bar, ahead) for view in views)
@@ -160,7 +160,7 @@ def training_set(
 def plain_set(context: TrialContext, pictures: PictureSet, cut: Cut, bar: Bar, *, ahead: bool = True) -> ValidationSet:
     """The activations of these pictures at a cut, without augmentation; see `training_set`."""
     if cut == PIXELS:
-        return ValidationSet(PixelRows((pictures,), context.backbone.size), pictures.labels)
+        return ValidationSet(pixel_activations(pictures, context.backbone.size), pictures.labels)
     return ValidationSet(_activations(context, pictures, cut, 0, bar, ahead), pictures.labels)
 
 
