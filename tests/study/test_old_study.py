@@ -119,9 +119,12 @@ def test_one_more_trial_resumes_it_in_a_later_version(old, monkeypatch):
     monkeypatch.setattr(prepare, "version", lambda name: "0.2.0" if name == "wastetune" else version(name))
     accept_these_weights(old)
     told = json.loads((old / "results" / "old" / "report.json").read_text())
+    (old / "results" / "old" / "report.json").unlink()  # so that the final model is fitted again
     report = run(old, trials=4).to_dict()
     assert report["trials"] == {"complete": 4, "pruned": 0, "failed": 0}
     assert report["begun_with"] == told["begun_with"] | {"weights": report["begun_with"]["weights"]}
+    assert report["versions"]["wastetune"] == "0.2.0"
+    assert [each["trials"][0] for each in report["openings"]][:1] == told["test_opened_for"]
 
     client = MlflowClient("sqlite:///mlruns/mlflow.db")
     (experiment,) = (each for each in client.search_experiments() if each.name == "pictures")

@@ -6,7 +6,7 @@ import pytest
 from wastetune.backbones.activation_store import Activations
 from wastetune.backbones.backbone import activation_shape, load_backbone, nearest_cut
 from wastetune.backbones.cuts import TOP
-from wastetune.backbones.live_views import PixelRows
+from wastetune.backbones.live_views import pixel_activations
 from wastetune.data.pixels import PictureSet
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import (
@@ -186,7 +186,7 @@ def test_live_views_are_new_in_every_epoch_and_the_same_again_with_the_same_seed
 
         return PictureSet(read, tuple("abcdefg")[rows], np.zeros(len(pixels[rows])), (), decode=read)
 
-    rows = PixelRows((part(slice(0, 3)),), 16) + PixelRows((part(slice(3, 7)),), 16)
+    rows = pixel_activations(part(slice(0, 3)), 16) + pixel_activations(part(slice(3, 7)), 16)
     assert len(rows) == 7
     np.testing.assert_array_equal(rows.take(np.array([6, 0, 3])), pixels[[6, 0, 3]])
     np.testing.assert_array_equal(rows.select(np.array([5, 2])).take(np.array([1, 0])), pixels[[2, 5]])
