@@ -38,6 +38,13 @@ def attrs(**changes):
     return TrialAttrs(config=TrialConfig(**{**given, **changes}).model_dump(), best_epoch=2)
 
 
+def refit_and_save(prepared, members, folder, **options):
+    def keep(model):
+        save_model(folder, model)
+
+    return refit(prepared.context, prepared.test, members, bar=BAR, keep=keep, **options)
+
+
 @pytest.mark.parametrize("frozen_depth", [1.0, 0.0])
 def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(prepared, frozen_depth):
     kept = []
@@ -64,14 +71,7 @@ def test_trials_of_different_cuts_are_averaged_in_one_model_behind_one_trunk(pre
         3: attrs(frozen_depth=0.0, augmentation=0.5, learning_rate=0.03),
         4: attrs(frozen_depth=11 / 12, learning_rate=0.1, augmentation=1.0),
     }
-    final = refit(
-        prepared.context,
-        prepared.test,
-        members,
-        temperature=0.7,
-        bar=BAR,
-        keep=lambda model: save_model(tmp_path, model),
-    )
+    final = refit_and_save(prepared, members, tmp_path, temperature=0.7)
     assert final.largest_difference < 5e-3
     assert final.cut == TOP
     mean = np.mean(list(final.each.values()), axis=0)
@@ -154,14 +154,7 @@ def test_several_heads_are_one_model_with_the_mean_of_their_probabilities_at_a_t
         refit(prepared.context, prepared.test, {number: given}, bar=BAR).probabilities
         for number, given in members.items()
     ]
-    together = refit(
-        prepared.context,
-        prepared.test,
-        members,
-        temperature=0.5,
-        bar=BAR,
-        keep=lambda model: save_model(tmp_path, model),
-    )
+    together = refit_and_save(prepared, members, tmp_path, temperature=0.5)
     kept = load_model(tmp_path)
     pixels = prepared.test.read(range(len(prepared.test))).astype(np.float32)
     mean = np.mean(alone, axis=0)
@@ -197,7 +190,7 @@ def test_out_of_fold_predictions_come_from_models_that_did_not_see_the_pictures(
 @pytest.mark.parametrize("frozen_depth", [1.0, 11 / 12])
 def test_what_a_bundle_says_of_likeness_is_that_of_the_features_at_its_cut(prepared, frozen_depth, tmp_path):
     context, test, given = prepared.context, prepared.test, attrs(frozen_depth=frozen_depth)
-    made = refit(context, test, {3: given}, bar=BAR, keep=lambda model: save_model(tmp_path, model))
+    made = refit_and_save(prepared, {3: given}, tmp_path)
     seen = wastetune.study.final._features(context, context.data.train, made.cut, BAR)
     centres = fit_centres(seen.vectors, seen.labels, seed=0)
     save_centres(tmp_path, centres)
