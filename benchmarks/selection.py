@@ -179,13 +179,12 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool, r
         chosen = complete[:REFITTED]
         chosen += [default] if default.number not in [t.number for t in chosen] else []
         configs = [TrialConfig.model_validate(read_attrs(t).config) for t in chosen]
-        epochs = [read_attrs(t).best_epoch for t in chosen]
         candidates = [i for i, trial in enumerate(chosen) if i < CANDIDATES or trial.number == default.number]
 
         def cross(place: int, folds: Any, repeat: int = 0) -> Any:
             """Out-of-fold probabilities of a trial; with other seeds for each repeat."""
             number = chosen[place].number + 1000 * repeat
-            return cross_predict(context, configs[place], folds, number=number, epochs=epochs[place], bar=bar)
+            return cross_predict(context, configs[place], folds, number=number, epochs=configs[place].epochs, bar=bar)
 
         only = np.repeat([-1, 0], [len(context.data.train), len(labels)])
         held_out = np.full((len(chosen), len(labels), len(context.classes)), np.nan, np.float32)
@@ -203,10 +202,10 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool, r
                 optional["cross"][place] = cross(place, folds)
         started.append(time.perf_counter())
         test = []
-        for trial, config, passes in zip(chosen, configs, epochs, strict=True):  # as `refit`, without whole models
+        for trial, config in zip(chosen, configs, strict=True):  # as `refit`, without whole models
             everything, sealed = fitting_set(context, config, bar), plain_set(context, prepared.test, config, bar)
             same = trial_seed(context, trial.number)
-            with fitted_learner(context, config, everything, epochs=passes, seed=same) as learner:
+            with fitted_learner(context, config, everything, epochs=config.epochs, seed=same) as learner:
                 test.append(predict_probabilities(learner, sealed.activations))
         seconds = np.diff([*started, time.perf_counter()])
         part = folder / f"{case}-{seed}.part.npz"

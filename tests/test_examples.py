@@ -1,36 +1,36 @@
-"""The examples run, and print what they say they print."""
+"""The example notebook runs, cell after cell, and its service answers."""
 
+import json
+import os
 import re
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+NOTEBOOK = Path(__file__).parents[1] / "examples" / "from_photos_to_service.ipynb"
 
 
-def test_the_small_study_says_its_answer_its_best_trials_and_what_is_on_new_pictures(
-    mlflow_store, start_python, tmp_path
-):
-    code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    process = start_python(code, EXAMPLES / "small_study.py", tmp_path)
+def test_the_notebook_goes_from_pictures_to_a_service_that_answers(mlflow_store, monkeypatch, start_python):
+    pytest.importorskip("IPython")
+    monkeypatch.setenv("PATH", os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join("".join(cell["source"]) for cell in cells)
+    assert all(cell["execution_count"] for cell in cells), "it is committed with what it prints"
+    shown = "print('\\n' + predictions.to_json(orient='records'))\nprint(json.dumps(answer))"
+    process = start_python(f"import json\n{code}\n{shown}")
     stdout, stderr = process.communicate(timeout=280)
-    assert (process.returncode, stderr) == (0, "")
-    answer, table, pictures, passed_over = stdout.strip().split("\n\n")
+    assert process.returncode == 0, stderr
+    assert "122 pictures in 3 classes" in stdout
 
-    winner, score, low, high = map(
-        float, re.fullmatch(r"trial (\d) won; macro F1 on the test set (\S+) \((\S+) to (\S+)\)", answer).groups()
-    )
+    score, low, high = map(float, re.search(r"^macro F1 (\S+) \((\S+) to (\S+)\), default", stdout, re.M).groups())
     assert 0 < low <= score <= high <= 1
-    header, best, *others = [line.split() for line in table.splitlines()[1:]]
-    assert header == ["number", "state", "score", "seconds", "head_layers", "learning_rate"]
-    assert (float(best[0]), best[1]) == (winner, "complete")
-    assert len(others) == 2
-    assert all(float(best[2]) >= float(row[2]) for row in others)
-
-    rows = [line.split() for line in pictures.splitlines()[2:]]
-    assert len(rows) == 13
-    assert {row[1] for row in rows} == {"bottle", "leaf", "NaN"}
-    assert all(0.5 <= float(row[2]) <= 1 for row in rows if row[1] != "NaN")
-    assert re.match(r"Passed over: Cannot use .*broken\.jpg: broken: ", passed_over)
+    assert re.search(r"^onnx +\S+ +100\.00%", stdout, re.M)
+    *_, predictions, answer = (json.loads(line) for line in stdout.strip().splitlines()[-2:])
+    assert [row["picture"] for row in predictions if row["problem"]] == ["new/leaf/broken.jpg"]
+    (said,) = answer["predictions"]
+    alone = next(row for row in predictions if row["picture"].endswith(said["filename"]))
+    assert said["class"] == alone["class"]
+    assert said["probability"] == pytest.approx(alone["probability"], abs=1e-3)

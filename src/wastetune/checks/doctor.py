@@ -26,9 +26,10 @@ from wastetune.tracking.mlflow_uri import (
 )
 
 _LOWEST_PYTHON, _HIGHEST_PYTHON = (3, 11), (3, 13)
-_NEEDED = ("tensorflow", "keras", "optuna", "optuna-dashboard", "mlflow", "numpy", "pillow", "scikit-learn")
+_NEEDED = ("tensorflow", "keras", "optuna", "mlflow", "numpy", "pillow", "scikit-learn")
 # Package -> the extra that installs it; the extra `serve` also works without the needed ones.
 _OPTIONAL = {
+    "optuna-dashboard": "ui",
     "openvino": "openvino",
     "onnxruntime": "onnx",
     "ai-edge-litert": "litert",

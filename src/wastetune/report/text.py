@@ -14,14 +14,14 @@ from wastetune.formatting import aligned, markdown_table, render_count, render_d
 from wastetune.report.results import FinalModel, Report, TrialCounts
 from wastetune.storage.records import Opening
 
-WIDTH = 100
+WIDTH = 80
 _OPENINGS = 5  # listed
 _MANY = 3  # times the usual share of pictures that are unlike the training pictures
 COLUMNS = ("", "precision", "recall", "f1", "support")
 
 
 def render_report(report: Report) -> str:
-    """The report as plain text for a terminal, at most 100 columns wide."""
+    """The report as plain text for a terminal, at most 80 columns wide."""
     config = _config_rows(report)
     return join_parts(
         wrapped([render_title(report), report.question]),

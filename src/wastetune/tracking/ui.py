@@ -162,7 +162,7 @@ class _QuietHandler(WSGIRequestHandler):
 
 @contextlib.contextmanager
 def _dashboard_server(study: "optuna.Study", results: Path, host: str, port: int) -> Iterator[str]:
-    with optional_import("the Optuna dashboard", extra=None):
+    with optional_import("the Optuna dashboard", extra="ui"):
         from optuna_dashboard import wsgi
     warnings.filterwarnings("ignore", module="optuna")  # it warns at each request for a new study
     pictures = DrawnPictures(study, artifact_folder(study._storage), results)
