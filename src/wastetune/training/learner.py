@@ -14,7 +14,7 @@ from wastetune.backbones.backbone import Backbone, activation_shape, gains_from_
 from wastetune.backbones.cuts import TOP, Cut
 from wastetune.training.config import TrialConfig
 from wastetune.training.head import build_head
-from wastetune.training.lr_schedule import first_rate, warmup_steps
+from wastetune.training.lr_schedule import rate_at
 from wastetune.training.numpy_mlp import NumpyMLP
 
 FloatArray = npt.NDArray[np.float32]
@@ -96,19 +96,21 @@ def compile_model(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -
     """Compiles a model with the configuration's optimizer, its learning rate over `horizon` steps, and the loss."""
     import keras
 
-    warmup = warmup_steps(horizon)
-    rate = keras.optimizers.schedules.CosineDecay(
-        first_rate(config.learning_rate),
-        decay_steps=max(1, horizon - warmup),
-        warmup_target=config.learning_rate,
-        warmup_steps=warmup,
-    )
+    # A table, because Keras asks for the rate once for each weight, and would build the schedule's graph each time.
+    rates = np.array([rate_at(step, config.learning_rate, horizon) for step in range(horizon)], np.float32)
+
+    def rate() -> Any:
+        return keras.ops.take(rates, optimizer.iterations)
+
     optimizers = {
         "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=config.weight_decay),
         "adam": lambda: keras.optimizers.Adam(rate),
         "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
     }
+    optimizer = optimizers[config.optimizer]()
+    # Built before the first step, which TensorFlow would otherwise trace twice, as it creates variables.
+    optimizer.build(model.trainable_variables)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing)
     # TensorFlow trains well without XLA; for the other backends Keras decides.
     jit = xla if keras.backend.backend() == "tensorflow" else "auto"
-    model.compile(optimizer=optimizers[config.optimizer](), loss=loss, jit_compile=jit)
+    model.compile(optimizer=optimizer, loss=loss, jit_compile=jit)

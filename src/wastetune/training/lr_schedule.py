@@ -6,21 +6,11 @@ _WARMUP = 0.05  # of all steps: the first gradients of a new head would damage a
 _START = 0.01  # of the learning rate, at the first step
 
 
-def warmup_steps(horizon: int) -> int:
-    """The number of warm-up steps in a fit of `horizon` steps; at least one."""
-    return max(1, round(horizon * _WARMUP))
-
-
-def first_rate(learning_rate: float) -> float:
-    """The learning rate of the first step."""
-    return learning_rate * _START
-
-
 def rate_at(step: int, learning_rate: float, horizon: int) -> float:
     """The learning rate of a step, counted from 0, in a fit of `horizon` steps: equal to Keras's `CosineDecay`."""
-    warmup = warmup_steps(horizon)
+    warmup = max(1, round(horizon * _WARMUP))
     if step < warmup:
-        start = first_rate(learning_rate)
+        start = learning_rate * _START
         return start + (learning_rate - start) * step / warmup
     decay = max(1, horizon - warmup)
     return learning_rate * 0.5 * (1 + math.cos(math.pi * min(step - warmup, decay) / decay))
