@@ -24,7 +24,7 @@ def copy_branch(cut: Cut, model: Any) -> Branch:
     """A branch with weights of its own, because all tails of a backbone share theirs."""
     import keras
 
-    copied = keras.models.clone_model(model)
+    copied = keras.models.clone_model(keras.Model(model.input, model.output))  # without its optimizer
     copied.set_weights(model.get_weights())
     return Branch(cut, copied)
 
