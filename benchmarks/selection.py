@@ -51,8 +51,8 @@ BACKBONE = {"backbone": "mobilenet_v3_small_075", "weights": "imagenet", "space"
 DEVELOPED = ("trashnet", "wid_to_trashnet", "small")
 CONFIRMED = ("wid", "trashnet_to_wid", "wid_by_source")
 ALL = (*DEVELOPED, *CONFIRMED)
-# Trials fitted again without validation pictures or parts of all; with other seeds, so often; for the test pictures.
-FOLDS, CANDIDATES, AGAIN, REPEATS, REFITTED = 5, 10, 5, 3, 20
+# Trials fitted again without validation pictures or parts of all; for the test pictures.
+FOLDS, CANDIDATES, REFITTED = 5, 10, 20
 # WID holds TrashNet: its files are numbered without a space, those of the other collections are `name (number)`.
 OTHER = re.compile(r" \(\d+\)\.")
 COMMON = {  # class of both -> class folders of TrashNet, of WID's other collections
@@ -181,19 +181,15 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool, r
         configs = [TrialConfig.model_validate(read_attrs(t).config) for t in chosen]
         candidates = [i for i, trial in enumerate(chosen) if i < CANDIDATES or trial.number == default.number]
 
-        def cross(place: int, folds: Any, repeat: int = 0) -> Any:
-            """Out-of-fold probabilities of a trial; with other seeds for each repeat."""
-            number = chosen[place].number + 1000 * repeat
-            return cross_predict(context, configs[place], folds, number=number, epochs=configs[place].epochs, bar=bar)
+        def cross(place: int, folds: Any) -> Any:
+            """Out-of-fold probabilities of a trial."""
+            config, number = configs[place], chosen[place].number
+            return cross_predict(context, config, folds, number=number, epochs=config.epochs, bar=bar)
 
         only = np.repeat([-1, 0], [len(context.data.train), len(labels)])
         held_out = np.full((len(chosen), len(labels), len(context.classes)), np.nan, np.float32)
         for place in candidates:
             held_out[place] = cross(place, only)[only == 0]
-        again = [
-            [held_out[place], *(cross(place, only, repeat)[only == 0] for repeat in range(1, REPEATS))]
-            for place in range(min(AGAIN, len(complete)))
-        ]
         optional = {} if reshuffled else {"val": np.stack([kept[t.number].fit.probabilities for t in chosen])}
         if crossed:
             folds = draw_folds(prepared.index, rows, FOLDS, seed=seed)
@@ -216,7 +212,6 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool, r
             default=default.number,
             params=json.dumps([[t.params, t.value] for t in complete]),
             held_out=held_out,
-            again=np.array(again),
             **optional,
             test=np.stack(test),
             val_labels=labels,
@@ -289,21 +284,25 @@ def pick(kept: dict[str, Any]) -> dict[str, list[int]]:
     first, default = list(range(min(REFITTED, len(held_out)))), best_and_default(kept, 0)
     five, ten = best_and_default(kept, 5), best_and_default(kept, 10)
 
-    def mean_score(place: int) -> float:
-        return float(np.mean([_score(labels, each) for each in kept["again"][place]]))
-
     def best_of(places: Iterable[int], score: Callable[[int], float]) -> list[int]:
         return [max(places, key=score)]
 
     smooth = predict_scores(json.loads(str(kept["params"])))
-    together = _score(labels, held_out[five].mean(axis=0)) >= _score(labels, held_out[default[0]])
+
+    def unless_default(places: list[int], errors: float) -> list[int]:
+        """These, or the default alone where new fits score it higher by more than so many standard errors."""
+        ours, theirs = held_out[places].mean(axis=0), held_out[default[0]]
+        lost = _score(labels, theirs) - _score(labels, ours)
+        return default if lost > errors * (errors and _standard_error(labels, ours, theirs)) else places
+
     rules = {
         "default": default,
         "winner": [0],
         **{f"mean of {most} and default": best_and_default(kept, most) for most in (3, 5, 10, 20)},
-        "mean of 5 and default, or default, as the product": five if together else default,
+        "mean of 5 and default, unless default is higher": unless_default(five, 0),
+        "mean of 5 and default, unless default is surely higher": unless_default(five, 1),
+        "mean of 10 and default, unless default is surely higher": unless_default(ten, 1),
         "greedy, new fits, of 10 and default": pick_greedily(labels, held_out, ten),
-        "best of five, three new fits each": best_of(range(len(kept["again"])), mean_score),
         "highest prediction of a forest": best_of(first, lambda place: smooth[place]),
     }
     if "val" in kept:
