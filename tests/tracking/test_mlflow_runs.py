@@ -5,7 +5,10 @@ from datetime import datetime, timedelta
 
 import optuna
 import pytest
+from mlflow.exceptions import MlflowException
 from optuna.trial import TrialState, create_trial
+from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 
 from support.reports import a_report, scores
 from wastetune.errors import UserError
@@ -271,6 +274,16 @@ def test_a_reason_has_one_line_and_no_password():
     error = OSError("API request to http://me:geheim@host:5000/api/2.0/mlflow failed\nand more")
     assert render_reason(error, uri) == "API request to http://me:***@host:5000/api/2.0/mlflow failed"
     assert render_reason(TimeoutError(), uri) == "TimeoutError"
+
+
+def test_of_a_full_disk_the_databases_own_words_are_said():
+    with create_engine("sqlite://").connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 2")
+        with pytest.raises(OperationalError) as full:
+            connection.exec_driver_sql("CREATE TABLE runs AS SELECT zeroblob(100000) AS a")
+    error = MlflowException(f"(raised as a result of Query-invoked autoflush)\n{full.value}")
+    error.__context__ = full.value
+    assert render_reason(error, "sqlite:///mlflow.db") == "database or disk is full"
 
 
 def test_a_sync_brings_the_mirror_to_the_truth_and_the_next_one_changes_nothing(mirror, study):

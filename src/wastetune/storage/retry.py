@@ -15,13 +15,13 @@ T = TypeVar("T")
 # Seconds that a database may be unavailable: restarted, disconnected, locked by a process that was paused.
 GIVE_UP_AFTER = 300.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-# Status codes of a gRPC proxy that is unavailable, or whose database is.
 # Words of a database's message -> what a user does about it.
 _UNWRITABLE = {
     "disk is full": "make room on its disk",
     "No space left on device": "make room on its disk",
     "readonly database": "allow writing to the file and its folder, or give another --storage",
 }
+# Status codes of a gRPC proxy that is unavailable, or whose database is.
 _GRPC_UNAVAILABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL")
 
 _log = logging.getLogger("wastetune")

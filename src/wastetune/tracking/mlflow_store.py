@@ -77,6 +77,7 @@ def open_mirror(
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # not every table it creates
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # nor, before it raises an error, its SQL
     uri = quote_password(uri)
     file = sqlite_file(uri)
     artifacts = file.resolve().parent / "artifacts" if file else None  # a server has its own folder

@@ -64,8 +64,14 @@ def check_store(uri: str) -> None:
 
 
 def render_reason(error: Exception, uri: str) -> str:
-    """The first line of a store's error, without the password of its URI."""
-    line = first_line(error)
+    """The first line of a store's error, without the password of its URI: the database's own, where that is the cause.
+
+    MLflow and SQLAlchemy put other lines before it.
+    """
+    cause: BaseException | None = error
+    while cause and not isinstance(getattr(cause, "orig", None), Exception):
+        cause = cause.__cause__ or cause.__context__
+    line = first_line(getattr(cause, "orig", error))
     for given in (uri.rstrip("/"), quote_password(uri).rstrip("/")):
         line = line.replace(given, hide_password(given))
     return line[:_LONGEST_REASON]
