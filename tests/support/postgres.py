@@ -28,6 +28,8 @@ def open_postgres():
         with Postgres(pgserver.get_server(Path(folder) / "data", cleanup_mode=None)) as server:
             # Pools of finished tests keep their connections until garbage is collected, which is rare here.
             server.server.psql("ALTER SYSTEM SET max_connections = 500;")
+            # A test ends processes, not the machine; after each, a server would write all its files to the disk again.
+            server.server.psql("ALTER SYSTEM SET fsync = off;")
             server.stop()
             server.start()
             yield server
