@@ -14,6 +14,7 @@ Activations, in WASTETUNE_CACHE, are computed once for all splits of a data set.
 
 import argparse
 import json
+import math
 import re
 import shutil
 import tempfile
@@ -287,7 +288,8 @@ def pick(kept: dict[str, Any]) -> dict[str, list[int]]:
     def best_of(places: Iterable[int], score: Callable[[int], float]) -> list[int]:
         return [max(places, key=score)]
 
-    smooth = predict_scores(json.loads(str(kept["params"])))
+    tried = json.loads(str(kept["params"]))
+    smooth, complete = predict_scores(tried), len(tried)
 
     def unless_default(places: list[int], errors: float) -> list[int]:
         """These, or the default alone where new fits score it higher by more than so many standard errors."""
@@ -302,6 +304,7 @@ def pick(kept: dict[str, Any]) -> dict[str, list[int]]:
         "mean of 5 and default, unless default is higher": unless_default(five, 0),
         "mean of 5 and default, unless default is surely higher": unless_default(five, 1),
         "mean of 10 and default, unless default is surely higher": unless_default(ten, 1),
+        "mean of 10, at most the better half, and default": best_and_default(kept, min(10, math.ceil(complete / 2))),
         "greedy, new fits, of 10 and default": pick_greedily(labels, held_out, ten),
         "highest prediction of a forest": best_of(first, lambda place: smooth[place]),
     }

@@ -170,7 +170,7 @@ def mistaken(folder, **changes):
         ({"trials": "3"}, 'trials = "3", but it must be a whole number'),
         ({"timeout": 0}, "timeout is 0"),
         ({"workers": -1}, "workers is -1"),
-        ({"data": "nowhere"}, "is neither a data set in nowhere/demo, nor a folder"),
+        ({"data": "nowhere"}, "here or in nowhere, and no known data set"),
         ({"tracking_uri": "file:./mlruns"}, "MLflow keeps runs in a database or on a server"),
     ],
 )

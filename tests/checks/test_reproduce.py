@@ -146,7 +146,7 @@ def test_where_two_runs_differ_first_is_told(copied, ready, results):
         (
             optuna.trial.TrialState.FAIL,
             {"failure": "the loss became nan"},
-            r"no score to reproduce: the loss became nan",
+            r"no score to reproduce: the loss became nan; trial 0 is of the same configuration",
         ),
         (optuna.trial.TrialState.PRUNED, {}, "no record of its epochs"),
         (optuna.trial.TrialState.RUNNING, {}, "has not ended yet"),

@@ -74,7 +74,7 @@ def test_where_nothing_knows_them_the_files_mistake_is_told(work):
     (work / "photos").rmdir()
     with pytest.raises(UserError, match="the pictures of study 'mine' are not found"):
         pictures("mine", work)
-    with pytest.raises(UserError, match="'none' is neither a data set in"):
+    with pytest.raises(UserError, match="there is no folder none, here or in "):
         find_pictures("none", URL, work / "data", work / "results")
 
 

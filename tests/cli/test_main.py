@@ -100,7 +100,10 @@ def test_help_loads_nothing_heavy(path):
         (["compare"], "there is no finished study in results"),
         (["compare", "--output", "table.txt"], "--output table.txt must end in .csv, .md, .html"),
         (["run", "--study", "mine.toml"], "There is no study file mine.toml"),
-        (["data", "check", "nowhere"], "'nowhere' is neither a data set in data, nor a folder"),
+        (
+            ["data", "check", "nowhere"],
+            "there is no folder nowhere, here or in data, and no known data set",
+        ),
         (["data", "check", "wcd"], "The data set wcd is not in data/wcd: sign in at Kaggle"),
         (["data", "fetch", "trashnte"], "There is no known data set 'trashnte': known are trashnet, wid, wcd"),
         (["data", "fetch", "wcd"], "cannot be fetched without an account"),
@@ -118,9 +121,12 @@ def test_a_mistake_on_the_command_line_is_one_sentence(complaint, tmp_path, argu
         ({"trials": '"many"'}, 'mine.toml: trials = "many", but it must be a whole number'),
         ({"trails": "3"}, "mine.toml: unknown key 'trails'; did you mean trials?"),
         ({"trials": ""}, "mine.toml is not valid TOML: "),
-        ({"backbone": '"mobilenet_v4"'}, "backbone 'mobilenet_v4' is not known; the known ones are"),
+        ({"backbone": '"mobilenet_v4"'}, "backbone 'mobilenet_v4' is not known; did you mean mobilenet"),
         ({"space": '"nowhere"'}, "There is no search space named 'nowhere'"),
-        ({"dataset": '"nowhere"'}, "'nowhere' is neither a data set in data, nor a folder"),
+        (
+            {"dataset": '"nowhere"'},
+            "there is no folder nowhere, here or in data, and no known data set",
+        ),
         ({"weights": '"nowhere.h5"'}, "there is no weights file nowhere.h5"),
     ],
 )

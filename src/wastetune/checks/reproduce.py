@@ -58,8 +58,10 @@ def find_trial(study: "optuna.Study", number: int) -> TrialRecord:
         )
         raise UserError(f"trial {number} of study {study.study_name!r} {what}")
     if record.state == "failed":
+        again = [each.number for each in records.values() if each.config == record.config and each.state != "failed"]
+        instead = f"; trial {again[0]} is of the same configuration" if again else ""
         raise UserError(
-            f"trial {number} failed, so it has no score to reproduce: {record.failure or 'no reason is known'}"
+            f"trial {number} failed, so it has no score to reproduce: {record.failure or 'no reason is known'}{instead}"
         )
     if record.state == "pruned" and not record.epochs:
         raise UserError(f"trial {number} was pruned and has no record of its epochs, so there is no score to compare")

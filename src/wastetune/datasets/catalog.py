@@ -103,8 +103,8 @@ def find_dataset(name_or_path: str, data_folder: Path | None = None) -> Path:
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     raise UserError(
-        f"{name_or_path!r} is neither a data set in {folder.parent}, nor a folder, "
-        f"nor one of the known data sets {_known_names()}."
+        f"there is no folder {name_or_path}, here or in {data_folder or Path('data')}, and no known data set of that "
+        f"name: they are {_known_names()}."
     )
 
 

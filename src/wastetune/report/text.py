@@ -241,14 +241,12 @@ def class_rows(scores: Scores) -> list[tuple[str, ...]]:
 
 
 def _confusion_lines(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> list[str]:
+    named = [("", *names), *((name, *map(str, row)) for name, row in zip(names, matrix, strict=True))]
     header = ("", "", *(str(number) for number in range(1, len(names) + 1)))
-    rows = [
-        (str(number), name, *map(str, row))
-        for number, (name, row) in enumerate(zip(names, matrix, strict=True), start=1)
-    ]
-    lines = aligned([header, *rows], left=2)
-    if max(map(len, lines)) <= WIDTH:
-        return lines
+    numbered = [(str(number), *row) for number, row in enumerate(named[1:], start=1)]
+    for lines in (aligned(named), aligned([header, *numbered], left=2)):
+        if max(map(len, lines)) <= WIDTH:
+            return lines
     # Too many classes for a terminal: list the most frequent confusions instead.
     worst = [f"{names[i]} taken for {names[j]}: {count}" for count, i, j in worst_confusions(matrix, 10)]
     return [f"{len(names)} classes, see confusion_matrix.png; the most frequent confusions:"] + [

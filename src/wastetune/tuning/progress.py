@@ -12,7 +12,7 @@ from wastetune.console import Console, Row
 from wastetune.data.corrections import render_corrected
 from wastetune.data.index import contradictions
 from wastetune.evaluation.metrics import METRICS
-from wastetune.formatting import render_rough_duration
+from wastetune.formatting import render_count, render_rough_duration
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.records import read_attrs
@@ -126,7 +126,8 @@ def render_preparation(prepared: Prepared) -> Iterator[str]:
     if len(index.problems) > _LISTED:
         yield f"  left out: {len(index.problems) - _LISTED} more, see wastetune data check"
     if splits.left_out:
-        yield f"  left out of training: {len(splits.left_out)} pictures that look like one of the data set's own test"
+        count = render_count(len(splits.left_out), "picture")
+        yield f"  left out of training: {count} like one of the data set's own test"
     for group in contradictions(index):
         yield f"  the same picture in two classes: {', '.join(picture.path for picture in group)}"
     yield f"{backbone.name} at {backbone.size} px, weights {backbone.digest[:8]}, {len(backbone.cuts)} cuts"
