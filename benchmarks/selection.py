@@ -14,7 +14,6 @@ Activations, in WASTETUNE_CACHE, are computed once for all splits of a data set.
 
 import argparse
 import json
-import math
 import re
 import shutil
 import tempfile
@@ -225,10 +224,12 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool, r
 
 
 def compare(folder: Path, cases: Iterable[str], seeds: Iterable[int]) -> None:
-    """Prints the scores of every rule, a column per case: the mean over its seeds."""
+    """Prints the scores of every rule, a column per case: the mean over its seeds, of the runs that were collected."""
     scores: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
     for run in ((case, seed) for case in cases for seed in seeds):
-        with np.load(folder / "{}-{}.npz".format(*run)) as kept:
+        if not (file := folder / "{}-{}.npz".format(*run)).is_file():
+            continue
+        with np.load(file) as kept:
             for name, value in apply_rules(dict(kept)).items():
                 scores[name][run] = value
     rows = []
@@ -288,8 +289,7 @@ def pick(kept: dict[str, Any]) -> dict[str, list[int]]:
     def best_of(places: Iterable[int], score: Callable[[int], float]) -> list[int]:
         return [max(places, key=score)]
 
-    tried = json.loads(str(kept["params"]))
-    smooth, complete = predict_scores(tried), len(tried)
+    smooth = predict_scores(json.loads(str(kept["params"])))
 
     def unless_default(places: list[int], errors: float) -> list[int]:
         """These, or the default alone where new fits score it higher by more than so many standard errors."""
@@ -304,7 +304,6 @@ def pick(kept: dict[str, Any]) -> dict[str, list[int]]:
         "mean of 5 and default, unless default is higher": unless_default(five, 0),
         "mean of 5 and default, unless default is surely higher": unless_default(five, 1),
         "mean of 10 and default, unless default is surely higher": unless_default(ten, 1),
-        "mean of 10, at most the better half, and default": best_and_default(kept, min(10, math.ceil(complete / 2))),
         "greedy, new fits, of 10 and default": pick_greedily(labels, held_out, ten),
         "highest prediction of a forest": best_of(first, lambda place: smooth[place]),
     }

@@ -238,10 +238,6 @@ def test_the_bundle_loads_with_keras_alone_and_scores_as_reported(first, report,
 
 def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, run_cli, tiny):
     folder = finished / "results" / "tiny"
-    written = (folder / "report.json").read_text()
-    kept = json.loads(written)
-    kept["final"]["considered"] = [0]  # by an earlier version, whose answer stays
-    (folder / "report.json").write_text(json.dumps(kept, indent=2))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     again = run_cli("run", "--study", tiny, **CACHE)
     assert (again.returncode, again.stderr) == (0, "")
@@ -250,7 +246,6 @@ def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, ru
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert len(trials_of(finished)) == 3
 
-    (folder / "report.json").write_text(written)
     more = run_cli("run", "--study", tiny, "--trials", 4, **CACHE)
     assert (more.returncode, more.stderr) == (0, "")
     assert re.findall(r"^trial +(\d+) ", more.stdout, re.MULTILINE) == ["3"]

@@ -5,7 +5,6 @@ trials and the default. It is not taken back where the default alone scores high
 few to tell, and that was wrong more often than right. Measured in docs/results.md.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,8 +16,7 @@ from wastetune.backbones.cuts import TOP
 from wastetune.evaluation.metrics import metric_value
 from wastetune.storage.records import TrialRecord
 
-# Averaged, besides the default's, but at most half of all: behind a shared trunk heads cost next to nothing.
-HEADS = 10
+HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost next to nothing
 TAILS = 3  # trials averaged, besides the default, where the winner has a tail: each tail is a pass of its own
 
 # The mean of several trials, the winner alone, or the default configuration.
@@ -64,7 +62,7 @@ def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False) -> Ca
         return Candidates((best,), default)
     heads_only = best.cut == TOP.name
     allowed = [trial for trial in complete if trial.cut == TOP.name] if heads_only else complete
-    chosen = allowed[: min(HEADS, math.ceil(len(allowed) / 2)) if heads_only else TAILS]
+    chosen = allowed[: HEADS if heads_only else TAILS]
     return Candidates(tuple(chosen if default not in allowed or default in chosen else [*chosen, default]), default)
 
 

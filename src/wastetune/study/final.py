@@ -72,18 +72,15 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
     """
     best = best_trial(study)
     assert best is not None
-    records = read_records(study)
-    candidates = find_candidates(records, alone=prepared.context.spec.final == "best")
+    candidates = find_candidates(read_records(study), alone=prepared.context.spec.final == "best")
     bundle = folder / "bundle"
     earlier = read_report(folder) if (bundle / MODEL_FILE).exists() else None
     answered = (fingerprint_digest(prepared), best.number, read_attrs(best).config)
     considered = tuple(trial.number for trial in candidates.trials)
-    complete = sum(trial.state == "complete" for trial in records)
     if (
         earlier
         and (earlier.fingerprint, earlier.best.number, earlier.best.config) == answered
-        # An earlier version may have considered others of the same trials: its answer stays.
-        and (earlier.final is None or earlier.final.considered == considered or earlier.trials.complete == complete)
+        and (earlier.final is None or earlier.final.considered == considered)
     ):
         refitted = Refit(earlier.evaluation, earlier.seconds.retrain, earlier=earlier)
     else:
