@@ -12,6 +12,7 @@ import numpy as np
 
 from wastetune.console import open_console
 from wastetune.data.splits import draw_folds
+from wastetune.evaluation.calibration import log_loss
 from wastetune.evaluation.metrics import metric_value
 from wastetune.storage.database import open_storage
 from wastetune.storage.records import read_attrs
@@ -46,7 +47,7 @@ def main() -> None:
         scores = {}
         for epochs in (attrs.best_epoch, config.epochs):
             made = cross_predict(prepared.context, config, folds, number=trial.number, epochs=epochs, bar=console.bar)
-            loss = -np.log(np.maximum(made[np.arange(len(labels)), labels], 1e-7)).mean()
+            loss = log_loss(labels, made)
             scores[epochs] = metric_value("macro_f1", labels, made)
             print(
                 f"trial {trial.number}, {epochs} epochs: macro F1 {scores[epochs]:.4f}, log loss {loss:.4f}", flush=True

@@ -6,8 +6,8 @@
 `collect` runs a study and keeps what rules may see (validation scores; probabilities of validation pictures by the
 trials and by new fits of the best ones; with --cross, out of fold) and what they are judged by (each trial's
 probabilities of the test pictures after refitting). `compare` applies the rules. It reads the test set for every trial,
-as no study may; rules were developed on DEVELOPED and confirmed on the others with seeds 0 to 2, and the seeds 3 to 5
-are fresh for all.
+as no study may; rules were developed on DEVELOPED and confirmed on the others with seeds 0 to 2. Seeds 3
+to 5 were fresh then; seeds 6 and 7 decided, for the whole schedule.
 
 Activations, in WASTETUNE_CACHE, are computed once for all splits of a data set.
 """

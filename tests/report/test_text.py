@@ -34,6 +34,14 @@ def test_the_terminal_report_fits_80_columns(count):
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_the_matrix_has_the_classes_over_its_columns_where_they_fit():
+    digits = [str(number) for number in range(10)]
+    text = render_report(a_report(classes=digits, test=scores(0.5, digits)))
+    header, *rows = text.partition("Confusion matrix")[2].splitlines()[1:12]
+    assert header.split() == digits
+    assert [row.split()[0] for row in rows] == digits
+
+
 def test_a_default_within_the_interval_is_not_sold_as_a_gain():
     close = a_report(default_test=scores(0.745))
     assert "chance may explain" in " ".join(render_report(close).split())

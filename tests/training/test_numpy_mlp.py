@@ -102,9 +102,13 @@ def test_one_seed_gives_one_head():
 
 @pytest.mark.parametrize("horizon", [1, 2, 7, 400])
 def test_the_learning_rate_is_that_of_keras(horizon):
+    model, _ = both(config())
+    compile_model(model, config(), horizon=horizon, xla=False)
     warmup = max(1, round(horizon / 20))
     schedule = keras.optimizers.schedules.CosineDecay(
         1e-4, decay_steps=max(1, horizon - warmup), warmup_target=0.01, warmup_steps=warmup
     )
     for step in range(horizon + 2):
         assert rate_at(step, 0.01, horizon) == pytest.approx(float(schedule(step)), abs=1e-8)
+        model.optimizer.iterations.assign(step)
+        assert float(model.optimizer.learning_rate) == pytest.approx(float(schedule(step)), abs=1e-8)

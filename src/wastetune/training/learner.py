@@ -97,10 +97,10 @@ def compile_model(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -
     import keras
 
     # A table, because Keras asks for the rate once for each weight, and would build the schedule's graph each time.
-    rates = np.array([rate_at(step, config.learning_rate, horizon) for step in range(horizon)], np.float32)
+    rates = np.array([rate_at(step, config.learning_rate, horizon) for step in range(horizon + 2)], np.float32)
 
-    def rate() -> Any:
-        return keras.ops.take(rates, optimizer.iterations)
+    def rate() -> Any:  # stays at the last one, which is 0, after the horizon
+        return keras.ops.take(rates, keras.ops.minimum(optimizer.iterations, len(rates) - 1))
 
     optimizers = {
         "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=config.weight_decay),
