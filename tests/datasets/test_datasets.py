@@ -276,7 +276,7 @@ def test_a_data_set_that_is_not_there_says_what_to_do(tmp_path: Path, monkeypatc
         find_dataset("trashnet", tmp_path)
     with pytest.raises(UserError, match=r"wcd is not in data/wcd: sign in at Kaggle"):
         find_dataset("wcd")
-    with pytest.raises(UserError, match=r"'tresh' is neither .* known data sets trashnet, wid, wcd"):
+    with pytest.raises(UserError, match=r"no folder tresh, here or in data, and .* they are trashnet, wid, wcd"):
         find_dataset("tresh")
 
 

@@ -338,7 +338,6 @@ def problem_lines(problems: Sequence[Problem], most: int = 20) -> list[str]:
 
 
 def wrapped(lines: Iterable[str]) -> list[str]:
-    """The lines, broken at the width of a terminal."""
-    return [
-        part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_long_words=False)
-    ]
+    """The lines, broken at the width of a terminal, between words only: a path or a name may be copied whole."""
+    wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return [part for line in lines for part in wrapper.wrap(line)]
