@@ -41,6 +41,7 @@ LIBRARIES = {
     "optuna_dashboard": "tracking.ui",
     "mlflow": "tracking",
     "pandas": "api tracking.model_code.loader",
+    "joblib": "study.fits",
     "sklearn": "evaluation.shift evaluation.novelty",
     "tensorflow": "backbones.runtime models",
     "onnxruntime": "models.loading",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import wastetune.study.final
+import wastetune.study.fits
 import wastetune.study.refit
 import wastetune.tuning.objective
 from wastetune.backbones.backbone import build_trunk
@@ -119,18 +120,30 @@ def test_the_model_is_compared_on_pictures_read_from_their_own_files(prepared):
 
 def test_it_trains_on_train_and_validation_pictures_together(prepared, monkeypatch):
     seen = []
-    fit_final = wastetune.tuning.objective.fit_final
+    fit_final = wastetune.study.fits.fit_final
 
     def spy(model, train, **options):
         seen.append((len(train.labels), [len(view) for view in train.views], options["steps"]))
         fit_final(model, train, **options)
 
-    monkeypatch.setattr(wastetune.tuning.objective, "fit_final", spy)
+    monkeypatch.setattr(wastetune.study.fits, "fit_final", spy)
     for whole_schedule in (True, False):
         refit(prepared.context, prepared.test, {3: attrs(augmentation=1.0)}, whole_schedule=whole_schedule, bar=BAR)
     count = len(prepared.context.data.train) + len(prepared.context.data.val)
     # All epochs of the configuration; or up to its trial's best one, as earlier versions did.
     assert seen == [(count, [count, count], epochs * (count // 8)) for epochs in (3, 2)]
+
+
+def test_heads_fitted_at_once_in_processes_are_those_fitted_one_after_another(prepared, monkeypatch):
+    members = {number: attrs(learning_rate=0.01 * number) for number in (1, 2, 3)}
+    alone = refit_again(prepared.context, prepared.test, members, repeat=1, bar=BAR)
+    monkeypatch.setattr(wastetune.study.fits, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    # A process of its own has not this `fit_final`.
+    monkeypatch.setattr(wastetune.study.fits, "fit_final", lambda *_, **__: pytest.fail("fitted in this process"))
+    together = refit_again(prepared.context, prepared.test, members, repeat=1, bar=BAR)
+    for number, probabilities in alone.items():
+        np.testing.assert_array_equal(together[number], probabilities)
 
 
 def test_the_same_trial_retrained_twice_is_the_same_model(prepared):
@@ -166,7 +179,7 @@ def test_several_heads_are_one_model_with_the_mean_of_their_probabilities_at_a_t
 
 def test_out_of_fold_predictions_come_from_models_that_did_not_see_the_pictures(prepared, monkeypatch):
     context, fitted = prepared.context, []
-    fit_final = wastetune.tuning.objective.fit_final
+    fit_final = wastetune.study.fits.fit_final
 
     def spy(learner, train, **options):
         fitted.append(len(train.labels))

@@ -1,7 +1,6 @@
 """Fits configurations of finished trials again, on all but the test set, and predicts the test pictures."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +14,12 @@ from wastetune.evaluation.calibration import scale_probabilities
 from wastetune.evaluation.scores import Scores, score_predictions
 from wastetune.seeding import seed_for
 from wastetune.storage.records import TrialAttrs
+from wastetune.study.fits import FitTask, fit_each
 from wastetune.training.assembly import assemble_model, copy_branch
 from wastetune.training.config import TrialConfig
-from wastetune.training.fit import TrainingFailed, predict_probabilities
-from wastetune.training.learner import Learner, as_keras, count_parameters
-from wastetune.tuning.objective import fitted_learner, fitting_set, plain_set
+from wastetune.training.fit import TrainingFailed
+from wastetune.training.learner import as_keras, count_parameters
+from wastetune.tuning.objective import fitting_set, plain_set
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
 # The assembled model and the stored activations (half precision) may differ by so much in a probability.
@@ -68,16 +68,16 @@ def refit(
         number: config.epochs if whole_schedule else members[number].best_epoch or 0
         for number, config in configs.items()
     }
-    for number, config in configs.items():
+    tasks = [
+        _task(context, test, config, epochs=epochs[number], seed=trial_seed(context, number), bar=bar)
+        for number, config in configs.items()
+    ]
+    for (number, config), (learner, predicted) in zip(configs.items(), fit_each(context, tasks), strict=True):
         cut = nearest_cut(backbone, config.frozen_depth)
-        with _fitted_again(context, test, config, epochs=epochs[number], seed=trial_seed(context, number), bar=bar) as (
-            learner,
-            predicted,
-        ):
-            fitted[number] = predicted
-            trained += count_parameters(learner)
-            with as_keras(learner, backbone, cut, config, classes) as model:
-                branches.append(copy_branch(cut, model))
+        fitted[number] = predicted
+        trained += count_parameters(learner)
+        with as_keras(learner, backbone, cut, config, classes) as model:
+            branches.append(copy_branch(cut, model))
     uncalibrated = np.mean(list(fitted.values()), axis=0)
     probabilities = scale_probabilities(uncalibrated, temperature).astype(np.float32)
     whole = assemble_model(backbone, branches, temperature)
@@ -109,21 +109,16 @@ def refit_again(
 
     Each `repeat` has its own seeds.
     """
-    predicted = {}
+    tasks = []
     for number, attrs in members.items():
         config = TrialConfig.model_validate(attrs.config)
         seed = seed_for("repeat", trial_seed(context, number), repeat)
-        with _fitted_again(context, test, config, epochs=config.epochs, seed=seed, bar=bar) as (_, probabilities):
-            predicted[number] = probabilities
-    return predicted
+        tasks.append(_task(context, test, config, epochs=config.epochs, seed=seed, bar=bar))
+    return {number: predicted for number, (_, predicted) in zip(members, fit_each(context, tasks), strict=True)}
 
 
-@contextmanager
-def _fitted_again(
-    context: TrialContext, test: PictureSet, config: TrialConfig, *, epochs: int, seed: int, bar: Bar
-) -> Iterator[tuple[Learner, npt.NDArray[np.float32]]]:
-    """A learner fitted on all but the test set, and its probabilities of the test pictures."""
+def _task(context: TrialContext, test: PictureSet, config: TrialConfig, *, epochs: int, seed: int, bar: Bar) -> FitTask:
+    """Fits the configuration on all but the test set, and predicts the test pictures."""
     everything = fitting_set(context, config, bar)
     sealed = plain_set(context, test, nearest_cut(context.backbone, config.frozen_depth), bar, ahead=False)
-    with fitted_learner(context, config, everything, epochs=epochs, seed=seed) as learner:
-        yield learner, predict_probabilities(learner, sealed.activations)
+    return FitTask(config, everything, sealed.activations, epochs, seed)

@@ -8,9 +8,11 @@ from wastetune.evaluation.conformal import fit_set_thresholds
 from wastetune.evaluation.selective import fit_thresholds
 from wastetune.report.results import FinalModel
 from wastetune.search.selection import Candidates, select_members
+from wastetune.seeding import seed_for
+from wastetune.study.fits import FitTask, fit_each
 from wastetune.training.config import TrialConfig
-from wastetune.tuning.objective import cross_predict
-from wastetune.tuning.prepare import TrialContext
+from wastetune.tuning.objective import tuning_sets
+from wastetune.tuning.prepare import TrialContext, trial_seed
 
 
 def select_final(context: TrialContext, candidates: Candidates, console: Console) -> FinalModel:
@@ -19,13 +21,15 @@ def select_final(context: TrialContext, candidates: Candidates, console: Console
     Each candidate is fitted again on the training pictures alone. TrainingFailed where one cannot be.
     """
     trials, labels = candidates.trials, context.data.val.labels
-    folds = np.repeat([-1, 0], [len(context.data.train), len(labels)])
-    held_out = {}
     console.print(f"comparing {len(trials)} trials on validation pictures that they are not fitted on")
+    tasks = []
     for trial in trials:
         config = TrialConfig.model_validate(trial.config)
-        predicted = cross_predict(context, config, folds, number=trial.number, epochs=config.epochs, bar=console.bar)
-        held_out[trial.number] = predicted[folds == 0]
+        train, val = tuning_sets(context, config, console.bar)
+        seed = seed_for("fold", trial_seed(context, trial.number), 0)
+        tasks.append(FitTask(config, train, val.activations, config.epochs, seed))
+    fitted = fit_each(context, tasks)
+    held_out = {trial.number: predicted for trial, (_, predicted) in zip(trials, fitted, strict=True)}
     chosen = select_members(labels, held_out, candidates, context.spec.metric)
     mean = np.mean([held_out[number] for number in chosen.members], axis=0)
     temperature = fit_temperature(labels, mean)

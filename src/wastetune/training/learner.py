@@ -40,14 +40,21 @@ def open_learner(
     """
     if cut == TOP:
         (features,) = activation_shape(backbone, cut)
-        # One thread: matrices this small gain little from more, and on a busy machine, where threads wait for each
-        # other, training takes ten times as long.
-        with _thread_pools().limit(limits=1, user_api="blas"):
-            yield NumpyMLP(features, config, classes, horizon=horizon, seed=seed)
+        with open_head(features, config, classes, horizon=horizon, seed=seed) as head:
+            yield head
         return
     with open_keras_model(backbone, cut, config, classes, seed) as model:
         compile_model(model, config, horizon=horizon, xla=gains_from_xla(backbone, cut))
         yield model
+
+
+@contextmanager
+def open_head(features: int, config: TrialConfig, classes: int, *, horizon: int, seed: int) -> Iterator[NumpyMLP]:
+    """A head alone, for pooled vectors (n, features), ready to be trained for `horizon` steps."""
+    # One thread: matrices this small gain little from more, and on a busy machine, where threads wait for each
+    # other, training takes ten times as long.
+    with _thread_pools().limit(limits=1, user_api="blas"):
+        yield NumpyMLP(features, config, classes, horizon=horizon, seed=seed)
 
 
 @cache

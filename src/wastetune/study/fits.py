@@ -1,0 +1,66 @@
+"""Fits several configurations for their whole schedules: heads alone on all cores at once, tails one after another."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from wastetune.backbones.activation_store import Activations
+from wastetune.backbones.backbone import nearest_cut
+from wastetune.backbones.cuts import TOP
+from wastetune.training.config import TrialConfig
+from wastetune.training.fit import TrainingSet, fit_final, predict_probabilities, steps_per_epoch
+from wastetune.training.learner import FloatArray, Learner, open_head
+from wastetune.tuning.objective import fitted_learner
+from wastetune.tuning.prepare import TrialContext
+
+# Below so many steps in all, some seconds of work, processes take longer to start than they save.
+_WORTH_PROCESSES = 5000
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """A configuration, what it is fitted on for so many epochs, and the pictures whose classes it then predicts."""
+
+    config: TrialConfig
+    train: TrainingSet
+    predicted: Activations
+    epochs: int
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """The number of optimizer steps."""
+        return self.epochs * steps_per_epoch(len(self.train.labels), self.config)
+
+
+def fit_each(context: TrialContext, tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]:
+    """The learner of each task, in their order, and its class probabilities (n, classes) of the task's pictures.
+
+    A learner with a tail has its weights until the next one is asked for. The result does not depend on the number of
+    cores. TrainingFailed as in `run_trial`.
+    """
+    heads = _fit_heads([task for task in tasks if _is_head_alone(context, task)])
+    for task in tasks:
+        if _is_head_alone(context, task):
+            yield next(heads)
+        else:
+            with fitted_learner(context, task.config, task.train, epochs=task.epochs, seed=task.seed) as learner:
+                yield learner, predict_probabilities(learner, task.predicted)
+
+
+def _is_head_alone(context: TrialContext, task: FitTask) -> bool:
+    return nearest_cut(context.backbone, task.config.frozen_depth) == TOP
+
+
+def _fit_heads(tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]:
+    """Each in a process of its own while cores are free: a head is too small for more than one core, or for threads."""
+    from joblib import Parallel, cpu_count, delayed
+
+    cores = min(cpu_count(), len(tasks)) if sum(task.steps for task in tasks) >= _WORTH_PROCESSES else 1
+    yield from Parallel(n_jobs=max(cores, 1), return_as="generator")(delayed(_fit_head)(task) for task in tasks)
+
+
+def _fit_head(task: FitTask) -> tuple[Learner, FloatArray]:
+    (features,) = task.train.views[0].shape
+    with open_head(features, task.config, task.train.classes, horizon=task.steps, seed=task.seed) as head:
+        fit_final(head, task.train, config=task.config, steps=task.steps, seed=task.seed)
+        return head, predict_probabilities(head, task.predicted)
