@@ -100,6 +100,25 @@ def test_the_page_shows_accuracy_by_confidence_and_leaves_it_out_where_it_was_no
     assert "confidence" not in render_page(a_report(), History((), {}, {}), None)
 
 
+def test_a_warm_start_is_told_with_what_to_doubt():
+    starts = [
+        {"study": "old", "trial": 12},
+        {"study": "same", "trial": 3, "resplit": True},
+        {"study": "old", "trial": 7},
+    ]
+    best = report_values()["best"] | {"origin": "same, trial 3"}
+    report = a_report(warm_starts=starts, best=best)
+    page = render_page(report, History((), {}, {}), None)
+    for said in (words(report), render_markdown(report), page):
+        assert "Warm start with 3 configurations of earlier studies: old (trials 12, 7); same (trials 3)." in said
+        assert (
+            "same had another split of this data set, so what these configurations were chosen by may be among" in said
+        )
+        assert "Best configuration: trial 17, from same, trial 3, validation macro F1 0.951;" in said
+    assert "another split" not in words(a_report(warm_starts=starts[:1]))
+    assert "arm start" not in words(a_report())
+
+
 def test_a_default_that_was_kept_is_told_as_such():
     said = words(made_of("default", 0))
     assert "Final model: the default configuration; on validation pictures nothing was better." in said

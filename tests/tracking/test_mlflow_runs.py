@@ -50,7 +50,7 @@ def study():
     record = {"config": CONFIG, "cut": "top", "seed": 7, "history": HISTORY}
     for state, value, attrs in (
         (TrialState.COMPLETE, 0.6, {**record, "best_epoch": 2, "trainable_parameters": 12, "default": True}),
-        (TrialState.PRUNED, None, {**record, "history": HISTORY[:1]}),
+        (TrialState.PRUNED, None, {**record, "history": HISTORY[:1], "origin": "old, trial 12"}),
         (TrialState.FAIL, None, {"config": CONFIG, "failure": "OSError: the disk is gone"}),
         (TrialState.RUNNING, None, record),
     ):
@@ -88,6 +88,7 @@ def test_each_ended_trial_is_a_child_run_in_the_state_it_ended_in(mirror, study)
     assert found == [("FINISHED", "complete"), ("FINISHED", "pruned"), ("FAILED", "failed")]
     assert runs["trial 2"].data.tags["failure"] == "OSError: the disk is gone"
     assert "failure" not in runs["trial 0"].data.tags
+    assert [runs[f"trial {n}"].data.tags.get("origin") for n in range(3)] == [None, "old, trial 12", None]
     for number in range(3):
         run = runs[f"trial {number}"]
         assert run.data.tags["mlflow.parentRunId"] == mirror.parent

@@ -42,7 +42,7 @@ def test_it_counts_and_tells_who_works_how_fast_and_how_long_still(study):
     assert status["trials"] == {"complete": 5, "pruned": 1, "running": 2, "fail": 2}
     assert (status["asked"], status["finished"], status["failures"]) == (20, 6, {"worker lost": 2})
     assert status["metric"] == "macro_f1"
-    assert status["best"] == {"trial": 5, "score": 0.5, "config": {}}
+    assert status["best"] == {"trial": 5, "score": 0.5, "config": {}, "origin": ""}
     assert [(worker["host"], worker["alive"]) for worker in status["workers"]] == [("here", True), ("there", False)]
     assert status["trials_per_minute"] == pytest.approx(10, abs=0.1)
     assert status["seconds_left"] == pytest.approx(84, abs=1)

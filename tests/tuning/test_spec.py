@@ -57,6 +57,12 @@ def test_a_minimal_file_gets_the_documented_defaults(study):
     assert (spec.val_fraction, spec.test_fraction, spec.question) == (0.15, 0.2, "")
 
 
+def test_a_warm_start_is_a_list_of_names_or_auto(study):
+    assert load_study(study(MINIMAL)).warm_start is None
+    assert load_study(study(MINIMAL + 'warm_start = ["a", "b"]')).warm_start == ("a", "b")
+    assert load_study(study(MINIMAL + 'warm_start = "auto"')).warm_start == "auto"
+
+
 def test_a_study_cannot_be_changed_after_loading(study):
     with pytest.raises(ValidationError):
         load_study(study(MINIMAL)).trials = 3
@@ -96,6 +102,7 @@ def test_a_study_in_the_working_directory_comes_before_the_shipped_one(tmp_path,
         ('metric = "f1"', ['metric = "f1"', '"macro_f1", "accuracy", "balanced_accuracy"']),
         ("weights = 1", ["weights = 1", "a text in quotes"]),
         ('space = ""', ["space", "not empty"]),
+        ('warm_start = "wid"', ['warm_start = "wid"', '"auto" or a list of texts in quotes.']),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_what_is_allowed(study, line, words):

@@ -177,6 +177,7 @@ def _trial_marks(
     for trial in sorted(history.trials, key=rank):
         title = f"trial {trial.number}{', the winner' if trial.number == winner else ''}: {_outcome(trial)}"
         title += ", the default configuration" if trial.default else ""
+        title += f", from {trial.origin}" if trial.origin else ""
         title += f"; {more(trial)}" if more else ""
         point = (x_of(trial), plot.y.low if trial.score is None else trial.score)
         if trial.state == "failed":

@@ -39,6 +39,7 @@ from wastetune.report.text import (
     problem_lines,
     render_states,
     render_title,
+    warm_start_lines,
     warn_of_reuse,
     worse_line,
     worst_confusions,
@@ -265,7 +266,8 @@ def _confusions(scores: Scores, names: Sequence[str], most: int = 3) -> list[str
 
 def _search_note(report: Report) -> str:
     states = render_states(report.trials)
-    return f"{states}. Scores are on validation pictures; trials far below the others lie at the lower edge."
+    note = f"{states}. Scores are on validation pictures; trials far below the others lie at the lower edge."
+    return " ".join([note, *warm_start_lines(report.warm_starts)])
 
 
 def _failures(history: History, most: int = 5) -> list[str]:

@@ -14,7 +14,7 @@ from wastetune.evaluation.selective import Answered, Threshold
 from wastetune.evaluation.shift import Shift
 from wastetune.record import Record
 from wastetune.search.selection import Kind
-from wastetune.storage.records import Opening
+from wastetune.storage.records import Opening, Origin
 
 FILE = "report.json"
 
@@ -51,6 +51,7 @@ class Best(Record):
     number: int
     score: float
     config: dict[str, Any]
+    origin: str = ""  # the trial of an earlier study that the configuration is from
 
 
 class Edge(Record):
@@ -125,6 +126,7 @@ class StudySummary(Record):
     near_duplicates: int = 0  # groups of pictures that look alike, but are not all the same pixels
     contradictions: int = 0  # pictures in more than one class
     corrected: dict[str, int] = Field(default_factory=dict)  # decision in corrections.csv -> pictures that it changed
+    warm_starts: tuple[Origin, ...] = ()  # of the configurations that ran early
     leaked: int = 0  # test pictures with a near-duplicate that the model learns from; 0 unless split = "random"
 
     @property

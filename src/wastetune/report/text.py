@@ -12,7 +12,7 @@ from wastetune.evaluation.selective import Answered
 from wastetune.evaluation.shift import TOLD_APART
 from wastetune.formatting import aligned, markdown_table, render_count, render_duration, render_value, shortened
 from wastetune.report.results import FinalModel, Report, TrialCounts
-from wastetune.storage.records import Opening
+from wastetune.storage.records import Opening, Origin
 
 WIDTH = 80
 _OPENINGS = 5  # listed
@@ -264,10 +264,11 @@ def best_line(report: Report) -> str:
     """Which trial won, and how it was retrained."""
     best = report.best
     score = f"validation {METRICS[report.metric][0]} {best.score:.3f}"
+    origin = f", from {best.origin}" if best.origin else ""
     retrained = f"retrained for {render_count(report.retrain.epochs, 'epoch')}"
     if report.is_default and not report.default_won:
         retrained = "not retrained"
-    return f"Best configuration: trial {best.number}, {score}; {retrained}"
+    return f"Best configuration: trial {best.number}{origin}, {score}; {retrained}"
 
 
 def _config_rows(report: Report) -> list[tuple[str, ...]]:
@@ -283,12 +284,30 @@ def _facts(report: Report) -> list[str]:
     trials, seconds = report.trials, report.seconds.to_dict()
     return [
         f"Trials: {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed.",
+        *warm_start_lines(report.warm_starts),
         *data_facts(report),
         "Time: " + ", ".join(f"{name} {render_duration(spent)}" for name, spent in seconds.items()) + ".",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in report.versions.items()) + ".",
         f"Fingerprint: {report.fingerprint}.",
         *warn_of_reuse(report),
     ]
+
+
+def warm_start_lines(origins: Sequence[Origin]) -> list[str]:
+    """Which trials of earlier studies the configurations are from that ran early, and which of them to doubt."""
+    if not origins:
+        return []
+    trials: dict[str, list[str]] = {}
+    for each in origins:
+        trials.setdefault(each.study, []).append(str(each.trial))
+    named = "; ".join(f"{study} (trials {', '.join(numbers)})" for study, numbers in trials.items())
+    lines = [f"Warm start with {render_count(len(origins), 'configuration')} of earlier studies: {named}."]
+    if resplit := ", ".join(dict.fromkeys(each.study for each in origins if each.resplit)):
+        lines.append(
+            f"{resplit} had another split of this data set, so what these configurations were chosen by may be among "
+            "the test pictures here."
+        )
+    return lines
 
 
 def render_states(trials: TrialCounts) -> str:

@@ -1,9 +1,9 @@
 """Reads search_spaces/*.toml into a SearchSpace, from which a trial samples its TrialConfig."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
@@ -47,15 +47,36 @@ def default_params(space: SearchSpace) -> dict[str, Value]:
 
     Parameters that have no effect under the defaults are left out, because a trial does not sample them.
     """
+    return nearest_params(space, {})
+
+
+def nearest_params(space: SearchSpace, config: Mapping[str, Value | None]) -> dict[str, Value]:
+    """The searched parameters of the configuration of this space that is nearest to another one.
+
+    A value outside a range becomes its bound, and a key that has no value its default. ValueError where a choice does
+    not offer the value.
+    """
     searched: dict[str, Value] = {}
 
     def take(key: str, param: Param) -> Value:
-        if not isinstance(param, Fixed):
-            searched[key] = param.default
-        return param.default
+        if isinstance(param, Fixed):
+            return param.value
+        value = config.get(key)
+        searched[key] = param.default if value is None else _nearest(param, value)
+        return searched[key]
 
     _resolve(space, take)
     return searched
+
+
+def _nearest(param: IntRange | FloatRange | Choice, value: Any) -> Value:
+    match param:
+        case Choice(options):
+            return options[options.index(value)]
+        case IntRange(low, high):
+            return int(min(max(round(value), low), high))
+        case FloatRange(low, high):
+            return float(min(max(value, low), high))
 
 
 def default_config(space: SearchSpace) -> TrialConfig:

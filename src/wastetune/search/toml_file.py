@@ -4,8 +4,8 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types as at
 from pydantic import BaseModel, ValidationError
@@ -74,18 +74,24 @@ def allowed_values(model: type[BaseModel], key: str) -> str:
     """The values that a field accepts, in words: "a whole number, at least 1 and at most 16"."""
     field = model.model_fields[key]
     kind: Any = field.annotation
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    words = " or ".join(_kind_in_words(member) for member in kinds if member is not NoneType)
+    limits = [limit for limit in map(_limit, field.metadata) if limit]
+    return f"{words}, {' and '.join(limits)}" if limits else words
+
+
+def _kind_in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
-        return "one of " + ", ".join(in_toml(option) for option in get_args(kind))
-    if get_args(kind):  # X | None
-        kind = next(member for member in get_args(kind) if member is not NoneType)
+        options = [in_toml(option) for option in get_args(kind)]
+        return options[0] if len(options) == 1 else "one of " + ", ".join(options)
     words: dict[Any, str] = {
         int: "a whole number",
         float: "a number",
         bool: "true or false",
         str: "a text in quotes",
+        tuple[str, ...]: "a list of texts in quotes",
     }
-    limits = [limit for limit in map(_limit, field.metadata) if limit]
-    return f"{words[kind]}, {' and '.join(limits)}" if limits else words[kind]
+    return words[kind]
 
 
 def in_toml(value: object) -> str:

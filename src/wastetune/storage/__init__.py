@@ -9,6 +9,8 @@ The contract, on SQLite and on every other database that Optuna supports:
   `failure`; it has no value and uses up no budget.
 - Trial 0 is the default configuration. It has the user attribute `default`, and so has the trial that replaces it if
   it failed.
+- The configurations of earlier studies that a study runs early are chosen when it begins and stored with it, so that
+  all workers have the same ones. Such a trial has the user attribute `origin`.
 - A trial is created in one transaction with its parameters, its configuration and its `owner`, the host and process
   that runs it. Trial numbers follow the order of these transactions. After creating a trial, a worker checks by number
   whether the budget was already spent or an earlier trial has the same configuration (`void_reason`); if so, the later

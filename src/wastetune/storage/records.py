@@ -17,6 +17,7 @@ class TrialAttrs:
     config: Mapping[str, Any] = field(default_factory=dict)
     cut: str | None = None  # the block of the backbone below which everything was frozen
     default: bool = False  # whether the configuration is the default of the search space
+    origin: str = ""  # the trial of an earlier study that the configuration is from: "my_study, trial 12"
     owner: Mapping[str, Any] | None = None  # the process that runs it, see `owner.py`
     beat: float | None = None  # time of the last heartbeat, by the worker's clock
     history: Sequence[Mapping[str, Any]] = ()  # per epoch: number, loss, score, accuracy, seconds
@@ -60,6 +61,25 @@ class TrialRecord:
     best_epoch: int | None
     failure: str
     cut: str | None = None  # the block of the backbone below which everything was frozen
+    origin: str = ""  # the trial of an earlier study that the configuration is from
+
+
+class Origin(Record):
+    """The trial of an earlier study that a configuration is from."""
+
+    study: str
+    trial: int
+    resplit: bool = False  # whether that study had another split of the same data set
+
+    def __str__(self) -> str:
+        return f"{self.study}, trial {self.trial}"
+
+
+class WarmStart(Origin):
+    """A configuration of an earlier study as the space of this one has it: sampled parameters, and what they give."""
+
+    params: dict[str, Any]
+    config: dict[str, Any]
 
 
 class Opening(Record):
@@ -91,4 +111,5 @@ def record(trial: "FrozenTrial") -> TrialRecord:
         best_epoch=attrs.best_epoch,
         failure=attrs.failure,
         cut=attrs.cut,
+        origin=attrs.origin,
     )

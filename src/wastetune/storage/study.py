@@ -98,6 +98,11 @@ def find_study(storage: "BaseStorage", name: str) -> "optuna.Study":
         raise UserError(f"there is no study {name!r} in this database (there: {names}); see --storage") from None
 
 
+def study_names(storage: "BaseStorage") -> list[str]:
+    """The names of all studies in this database, sorted."""
+    return sorted(each.study_name for each in with_retries(storage.get_all_studies))
+
+
 def set_study_attr(study: "optuna.Study", key: str, value: Any) -> None:
     """Stores a JSON value with the study."""
     with_retries(lambda: study.set_user_attr(key, value))
@@ -106,6 +111,18 @@ def set_study_attr(study: "optuna.Study", key: str, value: Any) -> None:
 def get_study_attr(study: "optuna.Study", key: str, default: Any = None) -> Any:
     """The value stored with the study under this key."""
     return with_retries(lambda: study.user_attrs).get(key, default)
+
+
+def settle_study_attr(study: "optuna.Study", key: str, choose: Callable[[], Any]) -> Any:
+    """The value stored with the study under this key; where there is none, what `choose` gives is stored first.
+
+    So all workers have the value of the first. A database without locks may keep another one that was chosen at the
+    same time.
+    """
+    with exclusive(engine_of(study._storage), f"study {study.study_name}", timeout=LONG_TIMEOUT):
+        if get_study_attr(study, key) is None:
+            set_study_attr(study, key, choose())
+    return get_study_attr(study, key)
 
 
 def ask_lock(study: "optuna.Study") -> AbstractContextManager[None]:
@@ -183,10 +200,11 @@ def read_study_info(study: "optuna.Study") -> StudyInfo | None:
 
 
 _INFO = "about"  # the key in the database
+WARM_STARTS = "warm_starts"
 _OPENINGS = "test_openings"
 _OPENED = "test_opened_for"  # earlier versions: the winner of each
 STUDY_ATTRS = frozenset(
-    {"id", "fingerprint", "trials", _INFO, _OPENINGS, _OPENED}
+    {"id", "fingerprint", "trials", _INFO, WARM_STARTS, _OPENINGS, _OPENED}
 )  # that wastetune stores with a study
 
 

@@ -33,6 +33,7 @@ from wastetune.tuning.prepare import Prepared, join_study, prepare_study
 from wastetune.tuning.processes import is_replacement, parent_process, run_workers, worker_arguments
 from wastetune.tuning.progress import render_preparation, render_trial, show_study, show_trial
 from wastetune.tuning.spec import StudySpec
+from wastetune.tuning.warm_start import check_warm_start, render_warm_starts, settle_warm_starts
 from wastetune.tuning.worker import not_shown, run_worker
 
 if TYPE_CHECKING:
@@ -59,12 +60,15 @@ def run_study(
     """
     started = time.perf_counter()
     check_uri(locations.tracking_uri)
+    check_warm_start(spec, locations.storage)
     prepared = prepare_study(spec, data=locations.data, weights=locations.weights, console=console)
     console.print("\n".join(render_preparation(prepared)))
     folder = locations.results / spec.name
     study = join_study(prepared, locations.storage, console, split_table=folder / "split.csv")
     set_study_attr(study, "trials", spec.trials)
     write_split_table(prepared.index, prepared.splits, folder / "split.csv")
+    for line in render_warm_starts(spec, settle_warm_starts(study, prepared.context)):
+        console.print(line)
     preparing = time.perf_counter() - started
 
     report = None
@@ -152,10 +156,11 @@ def run_one_worker(
     check: Callable[[], None],
 ) -> bool:
     """Runs trials of a study beside other workers until it has its trials; true where the process should restart."""
+    patient = is_replacement()  # which must not end because the database is unavailable
+    check_warm_start(spec, locations.storage, patient=patient)
     prepared = prepare_study(spec, data=locations.data, weights=locations.weights, console=console)
     parent = parent_process()
-    # A replacement must not end because the database is unavailable.
-    study = join_study(prepared, locations.storage, console, patient=is_replacement())
+    study = join_study(prepared, locations.storage, console, patient=patient)
     trials = get_study_attr(study, "trials", spec.trials)
     if parent is None:
         console.print("\n".join(render_preparation(prepared)))

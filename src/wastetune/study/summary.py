@@ -13,8 +13,8 @@ from wastetune.data.splits import leaked_pictures
 from wastetune.report.results import Best, Edge, PictureCounts, Report, Seconds, StudySummary, TrialCounts
 from wastetune.search.space import bounds, searched_ranges
 from wastetune.search.toml_file import named_files
-from wastetune.storage.records import read_attrs
-from wastetune.storage.study import best_trial, get_study_attr, read_trials
+from wastetune.storage.records import Origin, WarmStart, read_attrs
+from wastetune.storage.study import WARM_STARTS, best_trial, get_study_attr, read_trials
 from wastetune.study.final import Refit, data_name
 from wastetune.training.config import TrialConfig
 from wastetune.tuning.prepare import Prepared, TrialContext, fingerprint_digest
@@ -53,7 +53,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
     context, splits, index = prepared.context, prepared.splits, prepared.index
     trials = read_trials(study)
     states = Counter(trial.state.name for trial in trials)
-    config = dict(read_attrs(best).config)
+    config, origin = dict(read_attrs(best).config), read_attrs(best).origin
     assert best.value is not None
     return StudySummary(
         study=context.spec.name,
@@ -69,16 +69,16 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         counts=PictureCounts(train=len(splits.train), val=len(splits.val), test=len(splits.test)),
         trials=TrialCounts(complete=states["COMPLETE"], pruned=states["PRUNED"], failed=states["FAIL"]),
         default_number=next((t.number for t in trials if read_attrs(t).default and t.value is not None), 0),
-        best=Best(number=best.number, score=best.value, config=config),
+        best=Best(number=best.number, score=best.value, config=config, **({"origin": origin} if origin else {})),
         edges=edge_findings(config, _reachable_ranges(context)),
         problems=index.problems,
         duplicates=sum(len(group) - 1 for group in duplicate_groups(index)),
         contradictions=len(contradictions(index)),
-        **_rare(prepared),
+        **_rare(study, prepared),
     )
 
 
-def _rare(prepared: Prepared) -> dict[str, Any]:
+def _rare(study: "optuna.Study", prepared: Prepared) -> dict[str, Any]:
     """What only some studies have. It is left out elsewhere, so that reports of earlier versions stay as they are."""
     index = prepared.index
     values: dict[str, Any] = {}
@@ -87,9 +87,18 @@ def _rare(prepared: Prepared) -> dict[str, Any]:
         values["near_duplicates"] = near
     if index.corrected:
         values["corrected"] = dict(index.corrected)
+    if origins := _warm_starts(study):
+        values["warm_starts"] = [each.to_dict() for each in origins]
     if prepared.context.spec.split == "random":
         values["leaked"] = len(leaked_pictures(index, prepared.splits))
     return values
+
+
+def _warm_starts(study: "optuna.Study") -> list[Origin]:
+    """Where the configurations of earlier studies are from that have run; fewer trials than these may be asked for."""
+    ran = {read_attrs(trial).origin for trial in read_trials(study)}
+    starts = map(WarmStart.from_dict, get_study_attr(study, WARM_STARTS, ()))
+    return [Origin(study=each.study, trial=each.trial, resplit=each.resplit) for each in starts if str(each) in ran]
 
 
 def render_command(spec: StudySpec) -> str:

@@ -123,6 +123,7 @@ def render_trial_note(
     lines = [
         f"**{METRICS[metric][0]} {best['score']:.4f}**{accuracy} on the validation pictures, "
         f"in epoch {best['number']} of {epochs}; {attrs.trainable_parameters:,} parameters trained.",
+        *(["", f"A warm start: the configuration is from {attrs.origin}."] if attrs.origin else []),
         "",
         "Worst classes:",
         "",

@@ -200,6 +200,7 @@ def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
         "seed": None if attrs.seed is None else str(attrs.seed),
         "failure": attrs.failure,
         "default": "true" if attrs.default else None,
+        "origin": attrs.origin,
         ORDER: _order(trial),
     }
     run = client.create_run(

@@ -42,7 +42,7 @@ _START_TIMEOUT = 90.0  # seconds; the tables of a new store alone take ten
 _POLL_INTERVAL = 0.3  # seconds
 _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 # Attributes that the dashboard's pages leave out: of trials, what is no single value for people; of studies, all.
-_SHOWN = {"cut", "best_epoch", "val_accuracy", "trainable_parameters", "failure"}
+_SHOWN = {"cut", "origin", "best_epoch", "val_accuracy", "trainable_parameters", "failure"}
 _HIDDEN = {each.name for each in fields(TrialAttrs)} - _SHOWN | STUDY_ATTRS
 
 

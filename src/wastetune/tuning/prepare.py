@@ -24,6 +24,7 @@ from wastetune.datasets.identity import content_digest, content_sketch, name_dat
 from wastetune.errors import UserError
 from wastetune.search.distributions import render_param
 from wastetune.search.space import SearchSpace, load_space
+from wastetune.search.toml_file import in_toml
 from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
 from wastetune.storage.database import open_storage
@@ -78,6 +79,7 @@ _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 # Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
 _NOT_IN_FINGERPRINT = {
     *("name", "source", "question", "trials", "weights", "dataset", "dataset_name", "space", "final", "corrections"),
+    "warm_start",
 }
 # Keys that came later: a study that does not use them keeps the fingerprint it began with.
 _LATER = {("split", "grouped")}
@@ -101,17 +103,17 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     `data` is a folder of data sets, `weights` a folder of weights files; both are searched first.
     UserError for anything in the study file, the folders or the weights that does not fit.
     """
-    with _key_of(spec, "backbone"):
+    with key_of(spec, "backbone"):
         architecture = find_architecture(spec.backbone)
-    with _key_of(spec, "space"):
+    with key_of(spec, "space"):
         space = load_space(spec.space)
-    with _key_of(spec, "dataset"):
+    with key_of(spec, "dataset"):
         folder = find_dataset(spec.dataset, data)
     cache, stamp = cache_folder(), folder_stamp(folder)
     with console.bar("reading pictures", None) as done:
         index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done), say=console.print)
     if spec.corrections:
-        with _key_of(spec, "corrections"):
+        with key_of(spec, "corrections"):
             index = correct_index(in_folder, Path(spec.corrections).expanduser())
     splits = split_index(
         index,
@@ -143,6 +145,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             **{f"space's {key}": render_param(param) for key, param in space.params},
             _DATA: split_digest(index, splits)[:16],
             "weights": backbone.digest[:16],
+            **({"warm_start": in_toml(spec.warm_start)} if spec.warm_start else {}),
             **recipes_of(space, backbone),
         },
         check_pictures=watch_pictures(in_folder, stamp, cache, console.print),
@@ -210,12 +213,14 @@ def package_versions() -> dict[str, str]:
 
 
 @contextmanager
-def _key_of(spec: StudySpec, key: str) -> Iterator[None]:
+def key_of(spec: StudySpec, key: str) -> Iterator[None]:
     """Adds the file and the key to the message of a UserError."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{spec.source}: {key} = {getattr(spec, key)!r}: {error}") from None
+        value = getattr(spec, key)
+        shown = in_toml(value) if isinstance(value, tuple) else repr(value)
+        raise UserError(f"{spec.source}: {key} = {shown}: {error}") from None
 
 
 def bar_steps(done: Callable[[int], None]) -> Callable[[int, int], None]:

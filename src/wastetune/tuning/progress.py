@@ -66,7 +66,12 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
         "metric": info.metric if info else "",
         "best": None
         if best is None
-        else {"trial": best.number, "score": best.value, "config": read_attrs(best).config},
+        else {
+            "trial": best.number,
+            "score": best.value,
+            "config": read_attrs(best).config,
+            "origin": read_attrs(best).origin,
+        },
         "workers": workers,
         "trials_per_minute": None if rate is None else round(rate, 2),
         "seconds_left": None if rate is None else round(60 * left / rate, 1),
@@ -84,7 +89,11 @@ def render_status(status: Mapping[str, Any]) -> str:
     if status["question"]:
         lines.append(status["question"])
     name = f" {METRICS[status['metric']][0]}" if status["metric"] else ""
-    lines.append("best: none yet" if best is None else f"best{name}: {best['score']:.4f} (trial {best['trial']})")
+    if best is None:
+        lines.append("best: none yet")
+    else:
+        origin = f", from {best['origin']}" if best["origin"] else ""
+        lines.append(f"best{name}: {best['score']:.4f} (trial {best['trial']}{origin})")
     if rate is not None:
         left = status["seconds_left"]
         lines.append(f"{rate:.1f} trials a minute" + (f", about {render_rough_duration(left)} left" if left else ""))
@@ -146,6 +155,7 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
     so_far = f"  best {best.value:.4f} (trial {best.number})" if best else ""
     line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {seconds:5.0f} s{so_far}"
+    line += f"  from {attrs.origin}" if attrs.origin else ""
     for key in _SHOWN:
         value = attrs.config.get(key)
         if key in trial.params and value is not None:

@@ -4,7 +4,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from wastetune.errors import UserError
 from wastetune.search.toml_file import check_keys, explain, find_file, named_files, read_toml
@@ -25,6 +25,7 @@ class StudySpec(BaseModel):
     space: str = Field(default="transfer", min_length=1)
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = "macro_f1"
     trials: int = Field(default=50, ge=1)
+    warm_start: Literal["auto"] | tuple[str, ...] | None = None  # earlier studies whose best configurations run early
     seed: int = Field(default=0, ge=0)
     corrections: str | None = Field(default=None, min_length=1)  # a file of corrections.py
     weights: str = Field(default="imagenet", min_length=1)  # "imagenet", "none", a file or a folder
@@ -34,6 +35,11 @@ class StudySpec(BaseModel):
     test_fraction: float = Field(default=0.2, gt=0, lt=0.5)
     split: Literal["grouped", "random"] = "grouped"  # near-duplicates on one side, or each picture alone, which leaks
     final: Literal["ensemble", "best"] = "ensemble"  # the final model: the mean of the best heads, or the winner alone
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _freeze(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
 
 
 def load_study(name_or_path: str) -> StudySpec:

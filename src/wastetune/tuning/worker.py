@@ -31,7 +31,7 @@ from wastetune.storage.budget import (
     retry_due,
 )
 from wastetune.storage.heartbeat import Heartbeat, heartbeats
-from wastetune.storage.records import TrialAttrs, read_attrs
+from wastetune.storage.records import TrialAttrs, WarmStart, read_attrs
 from wastetune.storage.study import ask_lock, read_trials
 from wastetune.storage.trials import (
     RunningTrial,
@@ -49,6 +49,7 @@ from wastetune.tracking.dashboard import Notes
 from wastetune.training.fit import Epoch
 from wastetune.tuning.objective import choose_config, run_trial
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
+from wastetune.tuning.warm_start import settle_warm_starts
 
 if TYPE_CHECKING:
     import optuna
@@ -78,6 +79,7 @@ class _StartedTrial:
     trial: RunningTrial
     proposal: Proposal
     default: bool
+    origin: str
 
 
 def run_worker(
@@ -108,6 +110,7 @@ def run_worker(
     deadline = None if timeout is None else time.monotonic() + timeout
     memory = open_in_memory_study(epochs=int(bounds(context.space, "epochs")[1]))
     notes = Notes(study, context.spec.metric, context.classes)
+    warm_starts = settle_warm_starts(study, context)
     failures = models = 0
     with _releasing_trials(study), heartbeats(study, parent) as heartbeat:
         while True:
@@ -120,7 +123,8 @@ def run_worker(
                     return False
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
-                started = _begin(study, known, memory, context, name) if count_live(known) < trials else None
+                is_wanted = count_live(known) < trials
+                started = _begin(study, known, memory, context, name, warm_starts) if is_wanted else None
             if started is None:  # trials of other workers may still fail
                 time.sleep(_WAIT)
                 continue
@@ -160,13 +164,20 @@ def _releasing_trials(study: "optuna.Study") -> Iterator[None]:
 
 
 def _begin(
-    study: "optuna.Study", known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext, name: str
+    study: "optuna.Study",
+    known: "Sequence[FrozenTrial]",
+    memory: InMemoryStudy,
+    context: TrialContext,
+    name: str,
+    warm_starts: Sequence[WarmStart] = (),
 ) -> _StartedTrial:
     default = default_is_due(known)
-    proposal = _choose(known, memory, context, default, name)
+    proposal = _choose(known, memory, context, default, name, warm_starts)
+    config = proposal.config.model_dump()
+    origin = next((str(start) for start in warm_starts if start.config == config), "")  # also when it is tried again
     cut = nearest_cut(context.backbone, proposal.config.frozen_depth)
-    attrs = TrialAttrs(config=proposal.config.model_dump(), cut=cut.name, default=default)
-    return _StartedTrial(begin_trial(study, proposal.params, proposal.distributions, attrs), proposal, default)
+    attrs = TrialAttrs(config=config, cut=cut.name, default=default, origin=origin)
+    return _StartedTrial(begin_trial(study, proposal.params, proposal.distributions, attrs), proposal, default, origin)
 
 
 def _run_one(
@@ -199,6 +210,7 @@ def _run_one(
     try:
         result = run_trial(config, trial.number, context, bar, on_epoch)
         attrs = TrialAttrs(
+            origin=started.origin,
             history=history,
             seed=trial_seed(context, trial.number),
             best_epoch=result.fit.best.number,
@@ -221,9 +233,16 @@ def _run_one(
 
 
 def _choose(
-    known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext, default: bool, name: str
+    known: "Sequence[FrozenTrial]",
+    memory: InMemoryStudy,
+    context: TrialContext,
+    default: bool,
+    name: str,
+    warm_starts: Sequence[WarmStart] = (),
 ) -> Proposal:
-    """What to run next: the default while it is due, then configurations to retry, then what the sampler proposes."""
+    """What to run next: the default while it is due, then configurations to retry, then those of earlier studies, then
+    what the sampler proposes.
+    """
 
     def resolve(trial: "optuna.trial.BaseTrial") -> Any:
         return choose_config(trial, context)
@@ -239,6 +258,9 @@ def _choose(
         return proposal
     if retry := retry_due(known):
         return propose_this(retry.params, resolve)
+    for start in warm_starts:
+        if find_duplicate(known, start.config) is None:
+            return propose_this(start.params, resolve)
     proposal = propose(memory, known, resolve, seed=_sampler_seed(context, name, len(known)))
     for attempt in range(1, _MAX_REPEATS):
         if find_duplicate(known, proposal.config.model_dump()) is None:
