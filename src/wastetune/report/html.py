@@ -43,6 +43,7 @@ from wastetune.report.text import (
     worse_line,
     worst_confusions,
 )
+from wastetune.search.choice import describe_search
 from wastetune.search.history import ENOUGH_TRIALS, History
 
 FILE = "report.html"
@@ -265,6 +266,8 @@ def _confusions(scores: Scores, names: Sequence[str], most: int = 3) -> list[str
 
 def _search_note(report: Report) -> str:
     states = render_states(report.trials)
+    if search := describe_search(report.begun_with):
+        states += f"; {search}"
     return f"{states}. Scores are on validation pictures; trials far below the others lie at the lower edge."
 
 
