@@ -40,6 +40,8 @@ Resolve = Callable[["BaseTrial"], TrialConfig]
 
 # Random trials before the sampler has enough to learn from.
 _STARTUP_TRIALS = 8
+# Samplers that model only keys that all trials have.
+_UNCONDITIONAL = ("GPSampler", "CmaEsSampler", "NSGAIISampler", "NSGAIIISampler")
 
 
 @dataclass(frozen=True)
@@ -152,27 +154,28 @@ def _check_grid(space: SearchSpace, points: int, trials: int | None) -> str:
 
 def _check_keys(sampler: Named, space: SearchSpace) -> str:
     """Which keys the sampler draws at random, whatever it has seen."""
-    name, searched = name_of(sampler), {key: each for key, each in space.params if not isinstance(each, Fixed)}
+    name = name_of(sampler)
     kind = {"gp": "GPSampler", "cmaes": "CmaEsSampler"}.get(name, name.rpartition(".")[2])
-    if kind in (TPE, "TPESampler", "random", "RandomSampler"):
+    if kind not in _UNCONDITIONAL:
         return ""
-    always = _always_searched(space)
-    chance = [
+    searched = {key: param for key, param in space.params if not isinstance(param, Fixed)}
+    learned = {
         key
-        for key, param in searched.items()
-        if key not in always or (kind == "CmaEsSampler" and isinstance(param, Choice))
-    ]
-    if searched and len(chance) == len(searched):
+        for key in _always_searched(space) & searched.keys()
+        if kind != "CmaEsSampler" or not isinstance(searched[key], Choice)
+    }
+    if searched and not learned:
         raise UserError(
             f"sampler = {render_choice(sampler)} would draw every key of {space.source} at random: it learns "
             f"{'numbers' if kind == 'CmaEsSampler' else 'keys'} without a condition only; choose another sampler"
         )
-    return f"  drawn at random, because this sampler cannot learn them: {', '.join(chance)}" if chance else ""
+    chance = ", ".join(key for key in searched if key not in learned)
+    return f"  drawn at random, because this sampler cannot learn them: {chance}" if chance else ""
 
 
 def _always_searched(space: SearchSpace) -> set[str]:
-    """The searched keys that every trial has."""
-    return {key for key, param in space.params if param.when is None and not isinstance(param, Fixed)}
+    """The keys that every trial has."""
+    return {key for key, param in space.params if param.when is None}
 
 
 def _remember(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]") -> list[int]:
