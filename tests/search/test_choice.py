@@ -10,6 +10,7 @@ from wastetune.search.sampler import build_sampler, check_search
 from wastetune.search.space import load_space
 
 NSGA = {"class": "optuna.samplers.NSGAIISampler", "population_size": 20}
+FIXED = {"class": "optuna.samplers.PartialFixedSampler", "fixed_params": {"batch_size": 8}}
 FEW = """\
 head_layers = 0
 dropout = 0.1
@@ -51,7 +52,6 @@ def test_a_class_is_told_with_its_arguments_in_whatever_order():
         ("sampler", 3, ["sampler = 3", "one of"]),
         ("sampler", {"population_size": 3}, ["a table with a class of Optuna's"]),
         ("sampler", {"class": "subprocess.Popen", "args": ["true"]}, ["it must be one of"]),
-        ("sampler", {"class": "random", "seed": 3}, ["leave out seed"]),
         ("sampler", {"class": "optuna.samplers.GridSampler", "search_space": {}}, ['write sampler = "grid"']),
         ("sampler", {"class": "optuna.samplers.QMCSampler"}, ['write sampler = "qmc"']),
         ("sampler", {"class": "grid", "points": 1}, ["points must be a whole number, at least 2"]),
@@ -87,6 +87,9 @@ def test_names_may_have_arguments_and_arguments_may_be_objects():
         (NSGA | {"size": 1}, "median", "does not work here .TypeError: "),
         ({"class": "optuna.samplers.NSGASampler"}, "median", "Optuna has no class optuna.samplers.NSGASampler"),
         ({"class": "optuna.nowhere.X"}, "median", "cannot be imported"),
+        ({"class": "optuna.samplers._base.Any"}, "median", "Optuna has no class"),
+        ({"class": "random", "seed": 3}, "median", "leave out seed"),
+        (FIXED | {"base_sampler": {"class": "optuna.samplers.RandomSampler", "seed": 3}}, "median", "leave out seed"),
         ({"class": "optuna.pruners.NopPruner"}, "median", "that class is no sampler"),
         ({"class": "optuna.samplers.BruteForceSampler"}, "median", "search space will be infinite"),
         ("tpe", {"class": "optuna.samplers.RandomSampler"}, "that class is no pruner"),

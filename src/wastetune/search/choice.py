@@ -64,8 +64,6 @@ def read_choice(key: str, value: object) -> Named:
         )
     if reason := _REFUSED.get(name.rpartition(".")[2]):
         raise ValueError(f"{told}: {name} {reason}.")
-    if "seed" in table:
-        raise ValueError(f"{told}: leave out seed; the study's own is used.")
     if name in (GRID, QMC):
         _check_points(told, name, table)
     return name if table.keys() == {"class"} else dict(table)
@@ -118,6 +116,8 @@ def build(key: str, choice: Named, path: str, usual: Mapping[str, Any], offered:
             f"{key} = {in_toml(choice)} needs the package {package}, which is not installed; {install_command(extra)}"
         )
     given = {} if isinstance(choice, str) else {name: value for name, value in choice.items() if name != "class"}
+    if "seed" in given:  # the same in each proposal
+        raise UserError(f"{key} = {in_toml(choice)}: leave out seed; the study's own is used")
     taken = {name: value for name, value in offered.items() if name in inspect.signature(kind).parameters}
     with explained(key, choice):
         return kind(
@@ -136,7 +136,7 @@ def _find_class(key: str, path: str) -> type:
             found = getattr(import_module(module), name, None)
         except ImportError as error:
             raise UserError(f"{key}: {path} cannot be imported: {first_line(error)}") from error
-    if not isinstance(found, type):
+    if not (isinstance(found, type) and found.__module__.startswith(_PACKAGES)):
         raise UserError(f"{key}: Optuna has no class {path}; one that it has: {_EXAMPLES[key]}")
     return found
 
