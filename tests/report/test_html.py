@@ -97,7 +97,7 @@ CASES = {
             versions={HOSTILE: HOSTILE},
             problems=[{"path": HOSTILE, "what": HOSTILE}],
             class_counts={HOSTILE: {"train": 1, "val": 1, "test": 1}},
-            begun_with={HOSTILE: HOSTILE},
+            begun_with={HOSTILE: HOSTILE, "sampler": HOSTILE},
         ),
         a_history([a_trial(17), a_trial(18, "failed", failure=HOSTILE)]),
     ),

@@ -278,3 +278,10 @@ def test_corrections_are_told_with_the_pictures():
         "Corrected by hand: 2 dropped, 1 relabelled."
     ]
     assert len(data_facts(a_report())) == 1
+
+
+def test_another_sampler_or_pruner_is_told_with_the_trials():
+    report = a_report(begun_with={"backbone": "tiny_net", "sampler": "random", "pruner": "none"})
+    assert "failed; sampler random, pruner none." in words(report)
+    assert "; sampler random, pruner none. Scores are on" in render_page(report, History((), {}, {}), None)
+    assert "sampler" not in words(a_report(begun_with={"backbone": "tiny_net"}))

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from wastetune.search.pruner import is_hopeless, is_reported
-from wastetune.search.sampler import open_in_memory_study, propose, propose_at_random
+from wastetune.search.pruner import build_pruner, is_hopeless, is_reported, open_pruning
+from wastetune.search.sampler import open_in_memory_study, propose, propose_at_random, propose_by
+from wastetune.search.space import load_space, sample
 from wastetune.training.config import TrialConfig
 
 EPOCHS = 16
@@ -34,6 +36,7 @@ class Past:
             params=proposal.params,
             distributions=proposal.distributions,
             intermediate_values=dict(enumerate(scores, 1)),
+            system_attrs=dict(proposal.notes),
         )
         trial.number = len(self.trials)
         self.trials.append(trial)
@@ -102,3 +105,96 @@ def test_below_the_median_is_hopeless_but_not_too_early(score, hopeless):
 @pytest.mark.parametrize(("epochs", "looks"), [(1, [1]), (6, [1, 2, 3, 4, 5, 6]), (16, [2, 4, 6, 8, 10, 12, 14, 16])])
 def test_a_trial_is_reported_a_few_times(epochs, looks):
     assert [epoch for epoch in range(1, epochs + 1) if is_reported(epoch, epochs)] == looks
+
+
+SPACE = """\
+head_layers = { int = [1, 6], default = 1 }
+head_units = 8
+weight_decay = { float = [1e-6, 1e-2], default = 1e-4, when = "head_layers < 6" }
+dropout = { float = [0.0, 0.5], default = 0.3 }
+learning_rate = { float = [1e-4, 1e-1], log = true, default = 1e-3 }
+batch_size = 8
+epochs = 16
+"""
+
+
+@pytest.fixture
+def space(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(SPACE)
+    return load_space(str(path))
+
+
+def search(choice, space, count):
+    """The trials of a study by this sampler; each is proposed as by a worker that has just come."""
+    past = Past([])
+    for number in range(count):
+        proposal = propose_by(choice, space, past.trials, lambda trial: sample(space, trial), name="x", seed=number)
+        score = 0.1 * proposal.config.head_layers - abs(proposal.config.dropout - 0.1)
+        past.add(proposal, TrialState.PRUNED if number % 5 == 4 else TrialState.COMPLETE, value=score)
+    return past.trials
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["random", "cmaes", {"class": "tpe", "n_startup_trials": 3}, {"class": "optuna.samplers.NSGAIISampler"}],
+    ids=str,
+)
+def test_any_sampler_proposes_the_same_after_the_same_trials(space, choice):
+    if choice == "cmaes":
+        pytest.importorskip("cmaes")
+    trials = search(choice, space, 20)
+    assert [trial.params for trial in trials] == [trial.params for trial in search(choice, space, 20)]
+    assert len({trial.params["dropout"] for trial in trials}) == 20
+
+
+def test_a_genetic_sampler_reaches_later_generations_with_what_was_noted(space):
+    choice = {"class": "optuna.samplers.NSGAIISampler", "population_size": 5}
+    trials = search(choice, space, 30)
+    generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in trials]
+    assert (generations[0], generations[-1]) == (0, 4)
+    assert sum(trial.value for trial in trials[-8:]) > sum(trial.value for trial in trials[:8])
+
+
+def test_cma_es_reaches_later_generations_where_a_condition_leaves_a_key_out(space):
+    """With the keys of all trials so far it would model weight_decay, miss it later, and draw at random for ever."""
+    pytest.importorskip("cmaes")
+    trials = search("cmaes", space, 60)
+    first = next(number for number, trial in enumerate(trials) if "weight_decay" not in trial.params)
+    assert trials[first].system_attrs["cma:generation"] >= 1
+    assert trials[-1].system_attrs["cma:generation"] >= 4
+    assert sum(trial.value for trial in trials[-10:]) > sum(trial.value for trial in trials[:10]) + 0.5
+
+
+@pytest.mark.parametrize("choice", ["successive_halving", "hyperband", "percentile"])
+def test_any_pruner_decides_as_in_a_study_of_optunas(choice):
+    """Each trial is judged by a worker that has just come, from what was stored with the trials before it."""
+    pruner = build_pruner(choice, epochs=16)
+    study = optuna.create_study(study_name="mine", direction="maximize", pruner=pruner)
+    past, decided = Past([]), []
+    for number in range(40):
+        level, noted = (number * 7) % 20 / 20, {}
+        judge = open_pruning(choice, past.trials, epochs=16, name="mine", number=number, note=noted.__setitem__)
+        trial, scores = study.ask(), {}
+        for epoch in range(2, 17, 2):
+            scores[epoch] = level + epoch / 100
+            trial.report(scores[epoch], epoch)
+            hopeless = judge(epoch, scores[epoch])
+            assert hopeless == trial.should_prune()
+            if hopeless:
+                break
+        state = TrialState.PRUNED if hopeless else TrialState.COMPLETE
+        study.tell(trial, None if hopeless else level, state=state)
+        assert noted == study.trials[-1].system_attrs
+        past.trials.append(
+            create_trial(state=state, value=None if hopeless else level, intermediate_values=scores, system_attrs=noted)
+        )
+        past.trials[-1].number = number
+        decided.append(len(scores))
+    assert 8 in decided
+    assert min(decided) < 8
+
+
+def test_other_workers_may_have_created_trials_since():
+    judge = open_pruning("hyperband", [], epochs=16, name="mine", number=3, note=lambda *_: None)
+    assert not judge(2, 0.5)

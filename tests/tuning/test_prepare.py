@@ -2,10 +2,16 @@
 
 import shutil
 
+import pytest
+from optuna_dashboard import get_note
+
 from wastetune.console import open_console
+from wastetune.errors import UserError
+from wastetune.search.choice import describe_search
 from wastetune.storage.study import find_study, read_study_info, write_study_info
 from wastetune.study.summary import summarize_search
-from wastetune.tuning.prepare import join_study, prepare_study
+from wastetune.tuning.prepare import fingerprint_digest, join_study, prepare_study
+from wastetune.tuning.progress import describe_status, render_status
 from wastetune.tuning.spec import load_study
 
 
@@ -30,6 +36,28 @@ def test_a_random_split_is_another_study_and_its_leak_is_counted(tiny, pictures,
         study.add_trial(complete_default())
         summary = summarize_search(study, prepared, study.trials[0])
         assert leaked // 2 < summary.leaked <= leaked or summary.leaked == leaked == 0
+
+
+def test_another_sampler_is_another_study_and_its_trackers_tell_it(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    console = open_console(quiet=True)
+    usual = prepare(tiny)
+    assert {"sampler", "pruner"}.isdisjoint(usual.fingerprint)
+    assert fingerprint_digest(usual) == fingerprint_digest(prepare(tiny, sampler="tpe", pruner="median"))
+    other = prepare(tiny, sampler={"class": "tpe", "n_startup_trials": 4}, pruner="none")
+    assert other.fingerprint == usual.fingerprint | {"sampler": "tpe(n_startup_trials=4)", "pruner": "none"}
+    join_study(usual, "sqlite:///w.db", console)
+    words = (
+        r"another sampler, pruner \(sampler: then tpe, now tpe\(n_startup_trials=4\); pruner: then median, now none\)"
+    )
+    with pytest.raises(UserError, match=words):
+        join_study(other, "sqlite:///w.db", console)
+    assert describe_search(read_study_info(join_study(usual, "sqlite:///w.db", console)).tags) == ""
+    study = join_study(other, "sqlite:///other.db", console)
+    assert describe_search(read_study_info(study).tags) == "sampler tpe(n_startup_trials=4), pruner none"
+    assert "| search | sampler tpe(n_startup_trials=4), pruner none |" in get_note(study)
+    told = "\nsampler tpe(n_startup_trials=4), pruner none\n"
+    assert told in render_status(describe_status(study))
 
 
 def test_an_earlier_study_learns_which_pictures_it_has(tiny, tmp_path, monkeypatch):

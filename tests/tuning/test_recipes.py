@@ -123,4 +123,4 @@ def test_a_fingerprint_is_the_same_in_another_version_until_a_recipe_changes():
     raised = new | {"recipe of views": "2"}
     assert compare_fingerprints(old, raised) == {"recipe of views": ("1", "2")}
     assert compare_fingerprints(raised, new) == {"recipe of views": ("2", "1")}
-    assert compare_fingerprints(new, new | {"split": "random"}) == {"split": (None, "random")}
+    assert compare_fingerprints(new, new | {"split": "random"}) == {"split": ("grouped", "random")}

@@ -103,6 +103,8 @@ def test_a_study_in_the_working_directory_comes_before_the_shipped_one(tmp_path,
         ("weights = 1", ["weights = 1", "a text in quotes"]),
         ('space = ""', ["space", "not empty"]),
         ('warm_start = "wid"', ['warm_start = "wid"', '"auto" or a list of texts in quotes.']),
+        ('sampler = "bayes"', ['sampler = "bayes"', '"tpe", "gp"']),
+        ("pruner = false", ["pruner = false", '"median", "percentile"']),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_what_is_allowed(study, line, words):
@@ -111,6 +113,13 @@ def test_a_wrong_key_or_value_is_named_with_what_is_allowed(study, line, words):
     assert text.startswith(path)
     for word in words:
         assert word in text
+
+
+def test_sampler_and_pruner_are_names_or_tables(study):
+    spec = load_study(study(MINIMAL))
+    assert (spec.sampler, spec.pruner) == ("tpe", "median")
+    spec = load_study(study(MINIMAL + 'sampler = { class = "grid", points = 4 }\npruner = { class = "none" }\n'))
+    assert (spec.sampler, spec.pruner) == ({"class": "grid", "points": 4}, "none")
 
 
 def test_a_missing_key_is_named(study):

@@ -207,6 +207,56 @@ def test_one_seed_gives_one_study_also_when_it_was_stopped_in_between(begin, con
     assert study.trials[1].params != whole.trials[1].params
 
 
+@pytest.fixture
+def chosen(context):
+    """The setting with another sampler or pruner."""
+    return lambda **keys: replace(context, spec=context.spec.model_copy(update=keys))
+
+
+@pytest.mark.parametrize("sampler", ["qmc", "cmaes", {"class": "optuna.samplers.NSGAIISampler", "population_size": 2}])
+def test_any_sampler_goes_on_where_it_was_stopped(begin, chosen, sampler):
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
+    context, kept = chosen(sampler=sampler), open_in_memory_study(epochs=2)
+    whole, halves = begin(name="whole"), begin(name="halves")
+    for number in range(5):
+        for study, memory in ((whole, kept), (halves, open_in_memory_study(epochs=2))):
+            _begin(study, study.get_trials(deepcopy=False), memory, context, "")
+            study.tell(number, (number * 3) % 5)
+    assert [trial.params for trial in whole.trials] == [trial.params for trial in halves.trials]
+    assert [trial.system_attrs for trial in whole.trials] == [trial.system_attrs for trial in halves.trials]
+    names = {"qmc": set(), "cmaes": {"cma:generation"}}.get(str(sampler), {"NSGAIISampler:generation"})
+    assert [set(trial.system_attrs) for trial in whole.trials] == [set(), *[names] * 4]  # none proposed the default
+
+
+def test_workers_share_a_grid_and_end_with_it(begin, with_space, monkeypatch):
+    monkeypatch.setattr("wastetune.tuning.worker.run_trial", lambda *given: pytest.fail("not to be run"))
+    space = 'head_layers = 0\noptimizer = { choice = ["adam", "sgd", "adamw"], default = "adam" }\n' + FIXED
+    context = with_space(space.replace("dropout = 0.1", "dropout = { float = [0.1, 0.2], default = 0.1 }"))
+    context = replace(context, spec=context.spec.model_copy(update={"sampler": {"class": "grid", "points": 2}}))
+    study, memory = begin(context), open_in_memory_study(epochs=2)
+    for number in range(6):
+        _begin(study, study.get_trials(deepcopy=False), memory, context, f"worker {number % 2}")
+    assert len({str(sorted(trial.params.items())) for trial in study.trials}) == 6
+    assert {trial.params["dropout"] for trial in study.trials} == {0.1, 0.2}
+    for trial in study.trials:
+        study.tell(trial.number, 0.5)
+    with pytest.raises(UserError, match=r"the grid of the space .* not tried in 6 trials; give more points, widen it"):
+        run(study, context, 7)
+
+
+def test_a_pruner_finds_what_it_noted_with_earlier_trials(begin, chosen):
+    study, context = begin(), chosen(pruner="successive_halving")
+    run(study, context, 1)
+    # The default competes, and is never pruned.
+    assert study.trials[0].system_attrs["completed_rung_0"] == study.trials[0].intermediate_values[1]
+    for _ in range(3):  # better than any score can be
+        study.add_trial(create_trial(value=2.0, system_attrs={"completed_rung_0": 2.0}))
+    run(study, context, 5)
+    assert study.trials[4].state is TrialState.PRUNED
+    assert len(study.trials[4].user_attrs["history"]) == 1
+
+
 def test_the_objective_runs_without_a_study(context):
     from wastetune.tuning.objective import choose_config, run_trial
 

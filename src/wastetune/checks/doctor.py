@@ -37,6 +37,8 @@ _OPTIONAL = {
     "streamlit": "app",
     "psycopg": "postgres",
     "grpcio": "grpc",
+    "torch": "gp",
+    "cmaes": "cmaes",
 }
 _ROOM = 2e9  # bytes; with less, a study is likely to fill the disk
 

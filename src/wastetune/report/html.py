@@ -44,6 +44,7 @@ from wastetune.report.text import (
     worse_line,
     worst_confusions,
 )
+from wastetune.search.choice import describe_search
 from wastetune.search.history import ENOUGH_TRIALS, History
 
 FILE = "report.html"
@@ -266,6 +267,8 @@ def _confusions(scores: Scores, names: Sequence[str], most: int = 3) -> list[str
 
 def _search_note(report: Report) -> str:
     states = render_states(report.trials)
+    if search := describe_search(report.begun_with):
+        states += f"; {search}"
     note = f"{states}. Scores are on validation pictures; trials far below the others lie at the lower edge."
     return " ".join([note, *warm_start_lines(report.warm_starts)])
 

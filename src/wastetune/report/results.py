@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,10 +13,12 @@ from wastetune.evaluation.scores import Scores
 from wastetune.evaluation.selective import Answered, Threshold
 from wastetune.evaluation.shift import Shift
 from wastetune.record import Record
-from wastetune.search.selection import Kind
 from wastetune.storage.records import Opening, Origin
 
 FILE = "report.json"
+
+# A final model: the mean of several trials, the winner alone, or the default configuration.
+Kind = Literal["ensemble", "best", "default"]
 
 
 class PictureCounts(Record):

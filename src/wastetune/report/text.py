@@ -12,6 +12,7 @@ from wastetune.evaluation.selective import Answered
 from wastetune.evaluation.shift import TOLD_APART
 from wastetune.formatting import aligned, markdown_table, render_count, render_duration, render_value, shortened
 from wastetune.report.results import FinalModel, Report, TrialCounts
+from wastetune.search.choice import describe_search
 from wastetune.storage.records import Opening, Origin
 
 WIDTH = 80
@@ -282,8 +283,10 @@ def _config_rows(report: Report) -> list[tuple[str, ...]]:
 def _facts(report: Report) -> list[str]:
     """Counts, times and versions, each a sentence."""
     trials, seconds = report.trials, report.seconds.to_dict()
+    search = describe_search(report.begun_with)
     return [
-        f"Trials: {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed.",
+        f"Trials: {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed"
+        f"{f'; {search}' if search else ''}.",
         *warm_start_lines(report.warm_starts),
         *data_facts(report),
         "Time: " + ", ".join(f"{name} {render_duration(spent)}" for name, spent in seconds.items()) + ".",

@@ -116,6 +116,11 @@ def searched_ranges(space: SearchSpace) -> dict[str, tuple[float, float, bool]]:
     return {key: (p.low, p.high, p.log) for key, p in space.params if isinstance(p, IntRange | FloatRange)}
 
 
+def without_effect(key: str, param: Param) -> Value | None:
+    """The value of a key whose condition is false: only the width may be missing, the others keep their default."""
+    return None if key == "head_units" else param.default
+
+
 def _resolve(space: SearchSpace, value_of: Callable[[str, Param], Value]) -> dict[str, Value | None]:
     """Every key of the file -> value; `value_of` is called only for parameters that have an effect."""
     config: dict[str, Value | None] = {}
@@ -123,8 +128,7 @@ def _resolve(space: SearchSpace, value_of: Callable[[str, Param], Value]) -> dic
         if param.when is None or param.when.holds(config):
             config[key] = value_of(key, param)
         else:
-            # Only the width may be missing in a configuration; the other keys keep their default.
-            config[key] = None if key == "head_units" else param.default
+            config[key] = without_effect(key, param)
     if config.get("head_layers") == 0:
         config["head_units"] = None  # so that heads without hidden layers compare equal
     return config

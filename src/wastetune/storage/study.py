@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RECIPE_OF = "recipe of "  # the keys of a fingerprint that tell by which recipe something is made
 FIRST_RECIPE = "1"  # of what a fingerprint does not name
+# Keys of study files that came later, with the value of studies whose fingerprint does not name them.
+LATER = {"split": "grouped", "sampler": "tpe", "pruner": "median"}
 # What fingerprints of 0.1.0 hold besides: its recipes are all the first.
 FIRST_VERSION = {"wastetune version": "0.1.0"}
 
@@ -65,11 +67,11 @@ def compare_fingerprints(then: Mapping[str, str], now: Mapping[str, str]) -> dic
     """What differs between two fingerprints: key -> both values, None where there is none.
 
     The version of wastetune does not count; what decides a score has recipes, which are the first where they are not
-    named.
+    named, as keys that came later have their default.
     """
 
     def value(fingerprint: Mapping[str, str], key: str) -> str | None:
-        return fingerprint.get(key, FIRST_RECIPE if key.startswith(RECIPE_OF) else None)
+        return fingerprint.get(key, FIRST_RECIPE if key.startswith(RECIPE_OF) else LATER.get(key))
 
     keys = [key for key in {**then, **now} if key not in FIRST_VERSION]
     return {key: (value(then, key), value(now, key)) for key in keys if value(then, key) != value(now, key)}

@@ -41,8 +41,9 @@ def begin_trial(
     params: Mapping[str, Any],
     distributions: "Mapping[str, BaseDistribution]",
     attrs: TrialAttrs,
+    notes: Mapping[str, Any] | None = None,
 ) -> RunningTrial:
-    """A new running trial, owned by this process."""
+    """A new running trial, owned by this process; `notes` are what the sampler noted with it."""
     from optuna.trial import TrialState, create_trial
 
     owner = {**this_process(), "token": secrets.token_hex(8)}
@@ -51,6 +52,7 @@ def begin_trial(
         params=dict(params),
         distributions=dict(distributions),
         user_attrs=replace(attrs, owner=owner, beat=time.time()).to_dict(),
+        system_attrs=dict(notes or {}),
     )
     tried = False
 
@@ -92,6 +94,12 @@ def report_score(trial: RunningTrial, epoch: int, score: float) -> None:
     """Reports the score of an epoch."""
     with _unless_finished():
         with_retries(lambda: trial.storage.set_trial_intermediate_value(trial.id, epoch, score))
+
+
+def note_trial(trial: RunningTrial, key: str, value: Any) -> None:
+    """Stores what the pruner notes with the trial."""
+    with _unless_finished():
+        with_retries(lambda: trial.storage.set_trial_system_attr(trial.id, key, value))
 
 
 def set_trial_attrs(trial: RunningTrial, attrs: TrialAttrs) -> None:

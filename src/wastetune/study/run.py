@@ -29,7 +29,7 @@ from wastetune.tracking.dashboard import note_study
 from wastetune.tracking.mlflow_mirror import AllTrials, FinalReport, Submit, mirrored, open_mirror_of
 from wastetune.tracking.mlflow_uri import check_uri
 from wastetune.tuning.pictures import seldom
-from wastetune.tuning.prepare import Prepared, join_study, prepare_study
+from wastetune.tuning.prepare import Prepared, check_choices, join_study, prepare_study
 from wastetune.tuning.processes import is_replacement, parent_process, run_workers, worker_arguments
 from wastetune.tuning.progress import render_preparation, render_trial, show_study, show_trial
 from wastetune.tuning.spec import StudySpec
@@ -60,9 +60,10 @@ def run_study(
     """
     started = time.perf_counter()
     check_uri(locations.tracking_uri)
+    search = check_choices(spec, trials=spec.trials)
     check_warm_start(spec, locations.storage)
     prepared = prepare_study(spec, data=locations.data, weights=locations.weights, console=console)
-    console.print("\n".join(render_preparation(prepared)))
+    console.print("\n".join([*render_preparation(prepared), *search]))
     folder = locations.results / spec.name
     study = join_study(prepared, locations.storage, console, split_table=folder / "split.csv")
     set_study_attr(study, "trials", spec.trials)
@@ -156,6 +157,7 @@ def run_one_worker(
     check: Callable[[], None],
 ) -> bool:
     """Runs trials of a study beside other workers until it has its trials; true where the process should restart."""
+    search = check_choices(spec, trials=None)  # the study's own number counts, not its file's
     patient = is_replacement()  # which must not end because the database is unavailable
     check_warm_start(spec, locations.storage, patient=patient)
     prepared = prepare_study(spec, data=locations.data, weights=locations.weights, console=console)
@@ -163,7 +165,7 @@ def run_one_worker(
     study = join_study(prepared, locations.storage, console, patient=patient)
     trials = get_study_attr(study, "trials", spec.trials)
     if parent is None:
-        console.print("\n".join(render_preparation(prepared)))
+        console.print("\n".join([*render_preparation(prepared), *search]))
         console.print(f"{len(finished_trials(study))} of {trials} trials are finished")
 
     def on_trial(trial: "FrozenTrial") -> None:

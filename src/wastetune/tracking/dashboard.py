@@ -16,6 +16,7 @@ from wastetune.evaluation.metrics import METRICS
 from wastetune.formatting import render_value
 from wastetune.report.results import Report
 from wastetune.report.text import final_model
+from wastetune.search.choice import describe_search
 from wastetune.signals import deferred_signals
 from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import StudyInfo, read_study_info
@@ -163,6 +164,7 @@ def render_study_note(
         f"| classes | {len(data.classes)}: {_first_names(data.classes)} |",
         f"| backbone | {info.tags['backbone']} |",
         f"| maximised | {metric} on the validation pictures |",
+        *([f"| search | {search} |"] if (search := describe_search(info.tags)) else []),
     ]
     return "\n".join(lines)
 

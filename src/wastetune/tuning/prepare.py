@@ -22,7 +22,9 @@ from wastetune.data.splits import Splits, split_digest, split_index
 from wastetune.datasets.catalog import find_dataset
 from wastetune.datasets.identity import content_digest, content_sketch, name_dataset
 from wastetune.errors import UserError
+from wastetune.search.choice import NAMES, render_choice
 from wastetune.search.distributions import render_param
+from wastetune.search.sampler import check_search
 from wastetune.search.space import SearchSpace, load_space
 from wastetune.search.toml_file import in_toml
 from wastetune.seeding import seed_for
@@ -30,6 +32,7 @@ from wastetune.settings import cache_folder, cache_limit
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import (
     FIRST_VERSION,
+    LATER,
     DataSource,
     StudyInfo,
     open_study,
@@ -81,8 +84,6 @@ _NOT_IN_FINGERPRINT = {
     *("name", "source", "question", "trials", "weights", "dataset", "dataset_name", "space", "final", "corrections"),
     "warm_start",
 }
-# Keys that came later: a study that does not use them keeps the fingerprint it began with.
-_LATER = {("split", "grouped")}
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,10 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         splits=splits,
         fingerprint={
             **{
-                key: str(value)
+                key: render_choice(value) if key in NAMES else str(value)
                 for key, value in spec.model_dump(exclude=_NOT_IN_FINGERPRINT).items()
-                if (key, value) not in _LATER
+                # A study that does not use keys that came later keeps the fingerprint it began with.
+                if key not in LATER or value != LATER[key]
             },
             # Later parameters depend on earlier ones, so their order matters.
             "space": ", ".join(key for key, _ in space.params),
@@ -150,6 +152,20 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         },
         check_pictures=watch_pictures(in_folder, stamp, cache, console.print),
     )
+
+
+def check_choices(spec: StudySpec, *, trials: int | None) -> list[str]:
+    """Sentences on the study's sampler and pruner, where they are not the default.
+
+    UserError, before anything is computed, where a package is missing or they cannot search this space in so many
+    trials, or in any number of them if that is None.
+    """
+    with key_of(spec, "space"):
+        space = load_space(spec.space)
+    try:
+        return check_search(spec.sampler, spec.pruner, space, trials=trials)
+    except UserError as error:
+        raise UserError(f"{spec.source}: {error}") from None
 
 
 def fingerprint_digest(prepared: Prepared) -> str:
@@ -174,7 +190,8 @@ def join_study(
     study = open_study(open_storage(url, patient=patient), spec.name, prepared.fingerprint, explain)
     info, data = read_study_info(study), _data_source(prepared)
     if info is None:
-        tags = {"backbone": spec.backbone, "dataset": data.name, **package_versions()}
+        search = {key: value for key, value in prepared.fingerprint.items() if key in NAMES}
+        tags = {"backbone": spec.backbone, "dataset": data.name, **search, **package_versions()}
         source = str(Path(spec.source).resolve())
         info = StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags, source=source)
         write_study_info(study, info)

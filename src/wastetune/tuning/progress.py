@@ -13,6 +13,7 @@ from wastetune.data.corrections import render_corrected
 from wastetune.data.index import contradictions
 from wastetune.evaluation.metrics import METRICS
 from wastetune.formatting import render_count, render_rough_duration
+from wastetune.search.choice import describe_search
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.records import read_attrs
@@ -64,6 +65,7 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
         "trials": {state.lower(): counts[state] for state in _STATES},
         "failures": dict(Counter(read_attrs(trial).failure or "?" for trial in trials if trial.state.name == "FAIL")),
         "metric": info.metric if info else "",
+        "search": describe_search(info.tags) if info else "",
         "best": None
         if best is None
         else {
@@ -88,6 +90,8 @@ def render_status(status: Mapping[str, Any]) -> str:
     ]
     if status["question"]:
         lines.append(status["question"])
+    if status["search"]:
+        lines.append(status["search"])
     name = f" {METRICS[status['metric']][0]}" if status["metric"] else ""
     if best is None:
         lines.append("best: none yet")

@@ -2,11 +2,12 @@
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from wastetune.errors import UserError
+from wastetune.search.choice import MEDIAN, NAMES, TPE, Named, read_choice
 from wastetune.search.toml_file import check_keys, explain, find_file, named_files, read_toml
 
 
@@ -35,6 +36,13 @@ class StudySpec(BaseModel):
     test_fraction: float = Field(default=0.2, gt=0, lt=0.5)
     split: Literal["grouped", "random"] = "grouped"  # near-duplicates on one side, or each picture alone, which leaks
     final: Literal["ensemble", "best"] = "ensemble"  # the final model: the mean of the best heads, or the winner alone
+    sampler: Named = TPE
+    pruner: Named = MEDIAN
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_choices(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return values | {key: read_choice(key, values[key]) for key in NAMES if key in values}
 
     @field_validator("warm_start", mode="before")
     @classmethod

@@ -4,18 +4,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import nearest_cut
 from wastetune.backbones.cuts import TOP
 from wastetune.errors import UserError, first_line, is_disk_error, render_os_error
-from wastetune.search.pruner import is_hopeless, is_reported
+from wastetune.search.choice import GRID, MEDIAN, QMC, TPE, name_of
+from wastetune.search.points import grid_points, sobol_points, walk_grid
+from wastetune.search.pruner import is_hopeless, is_reported, open_pruning
 from wastetune.search.sampler import (
     InMemoryStudy,
     Proposal,
+    Resolve,
     open_in_memory_study,
     propose,
     propose_at_random,
+    propose_by,
     propose_this,
 )
 from wastetune.search.space import bounds, default_params
@@ -39,6 +45,7 @@ from wastetune.storage.trials import (
     complete_trial,
     fail_lost_trials,
     fail_trial,
+    note_trial,
     prune_trial,
     release_trials,
     report_score,
@@ -74,12 +81,13 @@ def not_shown(number: int, epochs: int) -> AbstractContextManager[Callable[[Epoc
 
 @dataclass(frozen=True)
 class _StartedTrial:
-    """A running trial of this worker, with its configuration."""
+    """A running trial of this worker, with its configuration, and whether it is hopeless after an epoch and a score."""
 
     trial: RunningTrial
     proposal: Proposal
     default: bool
     origin: str
+    is_hopeless: Callable[[int, float], bool]
 
 
 def run_worker(
@@ -135,7 +143,7 @@ def run_worker(
                 heartbeat.hold(None)
                 continue
             with show(started.trial.number, started.proposal.config.epochs) as shown:
-                ended = _run_one(started, heartbeat, memory, context, notes, bar, shown, check)
+                ended = _run_one(started, heartbeat, context, notes, bar, shown, check)
             heartbeat.hold(None)
             on_trial(ended)
             attrs = read_attrs(ended)
@@ -177,13 +185,29 @@ def _begin(
     origin = next((str(start) for start in warm_starts if start.config == config), "")  # also when it is tried again
     cut = nearest_cut(context.backbone, proposal.config.frozen_depth)
     attrs = TrialAttrs(config=config, cut=cut.name, default=default, origin=origin)
-    return _StartedTrial(begin_trial(study, proposal.params, proposal.distributions, attrs), proposal, default, origin)
+    trial = begin_trial(study, proposal.params, proposal.distributions, attrs, proposal.notes)
+    return _StartedTrial(trial, proposal, default, origin, _open_pruning(trial, known, memory, context))
+
+
+def _open_pruning(
+    trial: RunningTrial, known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext
+) -> Callable[[int, float], bool]:
+    if context.spec.pruner == MEDIAN:
+        reported: dict[int, float] = {}
+
+        def is_below_median(epoch: int, score: float) -> bool:
+            reported[epoch] = score
+            return is_hopeless(memory.study, reported)
+
+        return is_below_median
+    epochs, note = int(bounds(context.space, "epochs")[1]), partial(note_trial, trial)
+    name, number = context.spec.name, trial.number
+    return open_pruning(context.spec.pruner, known, epochs=epochs, name=name, number=number, note=note)
 
 
 def _run_one(
     started: _StartedTrial,
     heartbeat: Heartbeat,
-    memory: InMemoryStudy,
     context: TrialContext,
     notes: Notes,
     bar: Bar,
@@ -193,7 +217,6 @@ def _run_one(
     """Runs a trial to its end; gives it as it is in the database."""
     trial, config = started.trial, started.proposal.config
     history: list[dict[str, Any]] = []
-    reported: dict[int, float] = {}
     pruned = False
 
     def on_epoch(epoch: Epoch) -> bool:
@@ -203,8 +226,8 @@ def _run_one(
         history.append(asdict(epoch))
         if is_reported(epoch.number, config.epochs):
             report_score(trial, epoch.number, epoch.score)
-            reported[epoch.number] = epoch.score
-            pruned = not started.default and is_hopeless(memory.study, reported)  # the winner is compared with it
+            hopeless = started.is_hopeless(epoch.number, epoch.score)
+            pruned = hopeless and not started.default  # the winner is compared with it
         return pruned or heartbeat.lost
 
     try:
@@ -261,15 +284,37 @@ def _choose(
     for start in warm_starts:
         if find_duplicate(known, start.config) is None:
             return propose_this(start.params, resolve)
-    proposal = propose(memory, known, resolve, seed=_sampler_seed(context, name, len(known)))
-    for attempt in range(1, _MAX_REPEATS):
+    for proposal in _proposals(known, memory, context, resolve, name):
         if find_duplicate(known, proposal.config.model_dump()) is None:
             return proposal
-        proposal = propose_at_random(memory, resolve, seed=_sampler_seed(context, name, len(known), attempt))
+    is_grid = name_of(context.spec.sampler) == GRID
     raise UserError(
-        f"the space {context.space.source} has no configuration left that was not tried in "
-        f"{len(only_finished(known))} trials; widen it, or ask for fewer --trials"
+        f"the {'grid of the ' if is_grid else ''}space {context.space.source} has no configuration left that was not "
+        f"tried in {len(only_finished(known))} trials; {'give more points, ' if is_grid else ''}widen it, or ask for "
+        "fewer --trials"
     )
+
+
+def _proposals(
+    known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext, resolve: Resolve, name: str
+) -> Iterator[Proposal]:
+    """What the sampler proposes, and what to take instead where that was tried before, as far as there is anything."""
+    sampler, space = context.spec.sampler, context.space
+    if name_of(sampler) in (GRID, QMC):  # the same for all workers, from the place that the trials so far have reached
+        seed, place = seed_for("points", context.spec.seed), len(known) - 1  # without the default
+        if name_of(sampler) == GRID:
+            points = walk_grid(space, grid_points(sampler), seed=seed, place=place)
+        else:
+            points = islice(sobol_points(space, seed=seed, place=place), _MAX_REPEATS)
+        yield from (propose_this(each, resolve) for each in points)
+        return
+    seed = _sampler_seed(context, name, len(known))
+    if sampler == TPE:
+        yield propose(memory, known, resolve, seed=seed)
+    else:
+        yield propose_by(sampler, space, known, resolve, name=context.spec.name, seed=seed)
+    for attempt in range(1, _MAX_REPEATS - 1):
+        yield propose_at_random(memory, resolve, seed=_sampler_seed(context, name, len(known), attempt))
 
 
 def _sampler_seed(context: TrialContext, name: str, trials: int, attempt: int = 0) -> int:

@@ -7,20 +7,18 @@ few to tell, and that was wrong more often than right. Measured in docs/results.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wastetune.backbones.cuts import TOP
 from wastetune.evaluation.metrics import metric_value
+from wastetune.report.results import Kind
 from wastetune.storage.records import TrialRecord
 
 HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost next to nothing
 TAILS = 3  # trials averaged, besides the default, where the winner has a tail: each tail is a pass of its own
-
-# The mean of several trials, the winner alone, or the default configuration.
-Kind = Literal["ensemble", "best", "default"]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from wastetune.search.selection import HEADS, TAILS, find_candidates, select_members
 from wastetune.storage.records import TrialRecord
+from wastetune.study.selection import HEADS, TAILS, find_candidates, select_members
 
 
 def trial(number, score, *, default=False, cut="top", state="complete"):
