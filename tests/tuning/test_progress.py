@@ -39,7 +39,7 @@ def study(url):
 
 def test_it_counts_and_tells_who_works_how_fast_and_how_long_still(study):
     status = describe_status(*study)
-    assert status["trials"] == {"complete": 5, "pruned": 1, "running": 2, "fail": 2}
+    assert status["trials"] == {"complete": 5, "pruned": 1, "running": 2, "fail": 2, "interrupted": 0}
     assert (status["asked"], status["finished"], status["failures"]) == (20, 6, {"worker lost": 2})
     assert status["metric"] == "macro_f1"
     assert status["best"] == {"trial": 5, "score": 0.5, "config": {}}
@@ -60,6 +60,25 @@ def test_a_person_reads_the_same_in_lines(study):
     ]
     assert lines[5].startswith("worker here 7: trial 9, for ")
     assert lines[6].endswith(", silent for 5 min")
+
+
+def test_what_was_interrupted_has_not_failed_and_says_where_it_goes_on(study):
+    for dropout, attrs in [
+        (0.1, {"failure": "interrupted", "handed_back": True}),
+        (0.2, {"failure": "worker lost"}),
+        (0.3, {"failure": "the loss became nan"}),
+    ]:
+        study[0].add_trial(create_trial(state=TrialState.FAIL, user_attrs={"config": {"dropout": dropout}, **attrs}))
+    study[0].add_trial(create_trial(value=0.3, user_attrs={"config": {"dropout": 0.1}}))
+    status = describe_status(*study)
+    assert (status["trials"]["fail"], status["trials"]["interrupted"]) == (3, 2)
+    assert status["failures"] == {"worker lost": 2, "the loss became nan": 1}
+    lines = render_status(status).splitlines()
+    assert lines[0].endswith(", 2 running, 3 failed, 2 interrupted")
+    assert lines[6:8] == [
+        "trial 11 was interrupted, tried again as trial 14",
+        "trial 12 was interrupted (worker lost), to be tried again",
+    ]
 
 
 def test_the_command_line_says_it_too(study, url, run_cli):

@@ -174,7 +174,8 @@ def _trial_marks(
         return 2 if trial.number == winner else 1 if trial.default else 0
 
     marks = []
-    for trial in sorted(history.trials, key=rank):
+    ran = [trial for trial in history.trials if trial.state != "interrupted"]  # those have no outcome
+    for trial in sorted(ran, key=rank):
         title = f"trial {trial.number}{', the winner' if trial.number == winner else ''}: {_outcome(trial)}"
         title += ", the default configuration" if trial.default else ""
         title += f"; {more(trial)}" if more else ""

@@ -282,7 +282,8 @@ def _facts(report: Report) -> list[str]:
     """Counts, times and versions, each a sentence."""
     trials, seconds = report.trials, report.seconds.to_dict()
     return [
-        f"Trials: {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed.",
+        f"Trials: {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed"
+        + (f", {trials.interrupted} interrupted and tried again." if trials.interrupted else "."),
         *data_facts(report),
         "Time: " + ", ".join(f"{name} {render_duration(spent)}" for name, spent in seconds.items()) + ".",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in report.versions.items()) + ".",
@@ -294,6 +295,7 @@ def _facts(report: Report) -> list[str]:
 def render_states(trials: TrialCounts) -> str:
     """The states that occur: `14 complete, 1 failed`."""
     counts = {"complete": trials.complete, "pruned": trials.pruned, "failed": trials.failed}
+    counts["interrupted"] = trials.interrupted
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 

@@ -49,7 +49,7 @@ class TrialRecord:
     """A trial that has ended. Its score is that of the best epoch; of a pruned trial the last one reported, if any."""
 
     number: int
-    state: str  # complete, pruned or failed
+    state: str  # complete, pruned, failed or interrupted
     score: float | None
     seconds: float  # without the activations, which all trials share
     parameters: int | None  # that were trained
@@ -60,6 +60,7 @@ class TrialRecord:
     best_epoch: int | None
     failure: str
     cut: str | None = None  # the block of the backbone below which everything was frozen
+    again: int | None = None  # of an interrupted trial, the one that tries its configuration again, if begun
 
 
 class Opening(Record):
@@ -92,3 +93,10 @@ def record(trial: "FrozenTrial") -> TrialRecord:
         failure=attrs.failure,
         cut=attrs.cut,
     )
+
+
+def render_interruption(number: int, reason: str, again: int | None) -> str:
+    """How an interrupted trial ended and goes on: `trial 3 was interrupted (worker lost), tried again as trial 5`."""
+    how = "" if reason == "interrupted" else f" ({reason})"
+    rest = "to be tried again" if again is None else f"tried again as trial {again}"
+    return f"trial {number} was interrupted{how}, {rest}"

@@ -14,9 +14,9 @@ from wastetune.data.index import contradictions
 from wastetune.evaluation.metrics import METRICS
 from wastetune.formatting import render_count, render_rough_duration
 from wastetune.settings import lease_seconds
-from wastetune.storage.budget import is_void, only_finished
-from wastetune.storage.records import read_attrs
-from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials
+from wastetune.storage.budget import is_void, only_finished, was_interrupted
+from wastetune.storage.records import read_attrs, render_interruption
+from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials, records_of
 from wastetune.training.fit import Epoch
 from wastetune.tuning.prepare import Prepared
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _STATES = ("COMPLETE", "PRUNED", "RUNNING", "FAIL")
+_INTERRUPTIONS = 5  # listed
 _RECENT = 20  # finished trials that the rate is computed from, so that it follows the number of workers
 
 
@@ -38,6 +39,8 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
     counts = Counter(trial.state.name for trial in trials)
     asked = get_study_attr(study, "trials", 0)
     finished = only_finished(trials)
+    ended = records_of(trials)
+    interrupted = [record for record in ended if record.state == "interrupted"]
     best, info = best_trial(study), read_study_info(study)
     workers = [
         {
@@ -61,8 +64,12 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
         "question": info.question if info else "",
         "asked": asked,
         "finished": len(finished),
-        "trials": {state.lower(): counts[state] for state in _STATES},
-        "failures": dict(Counter(read_attrs(trial).failure or "?" for trial in trials if trial.state.name == "FAIL")),
+        "trials": {state.lower(): counts[state] for state in _STATES}
+        | {"fail": counts["FAIL"] - len(interrupted), "interrupted": len(interrupted)},
+        "failures": dict(Counter(record.failure or "?" for record in ended if record.state == "failed")),
+        "interruptions": [
+            {"trial": record.number, "reason": record.failure, "again": record.again} for record in interrupted
+        ],
         "metric": info.metric if info else "",
         "best": None
         if best is None
@@ -80,6 +87,7 @@ def render_status(status: Mapping[str, Any]) -> str:
         f"{status['study']}: {status['finished']} of {status['asked']} trials finished "
         f"({trials['complete']} complete, {trials['pruned']} pruned), "
         f"{trials['running']} running, {trials['fail']} failed"
+        + (f", {trials['interrupted']} interrupted" if trials["interrupted"] else "")
     ]
     if status["question"]:
         lines.append(status["question"])
@@ -90,6 +98,10 @@ def render_status(status: Mapping[str, Any]) -> str:
         lines.append(f"{rate:.1f} trials a minute" + (f", about {render_rough_duration(left)} left" if left else ""))
     for reason, count in status["failures"].items():
         lines.append(f"failed {count} times: {reason}" if count > 1 else f"failed once: {reason}")
+    told = [render_interruption(each["trial"], each["reason"], each["again"]) for each in status["interruptions"]]
+    if len(told) > _INTERRUPTIONS:
+        lines.append(f"{len(told) - _INTERRUPTIONS} earlier trials were interrupted")
+    lines += told[-_INTERRUPTIONS:]
     for worker in status["workers"]:
         here = " (this machine)" if worker["host"] == socket.gethostname() else ""
         life = "" if worker["alive"] else f", silent for {render_rough_duration(worker['silent_seconds'])}"
@@ -140,7 +152,8 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
     """
     state, attrs = trial.state.name, read_attrs(trial)
     if state == "FAIL":
-        return f"trial {trial.number:3d}  failed: {attrs.failure}"
+        what = "interrupted" if was_interrupted(trial) else "failed"
+        return f"trial {trial.number:3d}  {what}" + (f": {attrs.failure}" if attrs.failure != what else "")
     name = METRICS[metric][0]
     score = f"{name} {trial.value:.4f}" if state == "COMPLETE" else "pruned"
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
