@@ -13,7 +13,14 @@ from wastetune.evaluation.metrics import METRICS
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import DataSource, StudyInfo, open_study, set_study_attr, write_study_info
 from wastetune.training.fit import Epoch
-from wastetune.tuning.progress import describe_status, render_status, render_trial, show_study, show_trial
+from wastetune.tuning.progress import (
+    describe_status,
+    render_status,
+    render_trial,
+    seconds_per_trial,
+    show_study,
+    show_trial,
+)
 
 
 @pytest.fixture
@@ -27,6 +34,7 @@ def study(url):
     for number in range(6):
         trial = create_trial(state=TrialState.PRUNED if number == 3 else TrialState.COMPLETE, value=number / 10)
         trial.datetime_complete = now - timedelta(seconds=6 * (5 - number))
+        trial.datetime_start = trial.datetime_complete - timedelta(seconds=6)
         study.add_trial(trial)
     for reason in ("worker lost", "worker lost"):
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"failure": reason}))
@@ -102,15 +110,32 @@ def test_watching_says_it_again_until_the_study_has_its_trials(study, url, start
     assert [json.loads(line)["asked"] for line in rest.splitlines()][-1] == 6
 
 
+def test_run_and_status_tell_the_same_time_left_and_a_pause_is_no_part_of_it(study):
+    later, now = study[0].trials, study[1] + 3600
+    for trial in later[3:]:  # an hour without a worker
+        trial.datetime_start += timedelta(hours=1)
+        trial.datetime_complete = trial.datetime_complete and trial.datetime_complete + timedelta(hours=1)
+    assert seconds_per_trial(later) == pytest.approx(6)
+    assert seconds_per_trial(later[:1]) is None
+    console = Shown()
+    with show_study(console, "macro_f1", 20, running=False) as on_change:
+        on_change(study[0].trials)
+    assert console.keep[0].seconds_left == pytest.approx(describe_status(study[0], now)["seconds_left"])
+
+
 class Shown:
     """A console that keeps the rows that it was asked to show."""
 
     def __init__(self):
-        self.last = []
+        self.last, self.keep = [], []
 
     @contextmanager
     def rows(self):
-        yield lambda rows: self.last.append([(row.what, row.done, row.total, row.state) for row in rows])
+        def show(rows):
+            self.keep += rows
+            self.last.append([(row.what, row.done, row.total, row.state) for row in rows])
+
+        yield show
         self.last.append([])
 
 

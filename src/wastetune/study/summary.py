@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import reachable_cuts
-from wastetune.data.index import contradictions, duplicate_groups, near_duplicate_groups
+from wastetune.data.index import contradictions, duplicate_groups, look_alike_groups
 from wastetune.data.splits import leaked_pictures
 from wastetune.report.results import Best, Edge, PictureCounts, Report, Seconds, StudySummary, TrialCounts
 from wastetune.search.space import bounds, searched_ranges
@@ -87,8 +87,7 @@ def _rare(prepared: Prepared) -> dict[str, Any]:
     """What only some studies have. It is left out elsewhere, so that reports of earlier versions stay as they are."""
     index = prepared.index
     values: dict[str, Any] = {}
-    alike = near_duplicate_groups(index)
-    if near := sum(len({picture.pixels_sha256 for picture in group}) > 1 for group in alike):
+    if near := len(look_alike_groups(index)):
         values["near_duplicates"] = near
     if index.corrected:
         values["corrected"] = dict(index.corrected)

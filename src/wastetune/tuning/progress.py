@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from wastetune.console import Console, Row
@@ -56,9 +57,7 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
         for silent in [0.0 if attrs.beat is None else now - attrs.beat]
     ]
     left = max(asked - len(finished), 0)
-    recent = sorted(trial.datetime_complete.timestamp() for trial in finished if trial.datetime_complete)[-_RECENT:]
-    span = (now if left else recent[-1]) - recent[0] if len(recent) > 1 else 0.0
-    rate = 60 * (len(recent) - 1) / span if span > 0 else None
+    step = seconds_per_trial(finished)
     return {
         "study": study.study_name,
         "question": info.question if info else "",
@@ -75,9 +74,23 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
         if best is None
         else {"trial": best.number, "score": best.value, "config": read_attrs(best).config},
         "workers": workers,
-        "trials_per_minute": None if rate is None else round(rate, 2),
-        "seconds_left": None if rate is None else round(60 * left / rate, 1),
+        "trials_per_minute": None if step is None else round(60 / step, 2),
+        "seconds_left": None if step is None else round(step * left, 1),
     }
+
+
+def seconds_per_trial(trials: "Sequence[FrozenTrial]") -> float | None:
+    """Seconds from one finished trial to the next, a mean of the last 20; None before two have finished.
+
+    None counts for longer than it ran, so that the time between two runs of a study does not count.
+    """
+    ends = sorted(
+        (trial.datetime_complete, trial.duration.total_seconds())
+        for trial in only_finished(trials)
+        if trial.datetime_complete and trial.duration
+    )[-_RECENT:]
+    steps = [min((end - before).total_seconds(), ran) for (before, _), (end, ran) in pairwise(ends)]
+    return sum(steps) / len(steps) if sum(steps) > 0 else None
 
 
 def render_status(status: Mapping[str, Any]) -> str:
@@ -193,18 +206,15 @@ def show_study(
 
     The value is a function that takes all trials of the study, now and whenever some may have changed.
     """
-    started = time.monotonic()
-    ends: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # time, finished trials
     rows: dict[int, Row] = {}
-    whole = Row("", 0, asked)
+    whole = Row("", -1, asked)
     with console.rows() as show:
 
         def on_change(trials: Sequence["FrozenTrial"]) -> None:
             nonlocal whole
             finished = only_finished(trials)
-            if not ends or len(finished) != ends[-1][1]:
-                ends.append((time.monotonic() if ends else started, len(finished)))
-                whole = _study_row(metric, asked, finished, ends)
+            if whole.done != min(len(finished), asked):
+                whole = _study_row(metric, asked, finished)
             at_work = [trial for trial in trials if trial.state.name == "RUNNING"] if running else []
             for trial in at_work:
                 epoch = max(trial.intermediate_values, default=0)
@@ -215,10 +225,10 @@ def show_study(
         yield on_change
 
 
-def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"], ends: Sequence[tuple[float, int]]) -> Row:
-    """The row of a study; the rate is that of the last trials of this run, never of those of an earlier one."""
-    (first, before), (last, count) = ends[0], ends[-1]
-    left = (asked - count) * (last - first) / (count - before) if count > before + 1 else None  # one alone tells little
+def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"]) -> Row:
+    """The row of a study, with the time left as `describe_status` tells it."""
+    count, step = len(finished), seconds_per_trial(finished)
+    left = None if step is None else step * max(asked - count, 0)
     scores = [(trial.value, -trial.number) for trial in finished if trial.state.name == "COMPLETE"]
     best, number = max(scores, default=(None, 0))
     state = "" if best is None else f"best {METRICS[metric][0]} {best:.4f} (trial {-number})"
