@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from support.reports import a_report, report_values, scores, write
-from wastetune.report.figures import draw_confusion_matrix
+from wastetune.report.figures import draw_confusion_matrix, text_colour
 from wastetune.report.html import render_page
 from wastetune.report.results import Report, read_report
 from wastetune.report.text import data_facts, render_markdown, render_report
@@ -259,3 +259,10 @@ def test_corrections_are_told_with_the_pictures():
         "Corrected by hand: 2 dropped, 1 relabelled."
     ]
     assert len(data_facts(a_report())) == 1
+
+
+def test_the_text_in_a_cell_is_legible_on_every_shade_of_the_confusion_matrix():
+    grey = [level / 255 for level in range(256)]
+    colours = [text_colour(level, level, level) for level in grey]
+    assert colours == sorted(colours, reverse=True)  # white up to a grey, then black
+    assert colours.index("black") == 119  # #767676 is the lightest grey under white text by WCAG 2
