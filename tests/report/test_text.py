@@ -89,6 +89,7 @@ def test_the_final_model_is_told_with_its_optimism_and_calibration():
     assert "Final model: the mean of 3 models (trials 17, 3, 0)." in said
     assert "best validation score 0.951; final model fitted again, on validation pictures 0.940; test set" in said
     assert "off by 3.4 points on average (10.8 before calibration with temperature 0.66)" in said
+    assert "Best trial: 17, validation macro F1 0.951; the final model is a mean of 3, with this one" in said
     assert "Final model: trial 17." in words(made_of("best", 17))
 
 
@@ -104,7 +105,7 @@ def test_a_default_that_was_kept_is_told_as_such():
     said = words(made_of("default", 0))
     assert "Final model: the default configuration; on validation pictures nothing was better." in said
     assert "Tuned against default" not in said
-    assert "trial 17, validation macro F1 0.951; not retrained" in said
+    assert "Best trial: 17, validation macro F1 0.951; the final model is the default configuration, not" in said
 
 
 @pytest.mark.parametrize("report", [made_of, lambda kind, *members, **changes: a_report(**changes)])

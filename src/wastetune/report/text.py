@@ -261,13 +261,18 @@ def worst_confusions(matrix: Sequence[Sequence[int]], most: int) -> list[tuple[i
 
 
 def best_line(report: Report) -> str:
-    """Which trial won, and how it was retrained."""
-    best = report.best
+    """Which trial was best, and what the final model is where it is not that trial retrained."""
+    best, final = report.best, report.final
     score = f"validation {METRICS[report.metric][0]} {best.score:.3f}"
-    retrained = f"retrained for {render_count(report.retrain.epochs, 'epoch')}"
     if report.is_default and not report.default_won:
-        retrained = "not retrained"
-    return f"Best configuration: trial {best.number}, {score}; {retrained}"
+        return f"Best trial: {best.number}, {score}; the final model is the default configuration, not this one"
+    if final and final.kind == "ensemble":
+        place = "with this one" if best.number in final.members else "without this one"
+        return f"Best trial: {best.number}, {score}; the final model is a mean of {len(final.members)}, {place}"
+    return (
+        f"Best configuration: trial {best.number}, {score}; "
+        f"retrained for {render_count(report.retrain.epochs, 'epoch')}"
+    )
 
 
 def _config_rows(report: Report) -> list[tuple[str, ...]]:
