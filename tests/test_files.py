@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from wastetune.files import is_sound, seal, write_whole
+from wastetune.files import is_sound, open_csv, seal, write_whole
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_beside_it(tmp_path):
@@ -125,3 +125,10 @@ def test_a_full_disk_is_told_with_the_file_whatever_a_library_raises(small_disk)
         assert not list(small_disk.iterdir())
     write_whole(file, lambda part: part.write_bytes(bytes(1 << 19)))
     assert file.stat().st_size == 1 << 19
+
+
+@pytest.mark.parametrize(
+    "text", ["path,label,note\na.png,metal; tin,x\n", 'path;label;note\r\na.png;"metal; tin"; x\r\n']
+)
+def test_a_table_has_commas_or_the_semicolons_of_a_spreadsheet(text):
+    assert list(open_csv(text)) == [{"path": "a.png", "label": "metal; tin", "note": "x"}]

@@ -83,9 +83,10 @@ def load_report(study: str | Path, *, results: str | Path | None = None) -> dict
 def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.DataFrame":
     """A pandas DataFrame with a row for each trial that has ended, by number; the study may still be running.
 
-    Columns: number; state (complete, pruned or failed); score on the validation pictures, for a pruned trial the last
-    one reported; seconds, without the activations; cut, the block of the backbone below which everything was frozen;
-    each parameter of the configuration; and failure, the reason why a trial failed, or an empty text.
+    Columns: number; state (complete, pruned, failed or interrupted); score on the validation pictures, for a pruned
+    trial the last one reported; seconds, without the activations; cut, the block of the backbone below which everything
+    was frozen; each parameter of the configuration; and failure, the reason why a trial failed or was interrupted, or
+    an empty text.
     UserError where the study or the database does not exist.
     """
     import pandas

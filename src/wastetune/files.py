@@ -104,3 +104,10 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def open_csv(text: str) -> "csv.DictReader[str]":
+    """A reader of a table with a header; its columns are separated by commas or, as some spreadsheets do, by `;`."""
+    head = text.partition("\n")[0]
+    delimiter = ";" if head.count(";") > head.count(",") else ","
+    return csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)

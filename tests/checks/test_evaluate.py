@@ -155,6 +155,11 @@ def test_on_the_studys_own_pictures_it_has_the_score_of_the_report(finished, eva
     assert evaluation.own_test_pictures == evaluation.pictures == total
     assert f"{total} pictures are in the study's own test set" in said
     assert "here +0.000 and +0.000" in said
+    assert "by hand" not in said
+    after = evaluation.model_copy(update={"corrected": {"drop": 2}})
+    assert "has corrected its pictures by hand (2 dropped). Here they are as the folder" in " ".join(
+        render_text(after).split()
+    )
 
 
 @pytest.mark.parametrize("has_data", [True, False], ids=["data here", "data elsewhere"])

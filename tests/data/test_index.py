@@ -13,7 +13,7 @@ from PIL import Image
 import wastetune.data.image
 import wastetune.data.index
 from wastetune.data.image import decode_picture, load_pixels, read_picture
-from wastetune.data.index import contradictions, duplicate_groups, index_folder, near_duplicate_groups
+from wastetune.data.index import contradictions, duplicate_groups, index_folder, look_alike_groups, near_duplicate_groups
 from wastetune.errors import UserError
 
 
@@ -318,6 +318,12 @@ def test_another_size_and_compression_is_a_lookalike(folder: Path) -> None:
     assert [[p.path for p in group] for group in near_duplicate_groups(index)] == [
         ["glass/again.jpg", "paper and card/0.png"]
     ]
+    shutil.copy(folder / "paper and card" / "0.png", folder / "paper and card" / "copy.png")
+    shutil.copy(folder / "paper and card" / "1.png", folder / "paper and card" / "copy1.png")
+    index = index_folder(folder)
+    assert [len(group) for group in near_duplicate_groups(index)] == [3, 2]
+    (alike,) = look_alike_groups(index)  # the identical ones are told as duplicates
+    assert [picture.path for picture in alike] == ["glass/again.jpg", "paper and card/0.png"]
 
 
 def test_flat_pictures_are_not_all_alike(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from wastetune.errors import UserError
 from wastetune.evaluation.selective import Threshold
 from wastetune.models.answers import ALWAYS, choose_rule
 from wastetune.models.bundle import BundleDescription
+from wastetune.models.predict import find_pictures
 
 
 @pytest.fixture
@@ -69,6 +71,13 @@ def test_a_folder_without_pictures_is_a_mistake(brightness, tmp_path, run_cli):
     done = run_cli("predict", "--bundle", brightness, "empty")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no picture in empty; name files, or a folder that holds some\n"
+
+
+def test_paths_that_do_not_exist_are_told_before_a_model_is_loaded(photos):
+    with pytest.raises(UserError, match=r"there is no file or folder nowhere\.jpg, none/x\.jpg; check the path"):
+        find_pictures(["nowhere.jpg", Path("none/x.jpg")])
+    here = next(path for path in sorted(photos.rglob("*")) if path.is_file())
+    assert find_pictures(["nowhere.jpg", here]) == [Path("nowhere.jpg"), here]
 
 
 def test_many_pictures_in_a_pipe_leave_the_lines_alone(brightness, photos, run_cli):

@@ -13,6 +13,7 @@ from support.reports import a_report, report_values, scores
 from wastetune.report.html import MISTAKES, SECTIONS, render_page, render_sure, write_page
 from wastetune.report.predictions import Mistake
 from wastetune.report.results import Report
+from wastetune.report.text import render_report
 from wastetune.search.history import History, Searched
 from wastetune.storage.records import TrialRecord
 
@@ -167,6 +168,19 @@ def test_a_reader_finds_classes_confusions_failures_and_costs():
     assert "12 duplicates, 1 in more than one class" in read["data"]
     assert "Glass/broken | 1.jpg: the file ends too early" in read["data"]
     assert "3f1c0a9b" in read["again"]
+
+
+def test_an_interrupted_trial_is_told_apart_from_a_failed_one_and_not_drawn():
+    interrupted = replace(a_trial(1), state="interrupted", score=None, failure="worker lost", again=2)
+    counts = {"complete": 1, "pruned": 0, "failed": 0, "interrupted": 1}
+    report, history = won_by(2, trials=counts), a_history([interrupted, a_trial(2)])
+    page = render_page(report, history, ())
+    search = Reader(page).sections["search"]
+    assert "1 complete, 1 interrupted." in search
+    assert "Trial 1 was interrupted (worker lost), tried again as trial 2." in search
+    assert "Failed" not in search
+    assert "<title>trial 1:" not in page
+    assert "1 complete, 0 pruned, 0 failed, 1 interrupted and tried again." in render_report(report)
 
 
 def test_the_best_so_far_only_rises_and_ends_at_the_best_score():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from support.reports import a_report, report_values, scores, write
-from wastetune.report.figures import draw_confusion_matrix
+from wastetune.report.figures import draw_confusion_matrix, text_colour
 from wastetune.report.html import render_page
 from wastetune.report.results import Report, read_report
 from wastetune.report.text import data_facts, render_markdown, render_report
@@ -89,6 +89,7 @@ def test_the_final_model_is_told_with_its_optimism_and_calibration():
     assert "Final model: the mean of 3 models (trials 17, 3, 0)." in said
     assert "best validation score 0.951; final model fitted again, on validation pictures 0.940; test set" in said
     assert "off by 3.4 points on average (10.8 before calibration with temperature 0.66)" in said
+    assert "Best trial: 17, validation macro F1 0.951; the final model is a mean of 3, with this one" in said
     assert "Final model: trial 17." in words(made_of("best", 17))
 
 
@@ -123,7 +124,7 @@ def test_a_default_that_was_kept_is_told_as_such():
     said = words(made_of("default", 0))
     assert "Final model: the default configuration; on validation pictures nothing was better." in said
     assert "Tuned against default" not in said
-    assert "trial 17, validation macro F1 0.951; not retrained" in said
+    assert "Best trial: 17, validation macro F1 0.951; the final model is the default configuration, not" in said
 
 
 @pytest.mark.parametrize("report", [made_of, lambda kind, *members, **changes: a_report(**changes)])
@@ -285,3 +286,10 @@ def test_another_sampler_or_pruner_is_told_with_the_trials():
     assert "failed; sampler random, pruner none." in words(report)
     assert "; sampler random, pruner none. Scores are on" in render_page(report, History((), {}, {}), None)
     assert "sampler" not in words(a_report(begun_with={"backbone": "tiny_net"}))
+
+
+def test_the_text_in_a_cell_is_legible_on_every_shade_of_the_confusion_matrix():
+    grey = [level / 255 for level in range(256)]
+    colours = [text_colour(level, level, level) for level in grey]
+    assert colours == sorted(colours, reverse=True)  # white up to a grey, then black
+    assert colours.index("black") == 119  # #767676 is the lightest grey under white text by WCAG 2

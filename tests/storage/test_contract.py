@@ -14,7 +14,16 @@ from sqlalchemy.exc import OperationalError
 
 from wastetune.errors import UserError
 from wastetune.storage import owner
-from wastetune.storage.budget import LOST, MAX_RETRIES, count_live, default_is_due, find_duplicate, is_void, retry_due
+from wastetune.storage.budget import (
+    LOST,
+    MAX_RETRIES,
+    count_live,
+    default_is_due,
+    find_duplicate,
+    interrupted_trials,
+    is_void,
+    retry_due,
+)
 from wastetune.storage.database import hide_password, open_storage
 from wastetune.storage.records import TrialAttrs
 from wastetune.storage.study import (
@@ -27,6 +36,7 @@ from wastetune.storage.study import (
     get_study_attr,
     note_opening,
     read_openings,
+    read_records,
     set_study_attr,
     write_study_info,
 )
@@ -248,6 +258,7 @@ def test_what_was_lost_is_tried_again_twice(study):
             assert retry_due(study.trials) is None  # it is being tried
             fail_trial(running, "not run", void=True)
     assert due is None
+    assert list(interrupted_trials(study.trials)) == [0, 2]  # the last one was not tried again: it failed
     assert find_duplicate(study.trials, CONFIG.model_dump()) == 0  # and the sampler does not get it again
 
 
@@ -258,8 +269,14 @@ def test_what_was_handed_back_is_tried_again_and_what_failed_by_itself_is_not(st
         begin(study, 0.2)
         release_trials(study, "interrupted")
         assert retry_due(study.trials).params == {"dropout": 0.2}
+    assert interrupted_trials(study.trials) == {1: 2, 2: 3, 3: 4, 4: None}
     complete_trial(begin(study, 0.2), 0.5)
     assert retry_due(study.trials) is None
+    assert [(each.state, each.again) for each in read_records(study)] == [
+        ("failed", None),
+        *(("interrupted", number + 1) for number in range(1, 5)),
+        ("complete", None),
+    ]
     assert study.trials[1].user_attrs["failure"] == "interrupted"
 
 

@@ -13,7 +13,14 @@ from wastetune.evaluation.metrics import METRICS
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import DataSource, StudyInfo, open_study, set_study_attr, write_study_info
 from wastetune.training.fit import Epoch
-from wastetune.tuning.progress import describe_status, render_status, render_trial, show_study, show_trial
+from wastetune.tuning.progress import (
+    describe_status,
+    render_status,
+    render_trial,
+    seconds_per_trial,
+    show_study,
+    show_trial,
+)
 
 
 @pytest.fixture
@@ -27,6 +34,7 @@ def study(url):
     for number in range(6):
         trial = create_trial(state=TrialState.PRUNED if number == 3 else TrialState.COMPLETE, value=number / 10)
         trial.datetime_complete = now - timedelta(seconds=6 * (5 - number))
+        trial.datetime_start = trial.datetime_complete - timedelta(seconds=6)
         study.add_trial(trial)
     for reason in ("worker lost", "worker lost"):
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"failure": reason}))
@@ -39,7 +47,7 @@ def study(url):
 
 def test_it_counts_and_tells_who_works_how_fast_and_how_long_still(study):
     status = describe_status(*study)
-    assert status["trials"] == {"complete": 5, "pruned": 1, "running": 2, "fail": 2}
+    assert status["trials"] == {"complete": 5, "pruned": 1, "running": 2, "fail": 2, "interrupted": 0}
     assert (status["asked"], status["finished"], status["failures"]) == (20, 6, {"worker lost": 2})
     assert status["metric"] == "macro_f1"
     assert status["best"] == {"trial": 5, "score": 0.5, "config": {}, "origin": ""}
@@ -60,6 +68,25 @@ def test_a_person_reads_the_same_in_lines(study):
     ]
     assert lines[5].startswith("worker here 7: trial 9, for ")
     assert lines[6].endswith(", silent for 5 min")
+
+
+def test_what_was_interrupted_has_not_failed_and_says_where_it_goes_on(study):
+    for dropout, attrs in [
+        (0.1, {"failure": "interrupted", "handed_back": True}),
+        (0.2, {"failure": "worker lost"}),
+        (0.3, {"failure": "the loss became nan"}),
+    ]:
+        study[0].add_trial(create_trial(state=TrialState.FAIL, user_attrs={"config": {"dropout": dropout}, **attrs}))
+    study[0].add_trial(create_trial(value=0.3, user_attrs={"config": {"dropout": 0.1}}))
+    status = describe_status(*study)
+    assert (status["trials"]["fail"], status["trials"]["interrupted"]) == (3, 2)
+    assert status["failures"] == {"worker lost": 2, "the loss became nan": 1}
+    lines = render_status(status).splitlines()
+    assert lines[0].endswith(", 2 running, 3 failed, 2 interrupted")
+    assert lines[6:8] == [
+        "trial 11 was interrupted, tried again as trial 14",
+        "trial 12 was interrupted (worker lost), to be tried again",
+    ]
 
 
 def test_the_command_line_says_it_too(study, url, run_cli):
@@ -83,15 +110,32 @@ def test_watching_says_it_again_until_the_study_has_its_trials(study, url, start
     assert [json.loads(line)["asked"] for line in rest.splitlines()][-1] == 6
 
 
+def test_run_and_status_tell_the_same_time_left_and_a_pause_is_no_part_of_it(study):
+    later, now = study[0].trials, study[1] + 3600
+    for trial in later[3:]:  # an hour without a worker
+        trial.datetime_start += timedelta(hours=1)
+        trial.datetime_complete = trial.datetime_complete and trial.datetime_complete + timedelta(hours=1)
+    assert seconds_per_trial(later) == pytest.approx(6)
+    assert seconds_per_trial(later[:1]) is None
+    console = Shown()
+    with show_study(console, "macro_f1", 20, running=False) as on_change:
+        on_change(study[0].trials)
+    assert console.keep[0].seconds_left == pytest.approx(describe_status(study[0], now)["seconds_left"])
+
+
 class Shown:
     """A console that keeps the rows that it was asked to show."""
 
     def __init__(self):
-        self.last = []
+        self.last, self.keep = [], []
 
     @contextmanager
     def rows(self):
-        yield lambda rows: self.last.append([(row.what, row.done, row.total, row.state) for row in rows])
+        def show(rows):
+            self.keep += rows
+            self.last.append([(row.what, row.done, row.total, row.state) for row in rows])
+
+        yield show
         self.last.append([])
 
 

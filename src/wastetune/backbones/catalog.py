@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from wastetune.errors import UserError, did_you_mean
+from wastetune.errors import UserError, suggest
 
 Preprocessing = Literal["inside", "signed", "caffe"]
 
@@ -63,9 +63,7 @@ def find_architecture(name: str) -> Architecture:
     try:
         return BACKBONES[name]
     except KeyError:
-        meant = did_you_mean(name, BACKBONES)
-        known = f"{meant and f'{meant} '}the known ones are {', '.join(BACKBONES)}"
-        raise UserError(f"backbone {name!r} is not known; {known}") from None
+        raise UserError(f"backbone {name!r} is not known; {suggest(name, BACKBONES)}") from None
 
 
 def weights_file_name(name: str) -> str:

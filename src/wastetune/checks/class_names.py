@@ -1,12 +1,12 @@
 """Which class of a model each class folder stands for: the same name, or a line of a small table."""
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wastetune.errors import UserError, suggest
+from wastetune.files import open_csv
 
 COLUMNS = ("folder_class", "model_class")
 
@@ -59,8 +59,7 @@ def read_class_table(path: Path) -> dict[str, str | None]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"the table of classes {path} cannot be read: {reason}") from None
-    lines = text.splitlines()
-    reader = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",", skipinitialspace=True)
+    reader = open_csv(text)
     if set(COLUMNS) - set(reader.fieldnames or ()):
         raise UserError(f"the table of classes {path} must begin with the line {','.join(COLUMNS)}")
     table: dict[str, str | None] = {}

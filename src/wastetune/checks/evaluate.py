@@ -30,6 +30,7 @@ from wastetune.evaluation.selective import accuracy_by_coverage, apply_threshold
 from wastetune.models.loading import Model, open_model
 from wastetune.models.predict import predict_files
 from wastetune.report.predictions import Predictions
+from wastetune.report.results import read_report
 from wastetune.settings import cache_folder
 from wastetune.tuning.prepare import bar_steps
 
@@ -76,6 +77,8 @@ def evaluate_folder(
     predictions, likenesses, gone = _predict(model, index, rows, names, console)
     index = replace(index, problems=(*index.problems, *gone))
     evaluation = _describe(model, path, index, names, predictions, likenesses, overlap, used)
+    if home is not None and (report := read_report(home)) and report.corrected:
+        evaluation = evaluation.model_copy(update={"corrected": report.corrected})
     write_evaluation(evaluation, predictions, output)
     return evaluation, output
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
+from wastetune.data.corrections import render_corrected
 from wastetune.data.layout import Problem
 from wastetune.errors import UserError
 from wastetune.evaluation.calibration import Calibration
@@ -74,6 +76,7 @@ class Evaluation(Record):
     comes_split: bool  # whether the folder has TRAIN and TEST
     problems: tuple[Problem, ...]
     wastetune: str  # the version
+    corrected: dict[str, int] = Field(default_factory=dict)  # by the study: decision -> pictures; not done here
 
     @property
     def name(self) -> str:
@@ -239,6 +242,11 @@ def _overlap_lines(evaluation: Evaluation) -> list[str]:
             f"{render_count(count, 'picture')} {'is' if count == 1 else 'are'} in the study's own test set, or nearly "
             "the same as one there: this is another look at them, not a new test."
         )
+        if evaluation.corrected:
+            lines.append(
+                f"The study has corrected its pictures by hand ({render_corrected(evaluation.corrected)}). Here they "
+                "are as the folder has them, so scores may differ from the report's."
+            )
     if evaluation.compared == "not":
         lines.append(
             "The study's split.csv does not lie beside the model, so pictures that it was trained on would not be "

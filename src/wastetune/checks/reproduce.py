@@ -57,11 +57,13 @@ def find_trial(study: "optuna.Study", number: int) -> TrialRecord:
             "has not ended yet" if number in ran else f"does not exist; the study has {render_count(len(ran), 'trial')}"
         )
         raise UserError(f"trial {number} of study {study.study_name!r} {what}")
-    if record.state == "failed":
-        again = [each.number for each in records.values() if each.config == record.config and each.state != "failed"]
+    if record.state in ("failed", "interrupted"):
+        scored = [each for each in records.values() if each.state in ("complete", "pruned")]
+        again = [each.number for each in scored if each.config == record.config]
         instead = f"; trial {again[0]} is of the same configuration" if again else ""
+        what = "was interrupted" if record.state == "interrupted" else "failed"
         raise UserError(
-            f"trial {number} failed, so it has no score to reproduce: {record.failure or 'no reason is known'}{instead}"
+            f"trial {number} {what}, so it has no score to reproduce: {record.failure or 'no reason is known'}{instead}"
         )
     if record.state == "pruned" and not record.epochs:
         raise UserError(f"trial {number} was pruned and has no record of its epochs, so there is no score to compare")

@@ -89,7 +89,7 @@ def check(dataset: str, folder: Path, storage: str, results: Path, output: Path 
       wastetune data check data/trashnet
       wastetune data check my_photos --output found.csv
     """
-    from wastetune.data.index import contradictions, duplicate_groups, index_folder, near_duplicate_groups
+    from wastetune.data.index import contradictions, duplicate_groups, index_folder, look_alike_groups
     from wastetune.data.splits import split_index
     from wastetune.files import write_csv
 
@@ -100,7 +100,7 @@ def check(dataset: str, folder: Path, storage: str, results: Path, output: Path 
     kinds: dict[str, list[tuple[str, ...]]] = {
         "left out": [(problem.path, problem.what) for problem in index.problems],
         "the same picture twice": [_paths(group) for group in duplicate_groups(index)],
-        "nearly the same picture": [_paths(group) for group in near_duplicate_groups(index)],
+        "nearly the same picture": [_paths(group) for group in look_alike_groups(index)],
         "the same picture in two classes": [_paths(group) for group in contradictions(index)],
     }
     for kind, found in kinds.items():

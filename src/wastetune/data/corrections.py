@@ -1,7 +1,6 @@
 """Corrections of a data set: what a person decided about its pictures, in a CSV file, and an index that honours it."""
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from wastetune.data.index import ImageIndex
 from wastetune.data.layout import Problem
 from wastetune.errors import UserError, suggest
-from wastetune.files import write_csv
+from wastetune.files import open_csv, write_csv
 
 FILE = "corrections.csv"
 # Decision -> what it makes of a picture. `keep` says that somebody has looked and all is well.
@@ -41,8 +40,7 @@ def read_corrections(file: Path, classes: Sequence[str]) -> tuple[Correction, ..
         raise UserError(f"{file} cannot be read ({error.strerror}); `wastetune data audit` writes it") from None
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text; save it as CSV with UTF-8") from None
-    head = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if head.count(";") > head.count(",") else ",")
+    reader = open_csv(text)
     for column in ("path", "decision"):
         if column not in (reader.fieldnames or ()):
             raise UserError(f"{file} has no column '{column}'; its first line must be {','.join(_COLUMNS)}")

@@ -126,6 +126,12 @@ def near_duplicate_groups(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
     return _groups(index, index.near_duplicate_keys)
 
 
+def look_alike_groups(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
+    """The groups of near-duplicates, with one picture for all that have exactly the same pixels."""
+    alike = ({each.pixels_sha256: each for each in reversed(group)} for group in near_duplicate_groups(index))
+    return tuple(tuple(sorted(one.values(), key=lambda each: each.path)) for one in alike if len(one) > 1)
+
+
 def contradictions(index: ImageIndex) -> tuple[tuple[Picture, ...], ...]:
     """The groups of exact duplicates with pictures in more than one class."""
     return tuple(group for group in duplicate_groups(index) if len({picture.label for picture in group}) > 1)

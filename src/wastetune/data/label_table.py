@@ -1,10 +1,10 @@
 """Labels from a CSV file beside the pictures: a row for each picture, with its path and its class."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wastetune.errors import UserError
+from wastetune.files import open_csv
 
 _NAMES = ("labels.csv", "metadata.csv", "train.csv")  # ours and many others', Hugging Face's, Kaggle's
 _PATHS = ("path", "file_name", "filename", "file", "image", "image_id", "id")
@@ -40,13 +40,17 @@ def _table_in(folder: Path) -> Path | None:
         file = folder / name
         if not file.is_file():
             continue
-        with file.open(encoding="utf-8-sig", newline="", errors="replace") as lines:
-            reader = csv.DictReader(lines)
-            path, label, _ = _columns(reader.fieldnames or ())
-            first = next(reader, None)
+        reader = open_csv(_text(file))
+        path, label, _ = _columns(reader.fieldnames or ())
+        first = next(reader, None)
         if path and label and first and _locate(_places(folder), first[path] or ""):
             return file
     return None
+
+
+def _text(file: Path) -> str:
+    with file.open(encoding="utf-8-sig", newline="", errors="replace") as stream:
+        return stream.read()
 
 
 def _columns(names: Sequence[str]) -> tuple[str | None, ...]:
@@ -59,28 +63,27 @@ def _read(file: Path, folder: Path, words: Mapping[str, str], part: str | None) 
     """The rows of a table. words: what a part may be called -> part; part: that of all its pictures."""
     rows: dict[str, Row] = {}
     places = _places(file.parent)
-    with file.open(encoding="utf-8-sig", newline="", errors="replace") as lines:
-        reader = csv.DictReader(lines)
-        path, label, split = _columns(reader.fieldnames or ())
-        assert path is not None
-        assert label is not None  # as `_table_in` has seen
-        for line in reader:
-            name, label_name = (line[path] or "").strip(), (line[label] or "").strip()
-            where = f"{file}, line {reader.line_num}"
-            if not label_name:
-                raise UserError(f"{where}: {name!r} has no class; write one, or delete the line")
-            picture = _locate(places, name)
-            if picture is None:
-                raise UserError(f"{where}: there is no picture {name!r}; add it, or delete the line")
-            side = part
-            if split and (word := (line[split] or "").strip().lower()):
-                if word not in words:
-                    raise UserError(f"{where}: {word!r} is no part of a data set; write train, val or test")
-                side = words[word]
-            known = picture.relative_to(folder).as_posix()
-            if known in rows and rows[known][1] != label_name:
-                raise UserError(f"{where}: {name!r} has another class in an earlier line; leave one of them")
-            rows[known] = (known, label_name, side)
+    reader = open_csv(_text(file))
+    path, label, split = _columns(reader.fieldnames or ())
+    assert path is not None
+    assert label is not None  # as `_table_in` has seen
+    for line in reader:
+        name, label_name = (line[path] or "").strip(), (line[label] or "").strip()
+        where = f"{file}, line {reader.line_num}"
+        if not label_name:
+            raise UserError(f"{where}: {name!r} has no class; write one, or delete the line")
+        picture = _locate(places, name)
+        if picture is None:
+            raise UserError(f"{where}: there is no picture {name!r}; add it, or delete the line")
+        side = part
+        if split and (word := (line[split] or "").strip().lower()):
+            if word not in words:
+                raise UserError(f"{where}: {word!r} is no part of a data set; write train, val or test")
+            side = words[word]
+        known = picture.relative_to(folder).as_posix()
+        if known in rows and rows[known][1] != label_name:
+            raise UserError(f"{where}: {name!r} has another class in an earlier line; leave one of them")
+        rows[known] = (known, label_name, side)
     if any(side for _, _, side in rows.values()) and not all(side for _, _, side in rows.values()):
         raise UserError(f"{file}: some pictures have a part and others have none; fill in the column {split!r}")
     return list(rows.values())

@@ -22,6 +22,7 @@ from wastetune.models.loading import Model
 
 PROBABILITY = "probability of "  # followed by the class: the name of its column
 
+_NAMED = 5  # of the paths that do not exist
 _BATCH = 64  # pictures in memory at once
 
 
@@ -60,10 +61,15 @@ def predict_files(model: Model, paths: Iterable[Path]) -> Iterator[Prediction]:
 def find_pictures(named: Sequence[str | Path]) -> list[Path]:
     """The files of paths, folders and globs, sorted by name within each. Raises UserError if there are none.
 
-    Hidden files in folders are left out. A path that does not exist is included: its prediction has the problem.
+    Hidden files in folders are left out. A path that does not exist, among others that do, is included: its prediction
+    has the problem.
     """
-    if paths := list(_files(named)):
+    paths = list(_files(named))
+    if any(path.exists() for path in paths):
         return paths
+    if paths:
+        missing = ", ".join(map(str, paths[:_NAMED])) + (" ..." if len(paths) > _NAMED else "")
+        raise UserError(f"there is no file or folder {missing}; check the path")
     where = ", ".join(map(str, named)) or "an empty list"
     raise UserError(f"there is no picture in {where}; name files, or a folder that holds some")
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from wastetune.evaluation.calibration import Calibration
@@ -174,7 +175,8 @@ def _trial_marks(
         return 2 if trial.number == winner else 1 if trial.default else 0
 
     marks = []
-    for trial in sorted(history.trials, key=rank):
+    ran = [trial for trial in history.trials if trial.state != "interrupted"]  # those have no outcome
+    for trial in sorted(ran, key=rank):
         title = f"trial {trial.number}{', the winner' if trial.number == winner else ''}: {_outcome(trial)}"
         title += ", the default configuration" if trial.default else ""
         title += f", from {trial.origin}" if trial.origin else ""
@@ -224,6 +226,13 @@ def _default(history: History) -> TrialRecord | None:
     return next((trial for trial in history.trials if trial.default and trial.state == "complete"), None)
 
 
+def text_colour(red: float, green: float, blue: float) -> str:
+    """White on a colour (channels from 0 to 1) where its contrast is at least 4.5, as WCAG 2 counts it; else black."""
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in (red, green, blue)]
+    luminance = sum(part * each for part, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return "white" if 1.05 / (luminance + 0.05) >= 4.5 else "black"
+
+
 def draw_confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str], path: Path) -> None:
     """A PNG of the matrix: counts in the cells, shaded by the share of the true class; also fit for print."""
     # The object interface: pyplot would pick a window system and keep every figure alive.
@@ -238,11 +247,11 @@ def draw_confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(SHADE, vmin=0, vmax=1))
+    shades = image.to_rgba(np.array(shares))
     for row, counts in enumerate(matrix):
         for column, count in enumerate(counts):
-            share = shares[row][column]
             # Empty cells step back but stay legible (contrast 4.5), so that the confusions stand out.
-            colour = "white" if share**SHADE > 0.6 else "black" if count else "0.45"
+            colour = text_colour(*shades[row, column, :3]) if count else "0.45"
             weight = "bold" if row == column else "normal"
             axes.text(column, row, str(count), ha="center", va="center", color=colour, weight=weight, size=10)
     names = [shortened(name, 30) for name in classes]

@@ -46,6 +46,7 @@ from wastetune.report.text import (
 )
 from wastetune.search.choice import describe_search
 from wastetune.search.history import ENOUGH_TRIALS, History
+from wastetune.storage.records import render_interruption
 
 FILE = "report.html"
 MISTAKES = 24  # thumbnails: some 5 KB each
@@ -123,6 +124,7 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         search_note=_search_note(report),
         score_name=f"Validation {METRICS[report.metric][0]}",
         failures=_failures(history),
+        interruptions=[_capital(text) for text in _interruptions(history)],
         importance=list(history.importance.items()),
         spread=history.importance_spread,
         enough=ENOUGH_TRIALS,
@@ -275,7 +277,16 @@ def _search_note(report: Report) -> str:
 
 def _failures(history: History, most: int = 5) -> list[str]:
     failed = [f"trial {trial.number}, {trial.failure}" for trial in history.trials if trial.state == "failed"]
-    return failed[:most] + ([f"{len(failed) - most} more"] if len(failed) > most else [])
+    return _first(failed, most)
+
+
+def _interruptions(history: History, most: int = 5) -> list[str]:
+    interrupted = [trial for trial in history.trials if trial.state == "interrupted"]
+    return _first([render_interruption(trial.number, trial.failure, trial.again) for trial in interrupted], most)
+
+
+def _first(texts: Sequence[str], most: int) -> list[str]:
+    return [*texts[:most], *([f"{len(texts) - most} more"] if len(texts) > most else [])]
 
 
 def mistake_figures(mistakes: Sequence[tuple[Mistake, str | None]]) -> list[dict[str, Any]]:

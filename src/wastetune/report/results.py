@@ -40,11 +40,12 @@ class TrialCounts(Record):
     complete: int
     pruned: int
     failed: int
+    interrupted: int = 0  # and tried again
 
     @property
     def total(self) -> int:
         """The trials in all states."""
-        return self.complete + self.pruned + self.failed
+        return self.complete + self.pruned + self.failed + self.interrupted
 
 
 class Best(Record):

@@ -262,14 +262,16 @@ def worst_confusions(matrix: Sequence[Sequence[int]], most: int) -> list[tuple[i
 
 
 def best_line(report: Report) -> str:
-    """Which trial won, and how it was retrained."""
-    best = report.best
+    """Which trial was best, and what the final model is where it is not that trial retrained."""
+    best, final = report.best, report.final
     score = f"validation {METRICS[report.metric][0]} {best.score:.3f}"
-    origin = f", from {best.origin}" if best.origin else ""
-    retrained = f"retrained for {render_count(report.retrain.epochs, 'epoch')}"
+    name = f"{best.number}, from {best.origin}" if best.origin else f"{best.number}"
     if report.is_default and not report.default_won:
-        retrained = "not retrained"
-    return f"Best configuration: trial {best.number}{origin}, {score}; {retrained}"
+        return f"Best trial: {name}, {score}; the final model is the default configuration, not this one"
+    if final and final.kind == "ensemble":
+        place = "with this one" if best.number in final.members else "without this one"
+        return f"Best trial: {name}, {score}; the final model is a mean of {len(final.members)}, {place}"
+    return f"Best configuration: trial {name}, {score}; retrained for {render_count(report.retrain.epochs, 'epoch')}"
 
 
 def _config_rows(report: Report) -> list[tuple[str, ...]]:
@@ -286,7 +288,8 @@ def _facts(report: Report) -> list[str]:
     search = describe_search(report.begun_with)
     return [
         f"Trials: {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed"
-        f"{f'; {search}' if search else ''}.",
+        + (f", {trials.interrupted} interrupted and tried again" if trials.interrupted else "")
+        + (f"; {search}." if search else "."),
         *warm_start_lines(report.warm_starts),
         *data_facts(report),
         "Time: " + ", ".join(f"{name} {render_duration(spent)}" for name, spent in seconds.items()) + ".",
@@ -316,6 +319,7 @@ def warm_start_lines(origins: Sequence[Origin]) -> list[str]:
 def render_states(trials: TrialCounts) -> str:
     """The states that occur: `14 complete, 1 failed`."""
     counts = {"complete": trials.complete, "pruned": trials.pruned, "failed": trials.failed}
+    counts["interrupted"] = trials.interrupted
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wastetune.seeding import seed_for
-from wastetune.storage.records import TrialRecord, record
+from wastetune.storage.records import TrialRecord
 from wastetune.storage.retry import with_retries
-from wastetune.storage.study import ended_trials, read_trials
+from wastetune.storage.study import read_trials, records_of
 
 if TYPE_CHECKING:
     import optuna
@@ -50,11 +50,11 @@ class History:
 
 def read_history(study: "optuna.Study") -> History:
     """The search so far."""
-    trials = ended_trials(study)
+    trials = read_trials(study)
     ranges = {key: drawn for trial in trials for key, drawn in trial.distributions.items()}
     importance = rank_parameters(study)
     return History(
-        tuple(record(trial) for trial in trials),
+        records_of(trials),
         {key: _searched(drawn) for key, drawn in ranges.items()},
         importance,
         _importance_spread(trials, importance),

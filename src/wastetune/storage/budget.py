@@ -1,7 +1,8 @@
 """How many trials a study still needs, and which configurations are tried again. Reads trials, writes nothing."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from wastetune.storage.records import read_attrs
@@ -48,16 +49,41 @@ def is_void(trial: "FrozenTrial") -> bool:
 
 def retry_due(trials: "Iterable[FrozenTrial]") -> "FrozenTrial | None":
     """A trial whose configuration is to be tried again: handed back, or lost with its worker and not too often."""
+    return next((group[-1] for group in _same_configs(trials) if _is_due(group)), None)
+
+
+def interrupted_trials(trials: "Iterable[FrozenTrial]") -> dict[int, int | None]:
+    """The trials that were interrupted, each with the trial that tries its configuration again; None: not begun yet.
+
+    They were handed back or lost with their workers. One that is never tried again has failed.
+    """
+    found: dict[int, int | None] = {}
+    for group in _same_configs(trials):
+        found |= {trial.number: again.number for trial, again in pairwise(group) if was_interrupted(trial)}
+        if _is_due(group):
+            found[group[-1].number] = None
+    return dict(sorted(found.items()))
+
+
+def was_interrupted(trial: "FrozenTrial") -> bool:
+    """Whether the trial was handed back, or lost with its worker."""
+    attrs = read_attrs(trial)
+    return trial.state.name == "FAIL" and (attrs.handed_back or attrs.failure == LOST)
+
+
+def _same_configs(trials: "Iterable[FrozenTrial]") -> "Iterable[list[FrozenTrial]]":
+    """The trials of each configuration, by number."""
     same: dict[str, list[FrozenTrial]] = {}
     for trial in trials:
         if "config" in trial.user_attrs and not is_void(trial):
             same.setdefault(json.dumps(trial.user_attrs["config"], sort_keys=True), []).append(trial)
-    for group in same.values():
-        if all(trial.state.name == "FAIL" for trial in group) and not count_lost(group) > MAX_RETRIES:
-            last = read_attrs(group[-1])
-            if last.handed_back or last.failure == LOST:
-                return group[-1]
-    return None
+    return same.values()
+
+
+def _is_due(group: "Sequence[FrozenTrial]") -> bool:
+    """Whether the configuration of these trials is to be tried again."""
+    failed = all(trial.state.name == "FAIL" for trial in group)
+    return failed and was_interrupted(group[-1]) and count_lost(group) <= MAX_RETRIES
 
 
 def count_lost(trials: "Iterable[FrozenTrial]") -> int:

@@ -50,7 +50,7 @@ class TrialRecord:
     """A trial that has ended. Its score is that of the best epoch; of a pruned trial the last one reported, if any."""
 
     number: int
-    state: str  # complete, pruned or failed
+    state: str  # complete, pruned, failed or interrupted
     score: float | None
     seconds: float  # without the activations, which all trials share
     parameters: int | None  # that were trained
@@ -62,6 +62,7 @@ class TrialRecord:
     failure: str
     cut: str | None = None  # the block of the backbone below which everything was frozen
     origin: str = ""  # the trial of an earlier study that the configuration is from
+    again: int | None = None  # of an interrupted trial, the one that tries its configuration again, if begun
 
 
 class Origin(Record):
@@ -113,3 +114,10 @@ def record(trial: "FrozenTrial") -> TrialRecord:
         cut=attrs.cut,
         origin=attrs.origin,
     )
+
+
+def render_interruption(number: int, reason: str, again: int | None) -> str:
+    """How an interrupted trial ended and goes on: `trial 3 was interrupted (worker lost), tried again as trial 5`."""
+    how = "" if reason == "interrupted" else f" ({reason})"
+    rest = "to be tried again" if again is None else f"tried again as trial {again}"
+    return f"trial {number} was interrupted{how}, {rest}"

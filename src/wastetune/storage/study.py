@@ -4,13 +4,13 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from wastetune.errors import UserError
 from wastetune.record import Record
-from wastetune.storage.budget import is_void, only_finished
+from wastetune.storage.budget import interrupted_trials, is_void, only_finished
 from wastetune.storage.database import engine_of
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
 from wastetune.storage.records import STATES, Opening, TrialRecord, read_attrs, record
@@ -142,14 +142,21 @@ def finished_trials(study: "optuna.Study") -> "list[FrozenTrial]":
     return only_finished(read_trials(study))
 
 
-def ended_trials(study: "optuna.Study") -> "list[FrozenTrial]":
-    """The trials that ran and have ended, by number: complete, pruned or failed."""
-    return [trial for trial in read_trials(study) if trial.state.name in STATES and not is_void(trial)]
-
-
 def read_records(study: "optuna.Study") -> tuple[TrialRecord, ...]:
     """The records of the trials that have ended, by number."""
-    return tuple(record(trial) for trial in ended_trials(study))
+    return records_of(read_trials(study))
+
+
+def records_of(trials: "Sequence[FrozenTrial]") -> tuple[TrialRecord, ...]:
+    """The records of those of all trials of a study that ran and have ended."""
+    interrupted = interrupted_trials(trials)
+    return tuple(
+        replace(record(trial), state="interrupted", again=interrupted[trial.number])
+        if trial.number in interrupted
+        else record(trial)
+        for trial in trials
+        if trial.state.name in STATES and not is_void(trial)
+    )
 
 
 def best_trial(study: "optuna.Study") -> "FrozenTrial | None":

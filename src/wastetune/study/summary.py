@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import reachable_cuts
-from wastetune.data.index import contradictions, duplicate_groups, near_duplicate_groups
+from wastetune.data.index import contradictions, duplicate_groups, look_alike_groups
 from wastetune.data.splits import leaked_pictures
 from wastetune.report.results import Best, Edge, PictureCounts, Report, Seconds, StudySummary, TrialCounts
 from wastetune.search.space import bounds, searched_ranges
 from wastetune.search.toml_file import named_files
 from wastetune.storage.records import Origin, WarmStart, read_attrs
-from wastetune.storage.study import WARM_STARTS, best_trial, get_study_attr, read_trials
+from wastetune.storage.study import WARM_STARTS, best_trial, get_study_attr, read_trials, records_of
 from wastetune.study.final import Refit, data_name
 from wastetune.training.config import TrialConfig
 from wastetune.tuning.prepare import Prepared, TrialContext, fingerprint_digest
@@ -52,7 +52,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
     """The part of the report that needs no test set."""
     context, splits, index = prepared.context, prepared.splits, prepared.index
     trials = read_trials(study)
-    states = Counter(trial.state.name for trial in trials)
+    states = Counter(each.state for each in records_of(trials))
     config, origin = dict(read_attrs(best).config), read_attrs(best).origin
     assert best.value is not None
     return StudySummary(
@@ -67,7 +67,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         class_counts=_class_counts(prepared),
         left_out=len(splits.left_out),
         counts=PictureCounts(train=len(splits.train), val=len(splits.val), test=len(splits.test)),
-        trials=TrialCounts(complete=states["COMPLETE"], pruned=states["PRUNED"], failed=states["FAIL"]),
+        trials=_trial_counts(states),
         default_number=next((t.number for t in trials if read_attrs(t).default and t.value is not None), 0),
         best=Best(number=best.number, score=best.value, config=config, **({"origin": origin} if origin else {})),
         edges=edge_findings(config, _reachable_ranges(context)),
@@ -78,12 +78,16 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
     )
 
 
+def _trial_counts(states: Mapping[str, int]) -> TrialCounts:
+    counts = {state: states[state] for state in ("complete", "pruned", "failed")}
+    return TrialCounts(**counts, **({"interrupted": n} if (n := states["interrupted"]) else {}))
+
+
 def _rare(study: "optuna.Study", prepared: Prepared) -> dict[str, Any]:
     """What only some studies have. It is left out elsewhere, so that reports of earlier versions stay as they are."""
     index = prepared.index
     values: dict[str, Any] = {}
-    alike = near_duplicate_groups(index)
-    if near := sum(len({picture.pixels_sha256 for picture in group}) > 1 for group in alike):
+    if near := len(look_alike_groups(index)):
         values["near_duplicates"] = near
     if index.corrected:
         values["corrected"] = dict(index.corrected)

@@ -200,7 +200,7 @@ def join_study(
         tags = info.tags | {"dataset": known.name}
         write_study_info(study, info.model_copy(update={"data": known, "tags": tags}))
     for number in fail_lost_trials(study):
-        console.print(f"trial {number} was in the hands of a process that is gone: failed")
+        console.print(f"trial {number} was in the hands of a process that is gone: interrupted")
     return study
 
 

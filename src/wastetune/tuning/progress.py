@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from wastetune.console import Console, Row
@@ -15,9 +16,9 @@ from wastetune.evaluation.metrics import METRICS
 from wastetune.formatting import render_count, render_rough_duration
 from wastetune.search.choice import describe_search
 from wastetune.settings import lease_seconds
-from wastetune.storage.budget import is_void, only_finished
-from wastetune.storage.records import read_attrs
-from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials
+from wastetune.storage.budget import is_void, only_finished, was_interrupted
+from wastetune.storage.records import read_attrs, render_interruption
+from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials, records_of
 from wastetune.training.fit import Epoch
 from wastetune.tuning.prepare import Prepared
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _STATES = ("COMPLETE", "PRUNED", "RUNNING", "FAIL")
+_INTERRUPTIONS = 5  # listed
 _RECENT = 20  # finished trials that the rate is computed from, so that it follows the number of workers
 
 
@@ -39,6 +41,8 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
     counts = Counter(trial.state.name for trial in trials)
     asked = get_study_attr(study, "trials", 0)
     finished = only_finished(trials)
+    ended = records_of(trials)
+    interrupted = [record for record in ended if record.state == "interrupted"]
     best, info = best_trial(study), read_study_info(study)
     workers = [
         {
@@ -54,16 +58,18 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
         for silent in [0.0 if attrs.beat is None else now - attrs.beat]
     ]
     left = max(asked - len(finished), 0)
-    recent = sorted(trial.datetime_complete.timestamp() for trial in finished if trial.datetime_complete)[-_RECENT:]
-    span = (now if left else recent[-1]) - recent[0] if len(recent) > 1 else 0.0
-    rate = 60 * (len(recent) - 1) / span if span > 0 else None
+    step = seconds_per_trial(finished)
     return {
         "study": study.study_name,
         "question": info.question if info else "",
         "asked": asked,
         "finished": len(finished),
-        "trials": {state.lower(): counts[state] for state in _STATES},
-        "failures": dict(Counter(read_attrs(trial).failure or "?" for trial in trials if trial.state.name == "FAIL")),
+        "trials": {state.lower(): counts[state] for state in _STATES}
+        | {"fail": counts["FAIL"] - len(interrupted), "interrupted": len(interrupted)},
+        "failures": dict(Counter(record.failure or "?" for record in ended if record.state == "failed")),
+        "interruptions": [
+            {"trial": record.number, "reason": record.failure, "again": record.again} for record in interrupted
+        ],
         "metric": info.metric if info else "",
         "search": describe_search(info.tags) if info else "",
         "best": None
@@ -75,9 +81,23 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
             "origin": read_attrs(best).origin,
         },
         "workers": workers,
-        "trials_per_minute": None if rate is None else round(rate, 2),
-        "seconds_left": None if rate is None else round(60 * left / rate, 1),
+        "trials_per_minute": None if step is None else round(60 / step, 2),
+        "seconds_left": None if step is None else round(step * left, 1),
     }
+
+
+def seconds_per_trial(trials: "Sequence[FrozenTrial]") -> float | None:
+    """Seconds from one finished trial to the next, a mean of the last 20; None before two have finished.
+
+    None counts for longer than it ran, so that the time between two runs of a study does not count.
+    """
+    ends = sorted(
+        (trial.datetime_complete, trial.duration.total_seconds())
+        for trial in only_finished(trials)
+        if trial.datetime_complete and trial.duration
+    )[-_RECENT:]
+    steps = [min((end - before).total_seconds(), ran) for (before, _), (end, ran) in pairwise(ends)]
+    return sum(steps) / len(steps) if sum(steps) > 0 else None
 
 
 def render_status(status: Mapping[str, Any]) -> str:
@@ -87,6 +107,7 @@ def render_status(status: Mapping[str, Any]) -> str:
         f"{status['study']}: {status['finished']} of {status['asked']} trials finished "
         f"({trials['complete']} complete, {trials['pruned']} pruned), "
         f"{trials['running']} running, {trials['fail']} failed"
+        + (f", {trials['interrupted']} interrupted" if trials["interrupted"] else "")
     ]
     if status["question"]:
         lines.append(status["question"])
@@ -103,6 +124,10 @@ def render_status(status: Mapping[str, Any]) -> str:
         lines.append(f"{rate:.1f} trials a minute" + (f", about {render_rough_duration(left)} left" if left else ""))
     for reason, count in status["failures"].items():
         lines.append(f"failed {count} times: {reason}" if count > 1 else f"failed once: {reason}")
+    told = [render_interruption(each["trial"], each["reason"], each["again"]) for each in status["interruptions"]]
+    if len(told) > _INTERRUPTIONS:
+        lines.append(f"{len(told) - _INTERRUPTIONS} earlier trials were interrupted")
+    lines += told[-_INTERRUPTIONS:]
     for worker in status["workers"]:
         here = " (this machine)" if worker["host"] == socket.gethostname() else ""
         life = "" if worker["alive"] else f", silent for {render_rough_duration(worker['silent_seconds'])}"
@@ -153,7 +178,8 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
     """
     state, attrs = trial.state.name, read_attrs(trial)
     if state == "FAIL":
-        return f"trial {trial.number:3d}  failed: {attrs.failure}"
+        what = "interrupted" if was_interrupted(trial) else "failed"
+        return f"trial {trial.number:3d}  {what}" + (f": {attrs.failure}" if attrs.failure != what else "")
     name = METRICS[metric][0]
     score = f"{name} {trial.value:.4f}" if state == "COMPLETE" else "pruned"
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
@@ -194,18 +220,15 @@ def show_study(
 
     The value is a function that takes all trials of the study, now and whenever some may have changed.
     """
-    started = time.monotonic()
-    ends: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # time, finished trials
     rows: dict[int, Row] = {}
-    whole = Row("", 0, asked)
+    whole = Row("", -1, asked)
     with console.rows() as show:
 
         def on_change(trials: Sequence["FrozenTrial"]) -> None:
             nonlocal whole
             finished = only_finished(trials)
-            if not ends or len(finished) != ends[-1][1]:
-                ends.append((time.monotonic() if ends else started, len(finished)))
-                whole = _study_row(metric, asked, finished, ends)
+            if whole.done != min(len(finished), asked):
+                whole = _study_row(metric, asked, finished)
             at_work = [trial for trial in trials if trial.state.name == "RUNNING"] if running else []
             for trial in at_work:
                 epoch = max(trial.intermediate_values, default=0)
@@ -216,10 +239,10 @@ def show_study(
         yield on_change
 
 
-def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"], ends: Sequence[tuple[float, int]]) -> Row:
-    """The row of a study; the rate is that of the last trials of this run, never of those of an earlier one."""
-    (first, before), (last, count) = ends[0], ends[-1]
-    left = (asked - count) * (last - first) / (count - before) if count > before + 1 else None  # one alone tells little
+def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"]) -> Row:
+    """The row of a study, with the time left as `describe_status` tells it."""
+    count, step = len(finished), seconds_per_trial(finished)
+    left = None if step is None else step * max(asked - count, 0)
     scores = [(trial.value, -trial.number) for trial in finished if trial.state.name == "COMPLETE"]
     best, number = max(scores, default=(None, 0))
     state = "" if best is None else f"best {METRICS[metric][0]} {best:.4f} (trial {-number})"
