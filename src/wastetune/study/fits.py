@@ -12,8 +12,8 @@ from wastetune.training.learner import FloatArray, Learner, open_head
 from wastetune.tuning.objective import fitted_learner
 from wastetune.tuning.prepare import TrialContext
 
-# Below so many steps in all, some seconds of work, processes take longer to start than they save.
-_WORTH_PROCESSES = 5000
+# Below so many pictures in all, each counted once an epoch, processes take longer to start than they save.
+_WORTH_PROCESSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,6 @@ class FitTask:
     predicted: Activations
     epochs: int
     seed: int
-
-    @property
-    def steps(self) -> int:
-        """The number of optimizer steps."""
-        return self.epochs * steps_per_epoch(len(self.train.labels), self.config)
 
 
 def fit_each(context: TrialContext, tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]:
@@ -55,12 +50,14 @@ def _fit_heads(tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]
     """Each in a process of its own while cores are free: a head is too small for more than one core, or for threads."""
     from joblib import Parallel, cpu_count, delayed
 
-    cores = min(cpu_count(), len(tasks)) if sum(task.steps for task in tasks) >= _WORTH_PROCESSES else 1
-    yield from Parallel(n_jobs=max(cores, 1), return_as="generator")(delayed(_fit_head)(task) for task in tasks)
+    pictures = sum(task.epochs * len(task.train.labels) for task in tasks)
+    processes = min(cpu_count(), len(tasks)) if pictures >= _WORTH_PROCESSES else 1
+    yield from Parallel(max(processes, 1), return_as="generator")(delayed(_fit_head)(task) for task in tasks)
 
 
 def _fit_head(task: FitTask) -> tuple[Learner, FloatArray]:
     (features,) = task.train.views[0].shape
-    with open_head(features, task.config, task.train.classes, horizon=task.steps, seed=task.seed) as head:
-        fit_final(head, task.train, config=task.config, steps=task.steps, seed=task.seed)
+    steps = task.epochs * steps_per_epoch(len(task.train.labels), task.config)
+    with open_head(features, task.config, task.train.classes, horizon=steps, seed=task.seed) as head:
+        fit_final(head, task.train, config=task.config, steps=steps, seed=task.seed)
         return head, predict_probabilities(head, task.predicted)
