@@ -37,6 +37,7 @@ MOST_FILES = 9
 # Library -> the rooms or modules that may import it, at whatever depth; for annotations (TYPE_CHECKING) any may.
 LIBRARIES = {
     "keras": "backbones training models.bundle models.export models.saliency tracking.model_code.loader",
+    "keras_tuner": "training.custom_head",
     "optuna": "storage search tracking.artifacts tracking.dashboard tuning study",
     "optuna_dashboard": "tracking.ui",
     "mlflow": "tracking",

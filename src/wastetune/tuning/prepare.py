@@ -6,13 +6,15 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wastetune.backbones.activation_store import Store, open_store
-from wastetune.backbones.backbone import Backbone, load_backbone
+from wastetune.backbones.backbone import Backbone, activation_shape, load_backbone
 from wastetune.backbones.catalog import find_architecture
+from wastetune.backbones.cuts import TOP
 from wastetune.backbones.runtime import choose_runtime
 from wastetune.console import Console
 from wastetune.data.corrections import correct_index
@@ -23,7 +25,7 @@ from wastetune.datasets.catalog import find_dataset
 from wastetune.datasets.identity import content_digest, content_sketch, name_dataset
 from wastetune.errors import UserError
 from wastetune.search.distributions import render_param
-from wastetune.search.space import SearchSpace, load_space
+from wastetune.search.space import SearchSpace, load_space, with_head
 from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
 from wastetune.storage.database import open_storage
@@ -37,6 +39,8 @@ from wastetune.storage.study import (
 )
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.tracking.dashboard import note_study
+from wastetune.training.custom_head import build_custom_head, load_head, rehearse
+from wastetune.training.head import BuildHead, build_head
 from wastetune.tuning.pictures import changes_since, folder_stamp, watch_pictures
 from wastetune.tuning.recipes import recipes_of
 from wastetune.tuning.spec import StudySpec
@@ -67,6 +71,12 @@ class TrialContext:
     store: Store
     data: TuningData
 
+    @property
+    def build_head(self) -> BuildHead:
+        """What makes the head of a model: wastetune's, or one of the user's own."""
+        head = self.space.head
+        return build_head if head is None else partial(build_custom_head, head.file)
+
 
 def trial_seed(context: TrialContext, number: int) -> int:
     """The seed of everything random in a trial: initial weights of the head, dropout, the order of pictures."""
@@ -78,6 +88,7 @@ _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 # Keys of the study file that do not change the question, or that other parts of the fingerprint cover.
 _NOT_IN_FINGERPRINT = {
     *("name", "source", "question", "trials", "weights", "dataset", "dataset_name", "space", "final", "corrections"),
+    "head",
 }
 # Keys that came later: a study that does not use them keeps the fingerprint it began with.
 _LATER = {("split", "grouped")}
@@ -104,7 +115,11 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     with _key_of(spec, "backbone"):
         architecture = find_architecture(spec.backbone)
     with _key_of(spec, "space"):
-        space = load_space(spec.space)
+        space = load_space(spec.space, own_head=spec.head is not None)
+    head = None
+    if spec.head is not None:
+        with _key_of(spec, "head"):
+            head = load_head(spec.head, Path(spec.source).parent)
     with _key_of(spec, "dataset"):
         folder = find_dataset(spec.dataset, data)
     cache, stamp = cache_folder(), folder_stamp(folder)
@@ -113,6 +128,11 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     if spec.corrections:
         with _key_of(spec, "corrections"):
             index = correct_index(in_folder, Path(spec.corrections).expanduser())
+    backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
+    if head is not None:
+        with _key_of(spec, "head"):
+            (features,) = activation_shape(backbone, TOP)
+            space = with_head(space, rehearse(head, features, len(index.classes)))
     splits = split_index(
         index,
         seed=spec.seed,
@@ -124,7 +144,6 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     with console.bar("decoding pictures", len(in_folder.pictures)) as done:
         size = spec.image_size or architecture.size
         pixels = open_pixels(in_folder, size, cache, progress=bar_steps(done), say=console.print)
-    backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
     train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
     store = open_store(cache, cache_limit(), console.print)
     return Prepared(
@@ -141,6 +160,8 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             # Later parameters depend on earlier ones, so their order matters.
             "space": ", ".join(key for key, _ in space.params),
             **{f"space's {key}": render_param(param) for key, param in space.params},
+            # The function and all of its file: a change in it may give every trial another head.
+            **({"head": f"{head.function.__name__}, {head.digest[:16]}"} if head else {}),
             _DATA: split_digest(index, splits)[:16],
             "weights": backbone.digest[:16],
             **recipes_of(space, backbone),

@@ -17,6 +17,7 @@ from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.records import read_attrs
 from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials
+from wastetune.training.config import HEAD_PREFIX
 from wastetune.training.fit import Epoch
 from wastetune.tuning.prepare import Prepared
 
@@ -146,7 +147,7 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
     so_far = f"  best {best.value:.4f} (trial {best.number})" if best else ""
     line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {seconds:5.0f} s{so_far}"
-    for key in _SHOWN:
+    for key in (*_SHOWN, *(key for key in trial.params if key.startswith(HEAD_PREFIX))):
         value = attrs.config.get(key)
         if key in trial.params and value is not None:
             word = f"  {key} {value:.3g}" if isinstance(value, float) else f"  {key} {value}"

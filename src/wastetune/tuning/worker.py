@@ -141,7 +141,7 @@ def run_worker(
                     f"{failures} trials in a row failed, the last one with: {attrs.failure}; "
                     "mend the cause and run the same command again"
                 )
-            models += attrs.cut != TOP.name
+            models += attrs.cut != TOP.name or context.space.head is not None
             if renew_after is not None and models >= renew_after:
                 return True
 
