@@ -93,12 +93,12 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
 
     from wastetune.storage.database import open_storage
     from wastetune.storage.study import find_study, read_records
-    from wastetune.training.config import HEAD_PREFIX, OWN_HEAD, TrialConfig
+    from wastetune.training.config import OWN_HEAD, TrialConfig
     from wastetune.tuning.spec import study_name
 
     records = read_records(find_study(open_storage(STORAGE.resolve(storage)), study_name(str(study))))
     keys = [key for key in TrialConfig.model_fields if key not in OWN_HEAD]
-    keys += dict.fromkeys(key for record in records for key in record.config if key.startswith(HEAD_PREFIX))
+    keys += dict.fromkeys(key for record in records for key in record.config if key not in keys)
     fields = ("number", "state", "score", "seconds", "cut", *keys, "failure")
     rows = [{**vars(record), **record.config} for record in records]
     return pandas.DataFrame(rows, columns=list(fields))

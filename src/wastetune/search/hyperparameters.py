@@ -34,8 +34,8 @@ def distribution_of(asked: Any) -> "BaseDistribution":
     return FloatDistribution(low, high, log=log, step=step)
 
 
-def check_hyperparameters(where: str, all_asked: Iterable[Any]) -> None:
-    """UserError where a default is not among the values, or where one name has two kinds of values."""
+def check_hyperparameters(where: str, all_asked: Iterable[Any], *, defaults: bool = True) -> None:
+    """UserError where one name has two kinds of values or, with `defaults`, a default is not among the values."""
     from optuna.distributions import check_distribution_compatibility
 
     found: dict[str, BaseDistribution] = {}
@@ -43,11 +43,7 @@ def check_hyperparameters(where: str, all_asked: Iterable[Any]) -> None:
         if is_fixed(asked):
             continue
         drawn = distribution_of(asked)
-        try:
-            fits = drawn._contains(drawn.to_internal_repr(asked.default))
-        except ValueError:
-            fits = False
-        if not fits:
+        if defaults and not is_value(asked, asked.default):
             raise UserError(
                 f"{where}: the default of {asked.name!r}, {asked.default}, is none of its values; trial 0 runs it, so "
                 "move it or widen the range"
@@ -58,6 +54,15 @@ def check_hyperparameters(where: str, all_asked: Iterable[Any]) -> None:
             raise UserError(
                 f"{where}: {asked.name!r} stands for two kinds of values in two conditional scopes; give each a name"
             ) from None
+
+
+def is_value(asked: Any, value: Any) -> bool:
+    """Whether a keras_tuner HyperParameter, which is not `Fixed`, can have the value."""
+    drawn = distribution_of(asked)
+    try:
+        return bool(drawn._contains(drawn.to_internal_repr(value)))
+    except ValueError:
+        return False
 
 
 def suggest(trial: "BaseTrial", key: str, asked: Any) -> Any:

@@ -7,28 +7,28 @@ database in one transaction instead of parameter by parameter, and a proposal th
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from wastetune.search.pruner import PRUNING_STARTUP
-from wastetune.training.config import TrialConfig
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial, FrozenTrial
 
+C = TypeVar("C")  # a configuration
 # Optuna trial -> the configuration that it samples.
-Resolve = Callable[["BaseTrial"], TrialConfig]
+Resolve = Callable[["BaseTrial"], C]
 
 # Random trials before the sampler has enough to learn from.
 _STARTUP_TRIALS = 8
 
 
 @dataclass(frozen=True)
-class Proposal:
+class Proposal(Generic[C]):
     """A configuration, and the sampled parameters that it was made from."""
 
-    config: TrialConfig
+    config: C
     params: dict[str, Any]
     distributions: "dict[str, BaseDistribution]"
 
@@ -41,17 +41,17 @@ class InMemoryStudy:
     seen: set[int]
 
 
-def open_in_memory_study(*, epochs: int) -> InMemoryStudy:
+def open_in_memory_study(*, epochs: int = 0, direction: Literal["maximize", "minimize"] = "maximize") -> InMemoryStudy:
     """An empty study in memory, for trials of at most so many epochs."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna would report every study in memory
     # A deep tail starts slower than a head alone, and needs some epochs to overtake it.
     pruner = optuna.pruners.MedianPruner(n_startup_trials=PRUNING_STARTUP, n_warmup_steps=epochs // 3)
-    return InMemoryStudy(optuna.create_study(direction="maximize", pruner=pruner), set())
+    return InMemoryStudy(optuna.create_study(direction=direction, pruner=pruner), set())
 
 
-def propose(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]", resolve: Resolve, *, seed: int) -> Proposal:
+def propose(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]", resolve: Resolve[C], *, seed: int) -> Proposal[C]:
     """The sampler's proposal after these trials."""
     import optuna
     from optuna.exceptions import ExperimentalWarning
@@ -102,14 +102,14 @@ def _forget(memory: InMemoryStudy, numbers: Iterable[int]) -> None:
         memory.study.tell(number, state=TrialState.FAIL)
 
 
-def _ask(memory: InMemoryStudy, resolve: Resolve) -> Proposal:
+def _ask(memory: InMemoryStudy, resolve: Resolve[C]) -> Proposal[C]:
     trial = memory.study.ask()
     proposal = _proposal(trial, resolve)
     _forget(memory, [trial.number])
     return proposal
 
 
-def propose_at_random(memory: InMemoryStudy, resolve: Resolve, *, seed: int) -> Proposal:
+def propose_at_random(memory: InMemoryStudy, resolve: Resolve[C], *, seed: int) -> Proposal[C]:
     """A random point of the space, for a sampler that repeats itself."""
     from optuna.samplers import RandomSampler
 
@@ -117,13 +117,13 @@ def propose_at_random(memory: InMemoryStudy, resolve: Resolve, *, seed: int) -> 
     return _ask(memory, resolve)
 
 
-def propose_this(params: Mapping[str, Any], resolve: Resolve) -> Proposal:
+def propose_this(params: Mapping[str, Any], resolve: Resolve[C]) -> Proposal[C]:
     """The proposal with these sampled parameters."""
     from optuna.trial import FixedTrial
 
     return _proposal(FixedTrial(dict(params)), resolve)
 
 
-def _proposal(trial: "BaseTrial", resolve: Resolve) -> Proposal:
+def _proposal(trial: "BaseTrial", resolve: Resolve[C]) -> Proposal[C]:
     config = resolve(trial)
     return Proposal(config, dict(trial.params), dict(trial.distributions))

@@ -94,7 +94,7 @@ def rehearse(file: HeadFile, features: int, classes: int) -> CustomHead:
         if not todo:
             break
         chosen = todo.pop(0)
-        hp = _hyperparameters()(partial(_value_or_default, chosen))
+        hp = asked_hyperparameters()(partial(_value_or_default, chosen))
         inputs = _features(features)
         _check_output(file, hp, inputs, _call(file, hp, inputs, classes), classes)
         for asked in hp.space:
@@ -115,7 +115,7 @@ def ask_values(head: CustomHead, ask: Ask) -> dict[str, Value | None]:
 
     `ask` is called once for each hyperparameter that is active and not `Fixed`.
     """
-    hp = _hyperparameters()(ask)
+    hp = asked_hyperparameters()(ask)
     _call(head.file, hp, _features(head.features), head.classes)
     return {"head": head.file.name, **{HEAD_PREFIX + name: value for name, value in hp.values.items()}}
 
@@ -128,11 +128,11 @@ def build_custom_head(file: HeadFile, features: Any, config: TrialConfig, classe
             raise UserError(f"{file.name} asks for {asked.name!r} now, and did not when the trial was proposed")
         return config.head_params[asked.name]
 
-    return _call(file, _hyperparameters()(stored), features, classes)
+    return _call(file, asked_hyperparameters()(stored), features, classes)
 
 
 @cache
-def _hyperparameters() -> Callable[[Ask], Any]:
+def asked_hyperparameters() -> Callable[[Ask], Any]:
     """KerasTuner's HyperParameters that ask for a value when it is wanted, instead of having all before."""
     import keras_tuner
 

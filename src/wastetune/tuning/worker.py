@@ -46,6 +46,7 @@ from wastetune.storage.trials import (
     void_reason,
 )
 from wastetune.tracking.dashboard import Notes
+from wastetune.training.config import TrialConfig
 from wastetune.training.fit import Epoch
 from wastetune.tuning.objective import choose_config, run_trial
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
@@ -76,7 +77,7 @@ class _StartedTrial:
     """A running trial of this worker, with its configuration."""
 
     trial: RunningTrial
-    proposal: Proposal
+    proposal: Proposal[TrialConfig]
     default: bool
 
 
@@ -222,10 +223,10 @@ def _run_one(
 
 def _choose(
     known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext, default: bool, name: str
-) -> Proposal:
+) -> Proposal[TrialConfig]:
     """What to run next: the default while it is due, then configurations to retry, then what the sampler proposes."""
 
-    def resolve(trial: "optuna.trial.BaseTrial") -> Any:
+    def resolve(trial: "optuna.trial.BaseTrial") -> TrialConfig:
         return choose_config(trial, context)
 
     if default:
