@@ -94,7 +94,7 @@ def test_a_tuner_gets_its_trial_until_it_has_ended_it(make):
     assert len(oracle.ongoing_trials) == 2
     end(oracle, first, 0.5)
     assert oracle.create_trial("a").trial_id != first.trial_id
-    assert [oracle.get_trial(trial_id).trial_id for trial_id in oracle.start_order] == ["0", "1", "2"]
+    assert [int(oracle.get_trial(trial_id).trial_id) for trial_id in oracle.start_order] == [0, 1, 2]
 
 
 def test_only_active_hyperparameters_have_values_and_those_are_in_range(make):
@@ -172,7 +172,7 @@ def test_an_invalid_trial_is_retried_as_often_as_it_may_be(make):
     assert oracle.create_trial("b").trial_id != first.trial_id
     end(oracle, first, status="INVALID", message="error2")
     assert oracle.get_trial(first.trial_id).status == "FAILED"
-    assert oracle.create_trial("a").trial_id not in (first.trial_id, "1")
+    assert int(oracle.create_trial("a").trial_id) == 2
 
 
 @pytest.mark.parametrize(("status", "retries"), [("INVALID", 0), ("FAILED", 1)])
@@ -394,13 +394,30 @@ def test_the_trial_of_a_process_that_is_gone_is_tried_again(ours, url):
     of_another_process(oracle, lost, 2**22 + 1, 1.0)
     other = ours(max_trials=2, seed=0)
     again = other.create_trial("a")
-    assert (again.trial_id, again.hyperparameters.values) == ("2", lost.hyperparameters.values)
+    assert (again.trial_id, again.hyperparameters.values) == ("0002", lost.hyperparameters.values)
     end(other, again, 0.4)
     assert study_of(url).trials[1].user_attrs["failure"] == LOST
     assert other.create_trial("a").status == "STOPPED"
     assert sorted(trial.score for trial in other.get_best_trials(2)) == [0.4, 0.5]
     end(oracle, lost, 0.1)  # it was presumed dead, and was not: its result comes too late
-    assert "1" not in oracle.trials
+    assert lost.trial_id not in oracle.trials
+
+
+def test_a_lost_trial_is_tried_again_in_a_space_that_has_grown_since(ours):
+    oracle = ours(max_trials=3, seed=0)
+    lost, other = oracle.create_trial("a"), oracle.create_trial("b")
+    other.hyperparameters.Int("late", 1, 100, default=7)
+    end(oracle, other, 0.5)
+    of_another_process(oracle, lost, 2**22 + 1, 1.0)
+    again = oracle.create_trial("c")
+    assert again.hyperparameters.values == {**lost.hyperparameters.values, "late": 7}
+
+
+def test_more_trials_do_not_change_the_names_of_those_that_are_there(ours):
+    oracle = ours(max_trials=9)
+    trial = oracle.create_trial("a")
+    end(oracle, trial, 0.5)
+    assert list(ours(max_trials=1000).get_best_trials()[0].trial_id) == list(trial.trial_id)
 
 
 def test_it_waits_for_the_last_trials_of_other_processes(ours, monkeypatch):

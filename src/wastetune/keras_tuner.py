@@ -10,7 +10,7 @@ import json
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,7 +115,7 @@ class OptunaOracle(keras_tuner.Oracle):  # type: ignore[misc]
         status, values, number = self._next()
         hyperparameters = self.hyperparameters.copy()
         hyperparameters.values = values
-        trial = Trial(hyperparameters=hyperparameters, trial_id=self._trial_id(number), status=status)
+        trial = Trial(hyperparameters=hyperparameters, trial_id=_trial_id(number), status=status)
         if status == TrialStatus.RUNNING:
             self._record_values(trial)
             self.ongoing_trials[tuner_id] = self.trials[trial.trial_id] = trial
@@ -191,16 +191,16 @@ class OptunaOracle(keras_tuner.Oracle):  # type: ignore[misc]
             return TrialStatus.IDLE, {}, running.number
         stack = ExitStack()
         stack.enter_context(heartbeats(self._study)).hold(running)
-        self._held[self._trial_id(running.number)] = (running, stack)
+        self._held[_trial_id(running.number)] = (running, stack)
         return TrialStatus.RUNNING, dict(proposal.config), running.number
 
     def _propose(self, known: "Sequence[FrozenTrial]", default: bool) -> Proposal[dict[str, Any]] | None:
         """Values to run; None where the space has none left."""
         check_hyperparameters("the hypermodel", self.hyperparameters.space, defaults=False)
         if default:
-            return propose_this({hp.name: _default(hp) for hp in self.hyperparameters.space}, self._values)
+            return self._propose_this({})
         if retry := retry_due(known):
-            return propose_this(retry.params, self._values)
+            return self._propose_this(retry.params)
         for attempt in range(_MOST_REPEATS):
             seed = seed_for("sampler", self.seed, len(known), attempt)
             proposal = (
@@ -212,15 +212,24 @@ class OptunaOracle(keras_tuner.Oracle):  # type: ignore[misc]
                 return proposal
         return None
 
+    def _propose_this(self, given: Mapping[str, Any]) -> Proposal[dict[str, Any]]:
+        """These values, and the default of each hyperparameter that has none among them."""
+        return propose_this(self._ask_all(lambda hp: given.get(hp.name, _default(hp))), self._values)
+
     def _values(self, trial: "BaseTrial") -> dict[str, Any]:
+        return self._ask_all(lambda hp: suggest(trial, hp.name, hp))
+
+    def _ask_all(self, ask: Callable[[Any], Any]) -> dict[str, Any]:
         """The values of all hyperparameters that are active, asked in KerasTuner's order: parents come first."""
-        hps = asked_hyperparameters()(lambda hp: suggest(trial, hp.name, hp))
+        hps = asked_hyperparameters()(ask)
         for hp in self.hyperparameters.space:
             hps._retrieve(hp)
         return dict(hps.values)
 
     def _finish(self, trial: Any) -> None:
         """Ends the trial in the study, with the hyperparameters that its build asked for the first time."""
+        if trial.trial_id not in self._held:
+            return
         running, stack = self._held.pop(trial.trial_id)
         stack.close()
         values = trial.hyperparameters.values
@@ -228,7 +237,7 @@ class OptunaOracle(keras_tuner.Oracle):  # type: ignore[misc]
         add_params(running, {hp.name: (values[hp.name], distribution_of(hp)) for hp in active if hp.name in values})
         state = json.loads(json.dumps(trial.get_state(), default=float))
         set_trial_attrs(running, TrialAttrs(config=values, kerastuner=state))
-        if trial.status == TrialStatus.COMPLETED:
+        if trial.status == TrialStatus.COMPLETED and trial.score is not None:
             ended = complete_trial(running, float(trial.score))
         else:
             ended = fail_trial(running, _reason(trial.message))
@@ -238,15 +247,17 @@ class OptunaOracle(keras_tuner.Oracle):  # type: ignore[misc]
     def _refresh(self, known: "Sequence[FrozenTrial]") -> None:
         """Takes over the ended trials of other processes and of earlier runs, and what they added to the space."""
         for each in known:
-            state, trial_id = read_attrs(each).kerastuner, self._trial_id(each.number)
+            state, trial_id = read_attrs(each).kerastuner, _trial_id(each.number)
             if state is None or trial_id in self.trials or not each.state.is_finished():
                 continue
             self.trials[trial_id] = trial = Trial.from_state(json.loads(json.dumps(state)))
             if self.allow_new_entries:
                 self.update_space(trial.hyperparameters)
 
-    def _trial_id(self, number: int) -> str:
-        return f"{number:0{len(str(self.max_trials))}d}"
+
+def _trial_id(number: int) -> str:
+    """The number as KerasTuner writes it, also into the names of folders; of one width whatever `max_trials` is."""
+    return f"{number:04d}"
 
 
 def _count(known: "Sequence[FrozenTrial]") -> int:

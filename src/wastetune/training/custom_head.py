@@ -86,7 +86,7 @@ def rehearse(file: HeadFile, features: int, classes: int) -> CustomHead:
     """The head of a file, after it was built with its defaults, each bound and each option.
 
     UserError, with file, function and values, where it raises or gives anything but logits (n, classes) of plain Keras
-    layers, and where a default is not among a hyperparameter's values.
+    layers.
     """
     known: dict[tuple[str, str], Any] = {}
     todo: list[dict[str, Value]] = [{}]
