@@ -16,7 +16,7 @@ import wastetune
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-LINKED = ("LICENSE", "examples/from_photos_to_service.ipynb")
+LINKED = ("LICENSE", "examples/from_photos_to_service.ipynb", "examples/keras_tuner.ipynb")
 PACKAGE = ROOT / "src" / "wastetune"
 
 

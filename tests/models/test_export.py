@@ -57,7 +57,7 @@ def sharp_model():
     made = keras.Model(inner, centred)(pixels)
     made = layers.Conv2D(8, 3, strides=2, use_bias=False, kernel_initializer=glorot)(made)
     made = layers.BatchNormalization()(made)
-    made = layers.Activation("hard_silu")(made)
+    made = layers.Activation("gelu")(layers.Activation("hard_silu")(made))
     made = layers.DepthwiseConv2D(3, padding="same", depthwise_initializer=glorot)(made)
     trunk = keras.Model(pixels, made, name="trunk")
     pixels = keras.Input((32, 32, 3), name="pixels")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wastetune.console import suppressed_stderr
-from wastetune.errors import UserError, install_command
+from wastetune.errors import UserError, first_line, install_command
 from wastetune.files import remove, write_whole
 from wastetune.models.bundle import (
     CENTRES_FILE,
@@ -117,9 +117,30 @@ def _write_onnx(source: Source, file: Path) -> None:
     function = _function(source)
     with suppressed_stderr():
         converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+    _replace_erfc(converted.graph)
     onnx.helper.set_model_props(converted, {KEY: _described(source.about)})
-    onnx.checker.check_model(converted)
+    try:
+        onnx.checker.check_model(converted)
+    except onnx.checker.ValidationError as error:  # an operation of a head of the user's own
+        raise UserError(f"ONNX cannot have this model: {first_line(error)}; choose another --format") from error
     onnx.save(converted, str(file))
+
+
+def _replace_erfc(graph: Any) -> None:
+    """Replaces Erfc, which tf2onnx takes over from the GELU of TensorFlow and ONNX does not have, by 1 - Erf."""
+    import onnx
+
+    nodes = []
+    for node in graph.node:
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        erf, one = f"{node.output[0]}_erf", f"{node.output[0]}_one"
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
+        nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
+        nodes.append(onnx.helper.make_node("Sub", [one, erf], node.output, name=node.name))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _write_litert(source: Source, file: Path) -> None:

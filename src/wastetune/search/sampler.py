@@ -6,7 +6,7 @@ database in one transaction instead of parameter by parameter, and a proposal th
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from wastetune.errors import UserError
 from wastetune.search.choice import (
@@ -27,7 +27,6 @@ from wastetune.search.distributions import Choice, Fixed
 from wastetune.search.points import grid_limit, grid_points, make_grid
 from wastetune.search.pruner import build_pruner, open_pruning
 from wastetune.search.space import SearchSpace, bounds, sample
-from wastetune.training.config import TrialConfig
 
 if TYPE_CHECKING:
     import optuna
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import BaseTrial, FrozenTrial
 
+C = TypeVar("C")  # a configuration
 # Optuna trial -> the configuration that it samples.
-Resolve = Callable[["BaseTrial"], TrialConfig]
+Resolve = Callable[["BaseTrial"], C]
 
 # Random trials before the sampler has enough to learn from.
 _STARTUP_TRIALS = 8
@@ -45,10 +45,10 @@ _UNCONDITIONAL = ("GPSampler", "CmaEsSampler", "NSGAIISampler", "NSGAIIISampler"
 
 
 @dataclass(frozen=True)
-class Proposal:
+class Proposal(Generic[C]):
     """A configuration, and the sampled parameters that it was made from."""
 
-    config: TrialConfig
+    config: C
     params: dict[str, Any]
     distributions: "dict[str, BaseDistribution]"
     notes: Mapping[str, Any] = field(default_factory=dict)  # what the sampler noted with it, for its next ones
@@ -62,13 +62,13 @@ class InMemoryStudy:
     seen: set[int]
 
 
-def open_in_memory_study(*, epochs: int) -> InMemoryStudy:
+def open_in_memory_study(*, epochs: int = 0, direction: Literal["maximize", "minimize"] = "maximize") -> InMemoryStudy:
     """An empty study in memory, for trials of at most so many epochs."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna would report every study in memory
     pruner = build_pruner(MEDIAN, epochs=epochs)
-    return InMemoryStudy(optuna.create_study(direction="maximize", pruner=pruner), set())
+    return InMemoryStudy(optuna.create_study(direction=direction, pruner=pruner), set())
 
 
 def build_sampler(choice: Named, *, seed: int) -> "BaseSampler":
@@ -90,7 +90,7 @@ def build_sampler(choice: Named, *, seed: int) -> "BaseSampler":
     return sampler
 
 
-def propose(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]", resolve: Resolve, *, seed: int) -> Proposal:
+def propose(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]", resolve: Resolve[C], *, seed: int) -> Proposal[C]:
     """TPE's proposal after these trials."""
     running = _remember(memory, trials)
     memory.study.sampler = build_sampler(TPE, seed=seed)
@@ -100,8 +100,8 @@ def propose(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]", resolve: Res
 
 
 def propose_by(
-    choice: Named, space: SearchSpace, trials: "Iterable[FrozenTrial]", resolve: Resolve, *, name: str, seed: int
-) -> Proposal:
+    choice: Named, space: SearchSpace, trials: "Iterable[FrozenTrial]", resolve: Resolve[C], *, name: str, seed: int
+) -> Proposal[C]:
     """The proposal of any sampler but `grid` and `qmc`, after all trials of the study of this name, by number.
 
     UserError, with a sentence, for whatever the sampler raises.
@@ -200,14 +200,14 @@ def _forget(memory: InMemoryStudy, numbers: Iterable[int]) -> None:
         memory.study.tell(number, state=TrialState.FAIL)
 
 
-def _ask(memory: InMemoryStudy, resolve: Resolve) -> Proposal:
+def _ask(memory: InMemoryStudy, resolve: Resolve[C]) -> Proposal[C]:
     trial = memory.study.ask()
     proposal = _proposal(trial, resolve)
     _forget(memory, [trial.number])
     return proposal
 
 
-def propose_at_random(memory: InMemoryStudy, resolve: Resolve, *, seed: int) -> Proposal:
+def propose_at_random(memory: InMemoryStudy, resolve: Resolve[C], *, seed: int) -> Proposal[C]:
     """A random point of the space, for a sampler that repeats itself."""
     from optuna.samplers import RandomSampler
 
@@ -215,13 +215,13 @@ def propose_at_random(memory: InMemoryStudy, resolve: Resolve, *, seed: int) -> 
     return _ask(memory, resolve)
 
 
-def propose_this(params: Mapping[str, Any], resolve: Resolve) -> Proposal:
+def propose_this(params: Mapping[str, Any], resolve: Resolve[C]) -> Proposal[C]:
     """The proposal with these sampled parameters."""
     from optuna.trial import FixedTrial
 
     return _proposal(FixedTrial(dict(params)), resolve)
 
 
-def _proposal(trial: "BaseTrial", resolve: Resolve) -> Proposal:
+def _proposal(trial: "BaseTrial", resolve: Resolve[C]) -> Proposal[C]:
     config = resolve(trial)
     return Proposal(config, dict(trial.params), dict(trial.distributions))

@@ -2,15 +2,17 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
 from wastetune.errors import UserError
 from wastetune.search.distributions import Choice, Fixed, FloatRange, IntRange, Param, Value, is_number, parse_param
+from wastetune.search.hyperparameters import check_hyperparameters, distribution_of, is_value, suggest
 from wastetune.search.toml_file import check_keys, explain, find_file, read_toml
-from wastetune.training.config import TrialConfig
+from wastetune.training.config import HEAD_KEYS, HEAD_PREFIX, OWN_HEAD, TrialConfig
+from wastetune.training.custom_head import CustomHead, ask_values, is_fixed
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -18,28 +20,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The parameters of a search space, in the order of the file, which is the order of sampling."""
+    """The parameters of a search space, in the order of the file, which is the order of sampling.
+
+    Those of a head of the user's own, if there is one, are sampled after them.
+    """
 
     name: str
     source: str
     params: tuple[tuple[str, Param], ...]
+    head: CustomHead | None = None
 
 
-def load_space(name_or_path: str) -> SearchSpace:
+def load_space(name_or_path: str, *, own_head: bool = False) -> SearchSpace:
     """The search space of that name, or in that file; every value that it can sample is valid.
 
     A text that ends in .toml is a path; anything else is a name, searched in ./search_spaces, then among the spaces
-    that come with wastetune. UserError, with file and key, where it is missing or invalid.
+    that come with wastetune. With `own_head` the keys of wastetune's head are left out, and `with_head` adds another.
+    UserError, with file and key, where it is missing or invalid.
     """
     path = find_file("search_spaces", name_or_path)
     table, source = read_toml(path), str(path)
-    check_keys(source, table, TrialConfig.model_fields)
+    check_keys(source, table, [key for key in TrialConfig.model_fields if key not in OWN_HEAD])
     params: dict[str, Param] = {}
     for key, entry in table.items():
-        params[key] = parse_param(f"{source}: {key}", key, entry, params)
+        if not own_head or key not in HEAD_KEYS:
+            params[key] = parse_param(f"{source}: {key}", key, entry, params)
     space = SearchSpace(path.stem, source, tuple(params.items()))
-    _check_values(space)
+    _check_values(space, {"head": "of the user's own"} if own_head else {})
     return space
+
+
+def with_head(space: SearchSpace, head: CustomHead) -> SearchSpace:
+    """The space with the hyperparameters of a head. UserError where Optuna cannot have them."""
+    check_hyperparameters(str(head.file.path), head.hyperparameters)
+    return replace(space, head=head)
 
 
 def default_params(space: SearchSpace) -> dict[str, Value]:
@@ -65,7 +79,15 @@ def nearest_params(space: SearchSpace, config: Mapping[str, Value | None]) -> di
         searched[key] = param.default if value is None else _nearest(param, value)
         return searched[key]
 
+    def take_of_head(asked: Any) -> Value:
+        key = HEAD_PREFIX + asked.name
+        value = config.get(key)
+        searched[key] = asked.default if value is None or not is_value(asked, value) else value
+        return searched[key]
+
     _resolve(space, take)
+    if space.head is not None:
+        ask_values(space.head, take_of_head)
     return searched
 
 
@@ -98,7 +120,10 @@ def sample(space: SearchSpace, trial: "BaseTrial") -> TrialConfig:
             case Choice(options):
                 return cast(Value, trial.suggest_categorical(key, options))
 
-    return TrialConfig.model_validate(_resolve(space, ask))
+    config = _resolve(space, ask)
+    if space.head is not None:
+        config |= ask_values(space.head, lambda asked: cast(Value, suggest(trial, HEAD_PREFIX + asked.name, asked)))
+    return TrialConfig.model_validate(config)
 
 
 def bounds(space: SearchSpace, key: str) -> tuple[float, float]:
@@ -113,7 +138,12 @@ def bounds(space: SearchSpace, key: str) -> tuple[float, float]:
 
 def searched_ranges(space: SearchSpace) -> dict[str, tuple[float, float, bool]]:
     """The searched ranges: key -> (low, high, whether on a log scale)."""
-    return {key: (p.low, p.high, p.log) for key, p in space.params if isinstance(p, IntRange | FloatRange)}
+    ranges = {key: (p.low, p.high, p.log) for key, p in space.params if isinstance(p, IntRange | FloatRange)}
+    for asked in space.head.hyperparameters if space.head is not None else ():
+        drawn: Any = None if is_fixed(asked) else distribution_of(asked)
+        if hasattr(drawn, "log"):  # and is no choice
+            ranges[HEAD_PREFIX + asked.name] = (drawn.low, drawn.high, drawn.log)
+    return ranges
 
 
 def without_effect(key: str, param: Param) -> Value | None:
@@ -134,8 +164,11 @@ def _resolve(space: SearchSpace, value_of: Callable[[str, Param], Value]) -> dic
     return config
 
 
-def _check_values(space: SearchSpace) -> None:
-    """Raises UserError unless every corner of the space is a valid TrialConfig, so that no trial finds out later."""
+def _check_values(space: SearchSpace, head: dict[str, Value]) -> None:
+    """Raises UserError unless every corner of the space is a valid TrialConfig, so that no trial finds out later.
+
+    head: what the configuration has of a head of the user's own.
+    """
     params = dict(space.params)
     # Each depth of the head is crossed with every other key, because a condition may leave the width out.
     depths = params["head_layers"].corners if "head_layers" in params else (0,)
@@ -151,6 +184,6 @@ def _check_values(space: SearchSpace) -> None:
             return values.get(key, param.default)
 
         try:
-            TrialConfig.model_validate(_resolve(space, take))
+            TrialConfig.model_validate({**_resolve(space, take), **head})
         except ValidationError as error:
             raise UserError(explain(TrialConfig, space.source, error)) from error

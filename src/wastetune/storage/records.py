@@ -29,6 +29,7 @@ class TrialAttrs:
     activation_seconds: float | None = None  # spent on activations, which all trials share
     failure: str = ""  # why a trial is FAIL
     void: bool = False  # failed before it ran, because the budget was spent or another trial had its configuration
+    kerastuner: Mapping[str, Any] | None = None  # the trial as KerasTuner has it, in a study of `keras_tuner.py`
     handed_back: bool = False  # failed because its worker was interrupted; the configuration is tried again
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wastetune.errors import UserError
 from wastetune.record import Record
@@ -34,8 +34,9 @@ def open_study(
     name: str,
     fingerprint: Mapping[str, str],
     explain: Callable[[str, str], str] = lambda key, then: "",
+    direction: Literal["maximize", "minimize"] = "maximize",
 ) -> "optuna.Study":
-    """The study of that name, created if it does not exist.
+    """The study of that name, created if it does not exist, with this direction of its score.
 
     UserError where it was created with another fingerprint; the sentence names the difference. `explain` may say more
     of a key that had another value then than both values do.
@@ -43,7 +44,7 @@ def open_study(
     import optuna
 
     def create() -> "optuna.Study":
-        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        return optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
 
     with exclusive(engine_of(storage), f"study {name}", timeout=LONG_TIMEOUT):
         study = with_retries(create)
@@ -160,9 +161,9 @@ def records_of(trials: "Sequence[FrozenTrial]") -> tuple[TrialRecord, ...]:
 
 
 def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
-    """The complete trial with the highest score, the earliest of equals; None before there is one."""
-    complete = _complete(study)
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+    """The complete trial with the best score, the earliest of equals; None before there is one."""
+    sign = -1 if study.direction.name == "MINIMIZE" else 1
+    return max(_complete(study), key=lambda trial: (sign * (trial.value or 0.0), -trial.number), default=None)
 
 
 def default_trial(study: "optuna.Study") -> "FrozenTrial | None":
@@ -213,7 +214,7 @@ WARM_STARTS = "warm_starts"
 _OPENINGS = "test_openings"
 _OPENED = "test_opened_for"  # earlier versions: the winner of each
 STUDY_ATTRS = frozenset(
-    {"id", "fingerprint", "trials", _INFO, WARM_STARTS, _OPENINGS, _OPENED}
+    {"id", "fingerprint", "trials", "kerastuner_space", _INFO, WARM_STARTS, _OPENINGS, _OPENED}
 )  # that wastetune stores with a study
 
 

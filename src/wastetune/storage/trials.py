@@ -102,6 +102,16 @@ def note_trial(trial: RunningTrial, key: str, value: Any) -> None:
         with_retries(lambda: trial.storage.set_trial_system_attr(trial.id, key, value))
 
 
+def add_params(trial: RunningTrial, params: "Mapping[str, tuple[Any, BaseDistribution]]") -> None:
+    """Adds parameters, each with its distribution, to those that the trial began with; what it has already stays."""
+    there = read_trials(trial.study)[trial.number].params
+    with _unless_finished():
+        for name, (value, drawn) in params.items():
+            if name not in there:
+                internal = drawn.to_internal_repr(value)
+                with_retries(partial(trial.storage.set_trial_param, trial.id, name, internal, drawn))
+
+
 def set_trial_attrs(trial: RunningTrial, attrs: TrialAttrs) -> None:
     """Stores the attributes that differ from their defaults with the trial."""
     with _unless_finished():

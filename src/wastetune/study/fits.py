@@ -43,7 +43,8 @@ def fit_each(context: TrialContext, tasks: Sequence[FitTask]) -> Iterator[tuple[
 
 
 def _is_head_alone(context: TrialContext, task: FitTask) -> bool:
-    return nearest_cut(context.backbone, task.config.frozen_depth) == TOP
+    own = task.config.head is not None  # which Keras trains
+    return nearest_cut(context.backbone, task.config.frozen_depth) == TOP and not own
 
 
 def _fit_heads(tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]:

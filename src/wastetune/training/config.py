@@ -1,10 +1,15 @@
 """The configuration of one trial."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-_LATER = {("head_start", "random")}
+OWN_HEAD = ("head", "head_params")  # fields of a head of the user's own: they stand in no space
+HEAD_KEYS = ("head_layers", "head_units", "head_norm", "dropout")  # of the head of wastetune
+HEAD_PREFIX = "head."  # of the parameters of a head of the user's own, wherever parameters are written
+
+_LATER: tuple[tuple[str, object], ...] = (("head_start", "random"), ("head", None), ("head_params", {}))
 
 
 class TrialConfig(BaseModel):
@@ -15,6 +20,8 @@ class TrialConfig(BaseModel):
     head_layers: int = Field(ge=0, le=6)
     head_units: int | None = Field(default=None, ge=1, le=65536)  # None: the head has no hidden layer
     head_norm: bool = True
+    head: str | None = None  # FILE:FUNCTION of a head of the user's own, which the four keys above have no effect on
+    head_params: dict[str, int | float | str | bool] = Field(default_factory=dict)  # of that head
     dropout: float = Field(ge=0, lt=1)
     learning_rate: float = Field(gt=0, le=10)
     weight_decay: float = Field(default=1e-4, ge=0, le=10)
@@ -30,9 +37,25 @@ class TrialConfig(BaseModel):
 
     @model_serializer(mode="wrap")
     def _leave_out_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keys that came later are left out at their default: trials of earlier versions compare equal."""
+        """Keys that came later are left out at their default: trials of earlier versions compare equal.
+
+        The parameters of a head of the user's own are keys like all others, and take the place of wastetune's.
+        """
         values: dict[str, Any] = handler(self)
+        if self.head is not None:
+            values = {key: value for key, value in values.items() if key not in HEAD_KEYS}
+            values |= {HEAD_PREFIX + key: value for key, value in values.pop("head_params").items()}
         return {key: value for key, value in values.items() if (key, value) not in _LATER}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_own_head(cls, values: Any) -> Any:
+        """The reverse of `_leave_out_later_keys`."""
+        if not isinstance(values, Mapping) or values.get("head") is None:
+            return values
+        own = {key.removeprefix(HEAD_PREFIX): value for key, value in values.items() if key.startswith(HEAD_PREFIX)}
+        others = {key: value for key, value in values.items() if not key.startswith(HEAD_PREFIX)}
+        return {"head_layers": 0, "dropout": 0.0, "head_params": own, **others}
 
     @model_validator(mode="after")
     def _check_head_units(self) -> Self:

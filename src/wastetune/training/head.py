@@ -1,5 +1,6 @@
 """The classifier on top of the pooled vectors."""
 
+from collections.abc import Callable
 from typing import Any
 
 from wastetune.training.config import TrialConfig
@@ -7,6 +8,9 @@ from wastetune.training.config import TrialConfig
 # With Keras's 0.99 the moving averages span several epochs of a small data set, too old for validation.
 NORM_MOMENTUM = 0.9
 NORM_EPSILON = 1e-3
+
+
+BuildHead = Callable[[Any, TrialConfig, int], Any]  # pooled vectors (n, c), configuration, classes -> logits
 
 
 def build_head(features: Any, config: TrialConfig, classes: int) -> Any:

@@ -1,4 +1,4 @@
-"""A model to train: a NumPy MLP if only the head is trained, else a compiled Keras model of tail and head."""
+"""A model to train: a NumPy MLP if only wastetune's head is trained, else a compiled Keras model of tail and head."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 from wastetune.backbones.backbone import Backbone, activation_shape, gains_from_xla, split
 from wastetune.backbones.cuts import TOP, Cut
 from wastetune.training.config import TrialConfig
-from wastetune.training.head import build_head
+from wastetune.training.head import BuildHead, build_head
 from wastetune.training.lr_schedule import rate_at
 from wastetune.training.numpy_mlp import NumpyMLP
 
@@ -32,18 +32,25 @@ class Learner(Protocol):
 
 @contextmanager
 def open_learner(
-    backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, *, horizon: int, seed: int
+    backbone: Backbone,
+    cut: Cut,
+    config: TrialConfig,
+    classes: int,
+    *,
+    horizon: int,
+    seed: int,
+    build: BuildHead = build_head,
 ) -> Iterator[Learner]:
-    """Tail and head, ready to be trained for `horizon` steps; a NumpyMLP if there is no tail.
+    """Tail and head, ready to be trained for `horizon` steps; a NumpyMLP for a head of wastetune's alone.
 
-    The seed determines the head's initial weights and the dropout.
+    The seed determines the head's initial weights and the dropout. `build` is what makes a head of the user's own.
     """
-    if cut == TOP:
+    if cut == TOP and config.head is None:
         (features,) = activation_shape(backbone, cut)
         with open_head(features, config, classes, horizon=horizon, seed=seed) as head:
             yield head
         return
-    with open_keras_model(backbone, cut, config, classes, seed) as model:
+    with open_keras_model(backbone, cut, config, classes, seed, build) as model:
         compile_model(model, config, horizon=horizon, xla=gains_from_xla(backbone, cut))
         yield model
 
@@ -64,7 +71,9 @@ def _thread_pools() -> ThreadpoolController:
 
 
 @contextmanager
-def open_keras_model(backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, seed: int) -> Iterator[Any]:
+def open_keras_model(
+    backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, seed: int, build: BuildHead = build_head
+) -> Iterator[Any]:
     """Tail and head as one Keras model from activations at the cut to logits (n, classes).
 
     The tail's layers belong to the backbone, so their weights are restored at the end.
@@ -76,7 +85,7 @@ def open_keras_model(backbone: Backbone, cut: Cut, config: TrialConfig, classes:
     before = tail.get_weights()
     inputs = keras.Input(tail.inputs[0].shape[1:], name="activations")
     try:
-        yield keras.Model(inputs, build_head(tail(inputs), config, classes))
+        yield keras.Model(inputs, build(tail(inputs), config, classes))
     finally:
         tail.set_weights(before)
 

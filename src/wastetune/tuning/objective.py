@@ -82,8 +82,8 @@ def run_trial(
     cut = nearest_cut(context.backbone, config.frozen_depth)
     seed = trial_seed(context, number)
     horizon = config.epochs * steps_per_epoch(len(train.labels), config)
-    with open_learner(context.backbone, cut, config, len(context.classes), horizon=horizon, seed=seed) as learner:
-        fit_head_first(learner, train, config, seed=seed)
+    with _open_learner(context, cut, config, horizon=horizon, seed=seed) as learner:
+        fit_head_first(learner, train, config, seed=seed, build=context.build_head)
         fitted = fit(learner, train, val, config=config, metric=context.spec.metric, seed=seed, on_epoch=on_epoch)
         parameters = count_parameters(learner)
     confusion = confusion_counts(val.labels, fitted.probabilities).tolist()
@@ -120,10 +120,17 @@ def fitted_learner(
     """
     cut = nearest_cut(context.backbone, config.frozen_depth)
     steps = epochs * steps_per_epoch(len(data.labels), config)
-    with open_learner(context.backbone, cut, config, len(context.classes), horizon=steps, seed=seed) as learner:
-        fit_head_first(learner, data, config, seed=seed)
+    with _open_learner(context, cut, config, horizon=steps, seed=seed) as learner:
+        fit_head_first(learner, data, config, seed=seed, build=context.build_head)
         fit_final(learner, data, config=config, steps=steps, seed=seed)
         yield learner
+
+
+def _open_learner(
+    context: TrialContext, cut: Cut, config: TrialConfig, *, horizon: int, seed: int
+) -> contextlib.AbstractContextManager[Learner]:
+    classes, build = len(context.classes), context.build_head
+    return open_learner(context.backbone, cut, config, classes, horizon=horizon, seed=seed, build=build)
 
 
 def tuning_sets(context: TrialContext, config: TrialConfig, bar: Bar) -> tuple[TrainingSet, ValidationSet]:

@@ -6,13 +6,15 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wastetune.backbones.activation_store import Store, open_store
-from wastetune.backbones.backbone import Backbone, load_backbone
+from wastetune.backbones.backbone import Backbone, activation_shape, load_backbone
 from wastetune.backbones.catalog import find_architecture
+from wastetune.backbones.cuts import TOP
 from wastetune.backbones.runtime import choose_runtime
 from wastetune.console import Console
 from wastetune.data.corrections import correct_index
@@ -22,10 +24,10 @@ from wastetune.data.splits import Splits, split_digest, split_index
 from wastetune.datasets.catalog import find_dataset
 from wastetune.datasets.identity import content_digest, content_sketch, name_dataset
 from wastetune.errors import UserError
-from wastetune.search.choice import NAMES, render_choice
+from wastetune.search.choice import GRID, NAMES, QMC, name_of, render_choice
 from wastetune.search.distributions import render_param
 from wastetune.search.sampler import check_search
-from wastetune.search.space import SearchSpace, load_space
+from wastetune.search.space import SearchSpace, load_space, with_head
 from wastetune.search.toml_file import in_toml
 from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
@@ -41,6 +43,8 @@ from wastetune.storage.study import (
 )
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.tracking.dashboard import note_study
+from wastetune.training.custom_head import build_custom_head, load_head, rehearse
+from wastetune.training.head import BuildHead, build_head
 from wastetune.tuning.pictures import changes_since, folder_stamp, watch_pictures
 from wastetune.tuning.recipes import recipes_of
 from wastetune.tuning.spec import StudySpec
@@ -71,6 +75,12 @@ class TrialContext:
     store: Store
     data: TuningData
 
+    @property
+    def build_head(self) -> BuildHead:
+        """What makes the head of a model: wastetune's, or one of the user's own."""
+        head = self.space.head
+        return build_head if head is None else partial(build_custom_head, head.file)
+
 
 def trial_seed(context: TrialContext, number: int) -> int:
     """The seed of everything random in a trial: initial weights of the head, dropout, the order of pictures."""
@@ -83,6 +93,7 @@ _PACKAGES = ("wastetune", "keras", "tensorflow", "optuna", "mlflow", "numpy")
 _NOT_IN_FINGERPRINT = {
     *("name", "source", "question", "trials", "weights", "dataset", "dataset_name", "space", "final", "corrections"),
     "warm_start",
+    "head",
 }
 
 
@@ -107,7 +118,11 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     with key_of(spec, "backbone"):
         architecture = find_architecture(spec.backbone)
     with key_of(spec, "space"):
-        space = load_space(spec.space)
+        space = load_space(spec.space, own_head=spec.head is not None)
+    head = None
+    if spec.head is not None:
+        with key_of(spec, "head"):
+            head = load_head(spec.head, Path(spec.source).parent)
     with key_of(spec, "dataset"):
         folder = find_dataset(spec.dataset, data)
     cache, stamp = cache_folder(), folder_stamp(folder)
@@ -116,6 +131,11 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     if spec.corrections:
         with key_of(spec, "corrections"):
             index = correct_index(in_folder, Path(spec.corrections).expanduser())
+    backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
+    if head is not None:
+        with key_of(spec, "head"):
+            (features,) = activation_shape(backbone, TOP)
+            space = with_head(space, rehearse(head, features, len(index.classes)))
     splits = split_index(
         index,
         seed=spec.seed,
@@ -127,7 +147,6 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     with console.bar("decoding pictures", len(in_folder.pictures)) as done:
         size = spec.image_size or architecture.size
         pixels = open_pixels(in_folder, size, cache, progress=bar_steps(done), say=console.print)
-    backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
     train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
     store = open_store(cache, cache_limit(), console.print)
     return Prepared(
@@ -145,6 +164,8 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             # Later parameters depend on earlier ones, so their order matters.
             "space": ", ".join(key for key, _ in space.params),
             **{f"space's {key}": render_param(param) for key, param in space.params},
+            # The function and all of its file: a change in it may give every trial another head.
+            **({"head": f"{head.function.__name__}, {head.digest[:16]}"} if head else {}),
             _DATA: split_digest(index, splits)[:16],
             "weights": backbone.digest[:16],
             **({"warm_start": in_toml(spec.warm_start)} if spec.warm_start else {}),
@@ -161,7 +182,10 @@ def check_choices(spec: StudySpec, *, trials: int | None) -> list[str]:
     trials, or in any number of them if that is None.
     """
     with key_of(spec, "space"):
-        space = load_space(spec.space)
+        space = load_space(spec.space, own_head=spec.head is not None)
+    if spec.head is not None and name_of(spec.sampler) in (GRID, QMC):
+        with key_of(spec, "sampler"):
+            raise UserError("its points are laid out before a head of your own has told its parameters; choose another")
     try:
         return check_search(spec.sampler, spec.pruner, space, trials=trials)
     except UserError as error:

@@ -19,6 +19,7 @@ from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished, was_interrupted
 from wastetune.storage.records import read_attrs, render_interruption
 from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials, records_of
+from wastetune.training.config import HEAD_PREFIX
 from wastetune.training.fit import Epoch
 from wastetune.tuning.prepare import Prepared
 
@@ -186,7 +187,7 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
     so_far = f"  best {best.value:.4f} (trial {best.number})" if best else ""
     line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {seconds:5.0f} s{so_far}"
     line += f"  from {attrs.origin}" if attrs.origin else ""
-    for key in _SHOWN:
+    for key in (*_SHOWN, *(key for key in trial.params if key.startswith(HEAD_PREFIX))):
         value = attrs.config.get(key)
         if key in trial.params and value is not None:
             word = f"  {key} {value:.3g}" if isinstance(value, float) else f"  {key} {value}"

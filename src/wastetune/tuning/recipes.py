@@ -31,8 +31,8 @@ def recipes_of(space: SearchSpace, backbone: Backbone) -> dict[str, str]:
     low, high = (nearest_cut(backbone, depth) for depth in bounds(space, "frozen_depth"))
     unused = {
         "views": bounds(space, "augmentation")[1] == 0,
-        "head training": high != TOP,
-        "tail training": low == TOP,
+        "head training": high != TOP or space.head is not None,
+        "tail training": low == TOP and space.head is None,  # Keras trains a head of the user's own, too
     }
     return {
         RECIPE_OF + name: str(number)

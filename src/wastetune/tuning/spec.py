@@ -24,6 +24,7 @@ class StudySpec(BaseModel):
     dataset_name: str | None = Field(default=None, min_length=1)  # None: that of the folder, see `identity.py`
     backbone: str = Field(min_length=1)
     space: str = Field(default="transfer", min_length=1)
+    head: str | None = Field(default=None, min_length=1)  # FILE.py:FUNCTION, beside the study's file; None: wastetune's
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = "macro_f1"
     trials: int = Field(default=50, ge=1)
     warm_start: Literal["auto"] | tuple[str, ...] | None = None  # earlier studies whose best configurations run early

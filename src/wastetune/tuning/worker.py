@@ -53,6 +53,7 @@ from wastetune.storage.trials import (
     void_reason,
 )
 from wastetune.tracking.dashboard import Notes
+from wastetune.training.config import TrialConfig
 from wastetune.training.fit import Epoch
 from wastetune.tuning.objective import choose_config, run_trial
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
@@ -84,7 +85,7 @@ class _StartedTrial:
     """A running trial of this worker, with its configuration, and whether it is hopeless after an epoch and a score."""
 
     trial: RunningTrial
-    proposal: Proposal
+    proposal: Proposal[TrialConfig]
     default: bool
     origin: str
     is_hopeless: Callable[[int, float], bool]
@@ -153,7 +154,7 @@ def run_worker(
                     f"{failures} trials in a row failed, the last one with: {attrs.failure}; "
                     "mend the cause and run the same command again"
                 )
-            models += attrs.cut != TOP.name
+            models += attrs.cut != TOP.name or context.space.head is not None
             if renew_after is not None and models >= renew_after:
                 return True
 
@@ -262,12 +263,12 @@ def _choose(
     default: bool,
     name: str,
     warm_starts: Sequence[WarmStart] = (),
-) -> Proposal:
+) -> Proposal[TrialConfig]:
     """What to run next: the default while it is due, then configurations to retry, then those of earlier studies, then
     what the sampler proposes.
     """
 
-    def resolve(trial: "optuna.trial.BaseTrial") -> Any:
+    def resolve(trial: "optuna.trial.BaseTrial") -> TrialConfig:
         return choose_config(trial, context)
 
     if default:
@@ -296,8 +297,12 @@ def _choose(
 
 
 def _proposals(
-    known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext, resolve: Resolve, name: str
-) -> Iterator[Proposal]:
+    known: "Sequence[FrozenTrial]",
+    memory: InMemoryStudy,
+    context: TrialContext,
+    resolve: Resolve[TrialConfig],
+    name: str,
+) -> Iterator[Proposal[TrialConfig]]:
     """What the sampler proposes, and what to take instead where that was tried before, as far as there is anything."""
     sampler, space = context.spec.sampler, context.space
     if name_of(sampler) in (GRID, QMC):  # the same for all workers, from the place that the trials so far have reached

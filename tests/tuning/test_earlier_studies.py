@@ -3,9 +3,9 @@
 import pytest
 
 from wastetune.search.space import load_space, nearest_params, sample
-from wastetune.search.warm_start import MOST, EarlierStudy, choose_warm_starts, objection, select_nearest
 from wastetune.storage.records import TrialRecord
 from wastetune.storage.study import DataSource
+from wastetune.tuning.warm_start import MOST, EarlierStudy, choose_warm_starts, objection, select_nearest
 
 SPACE = """\
 head_layers = { int = [0, 2], default = 1 }
