@@ -55,9 +55,7 @@ def test_a_mistake_in_the_head_is_told_before_pictures_are_decoded(study_file, m
 @pytest.mark.parametrize("sampler", ["grid", "qmc"])
 def test_a_sampler_that_lays_its_points_out_before_is_refused(study_file, sampler):
     study_file.write_text(study_file.read_text() + f'sampler = "{sampler}"\n')
-    with pytest.raises(
-        UserError, match=rf"own\.toml: sampler = '{sampler}': its points are laid out before "
-    ):
+    with pytest.raises(UserError, match=rf"own\.toml: sampler = '{sampler}': its points are laid out before "):
         check_choices(load_study(str(study_file)), trials=3)
 
 
