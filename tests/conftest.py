@@ -45,7 +45,11 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(items):
-    """Marks tests by the fixtures that they use; `slow` stands where a test or a module is slow."""
+    """Marks tests by the fixtures that they use; `slow` stands where a test or a module is slow.
+
+    A test that takes minutes comes first, so that no process is left alone with it at the end.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         if "postgres" in used or "postgresql" in item.nodeid:

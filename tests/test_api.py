@@ -145,8 +145,10 @@ def test_a_broken_picture_and_a_missing_one_stop_nothing(bundle, tmp_path):
     good = said[said["problem"] == ""]
     assert good["probability"].between(0.5, 1).all()
     assert list(good["picture"]) == sorted(good["picture"])
-    alone = wastetune.predict(bundle, tmp_path / "nowhere.jpg")
-    assert alone["probability"].dtype == float
+    (broken,) = folder.rglob("broken.jpg")
+    assert wastetune.predict(bundle, broken)["probability"].dtype == float
+    with pytest.raises(UserError, match=r"there is no file or folder .*nowhere\.jpg"):
+        wastetune.predict(bundle, tmp_path / "nowhere.jpg")
 
 
 def test_a_picture_on_its_side_is_set_upright_first(bundle, pictures, tmp_path):

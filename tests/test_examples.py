@@ -22,6 +22,7 @@ def code_of(name):
     return "\n".join("".join(cell["source"]) for cell in cells), "".join(printed)
 
 
+@pytest.mark.long
 def test_the_notebook_goes_from_pictures_to_a_service_that_answers(mlflow_store, monkeypatch, start_python):
     pytest.importorskip("IPython")
     monkeypatch.setenv("PATH", os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 CHAOS = "from support.chaos import main; main()"
 

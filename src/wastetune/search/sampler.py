@@ -62,7 +62,7 @@ class InMemoryStudy:
     seen: set[int]
 
 
-def open_in_memory_study(*, epochs: int = 0, direction: Literal["maximize", "minimize"] = "maximize") -> InMemoryStudy:
+def open_in_memory_study(*, epochs: int = 1, direction: Literal["maximize", "minimize"] = "maximize") -> InMemoryStudy:
     """An empty study in memory, for trials of at most so many epochs."""
     import optuna
 
