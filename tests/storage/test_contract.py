@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import time
 from datetime import datetime
 
@@ -396,12 +397,46 @@ def test_a_trial_is_lost_when_its_process_was_killed_and_not_before(url, study, 
 
 
 def test_a_process_number_given_again_is_another_process_and_other_machines_are_left_alone(study):
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0, "space": owner._process_space()}
-    reused = add(study, TrialState.RUNNING, owner=here)
-    add(study, TrialState.RUNNING, owner=here | {"host": "elsewhere.invalid"})
-    add(study, TrialState.RUNNING, owner=here | {"space": "of another container"})
+    mine = owner.this_process()
+    add(study, TrialState.RUNNING, owner=mine)
+    reused = [
+        add(study, TrialState.RUNNING, owner=mine | {"ticks": 1, "started": 1.0}),
+        add(study, TrialState.RUNNING, owner=without_ticks(mine) | {"started": 1.0}),
+    ]
+    for elsewhere in ({"space": "of another container"}, {"space": "of another machine", "host": "elsewhere.invalid"}):
+        add(study, TrialState.RUNNING, owner=mine | elsewhere | {"started": 1.0, "ticks": 1})
     add(study, TrialState.RUNNING)
-    assert fail_lost_trials(study) == [reused]
+    assert fail_lost_trials(study) == reused
+
+
+def without_ticks(mine):
+    """An owner as an earlier version wrote it."""
+    return {key: value for key, value in mine.items() if key != "ticks"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere start times are told by the wall clock")
+@pytest.mark.parametrize("jump", [-7200.0, 7200.0, 50 * 365 * 86400.0])
+def test_a_clock_that_jumps_and_a_new_host_name_lose_nothing(study, jump, monkeypatch):
+    running = begin(study)
+    started, clock = owner._started, time.time
+    monkeypatch.setattr(owner, "_started", lambda pid: started(pid) + jump)
+    monkeypatch.setattr(time, "time", lambda: clock() + jump)
+    monkeypatch.setattr(socket, "gethostname", lambda: "renamed.invalid")
+    assert fail_lost_trials(study) == []
+    assert record_heartbeat(running)
+    release_trials(study, "interrupted")
+    given_back = study.trials[running.number]
+    assert (given_back.state, given_back.user_attrs["handed_back"]) == (TrialState.FAIL, True)
+
+
+def test_an_owner_of_an_earlier_version_is_told_by_the_wall_clock(study, monkeypatch):
+    mine = without_ticks(owner.this_process())
+    assert owner.is_mine(mine)
+    assert owner.is_mine({**mine, "started": mine["started"] + 5})
+    assert owner.is_lost({**mine, "started": mine["started"] - 60})
+    monkeypatch.setattr(owner, "_process_space", lambda: "")  # not on Linux: the host name alone tells machines apart
+    assert not owner.is_lost({**mine, "space": "", "host": "elsewhere.invalid", "started": 1.0})
+    assert owner.is_lost({**mine, "space": "", "started": 1.0})
 
 
 def test_eight_processes_may_open_a_new_database_at_once(url, run_together):
