@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import optuna
 import pytest
@@ -17,7 +17,7 @@ from wastetune.errors import UserError
 from wastetune.storage import owner
 from wastetune.storage.budget import LOST, MAX_RETRIES, count_live, default_is_due, find_duplicate, is_void, retry_due
 from wastetune.storage.database import hide_password, open_storage
-from wastetune.storage.records import TrialAttrs
+from wastetune.storage.records import TrialAttrs, trial_seconds
 from wastetune.storage.study import (
     DataSource,
     StudyInfo,
@@ -333,7 +333,7 @@ from multiprocessing import get_context
 import optuna, sqlalchemy, psycopg
 from wastetune.storage.budget import *
 from wastetune.storage.database import open_storage
-from wastetune.storage.records import TrialAttrs
+from wastetune.storage.records import TrialAttrs, trial_seconds
 from wastetune.storage.study import *
 from wastetune.storage.trials import *
 url = sys.argv[1]
@@ -412,6 +412,18 @@ def test_a_process_number_given_again_is_another_process_and_other_machines_are_
 def without_ticks(mine):
     """An owner as an earlier version wrote it."""
     return {key: value for key, value in mine.items() if key != "ticks"}
+
+
+@pytest.mark.parametrize("jump", [-7200.0, 50 * 365 * 86400.0])
+def test_after_a_jump_of_the_clock_a_trial_has_the_time_it_took(study, jump, monkeypatch):
+    running, clock = begin(study), time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + jump)
+    time.sleep(0.02)
+    ended = complete_trial(running, 0.5)
+    assert 0.02 <= trial_seconds(ended) < 30
+    ended.datetime_start = ended.datetime_complete + timedelta(hours=1)
+    del ended.user_attrs["seconds"]  # of an earlier version
+    assert trial_seconds(ended) == 0.0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere start times are told by the wall clock")

@@ -71,5 +71,5 @@ def is_lost(owner: Mapping[str, Any] | None) -> bool:
     if started is None:
         return True
     if then is not None and now is not None:
-        return bool(then != now)
-    return abs(started - owner["started"]) >= _CLOCK_STEP
+        return now != int(then)
+    return bool(abs(started - owner["started"]) >= _CLOCK_STEP)

@@ -6,6 +6,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from wastetune.console import Console, Row
@@ -15,7 +17,7 @@ from wastetune.evaluation.metrics import METRICS
 from wastetune.formatting import render_count, render_rough_duration
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished
-from wastetune.storage.records import read_attrs
+from wastetune.storage.records import read_attrs, trial_seconds
 from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials
 from wastetune.training.fit import Epoch
 from wastetune.tuning.prepare import Prepared
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _STATES = ("COMPLETE", "PRUNED", "RUNNING", "FAIL")
+_BREAK = 60  # times the usual gap between the ends of two trials
 _RECENT = 20  # finished trials that the rate is computed from, so that it follows the number of workers
 
 
@@ -54,8 +57,7 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
     ]
     left = max(asked - len(finished), 0)
     recent = sorted(trial.datetime_complete.timestamp() for trial in finished if trial.datetime_complete)[-_RECENT:]
-    span = (now if left else recent[-1]) - recent[0] if len(recent) > 1 else 0.0
-    rate = 60 * (len(recent) - 1) / span if span > 0 else None
+    rate = _trials_per_minute(recent, now if left else None)
     return {
         "study": study.study_name,
         "question": info.question if info else "",
@@ -76,6 +78,20 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
         "trials_per_minute": None if rate is None else round(rate, 2),
         "seconds_left": None if rate is None else round(60 * left / rate, 1),
     }
+
+
+def _trials_per_minute(ends: Sequence[float], now: float | None) -> float | None:
+    """The rate of trials that ended at these times, in order, and of none since then until `now`; None if unknown.
+
+    A gap of many times the usual one is a break between two runs, or a jump of the clock, and does not count.
+    """
+    gaps = [later - earlier for earlier, later in pairwise(ends)]
+    if not gaps:
+        return None
+    counted = [gap for gap in gaps if gap <= _BREAK * median(gaps)]
+    waiting = 0.0 if now is None else max(now - ends[-1], 0.0)
+    spent = sum(counted) + (waiting if waiting <= _BREAK * median(gaps) else 0.0)
+    return 60 * len(counted) / spent if spent > 0 else None
 
 
 def render_status(status: Mapping[str, Any]) -> str:
@@ -152,9 +168,8 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
         return f"trial {trial.number:3d}  failed: {attrs.failure}"
     name = METRICS[metric][0]
     score = f"{name} {trial.value:.4f}" if state == "COMPLETE" else "pruned"
-    seconds = trial.duration.total_seconds() if trial.duration else 0.0
     so_far = f"  best {best.value:.4f} (trial {best.number})" if best else ""
-    line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {seconds:5.0f} s{so_far}"
+    line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {trial_seconds(trial):5.0f} s{so_far}"
     line += f"  from {attrs.origin}" if attrs.origin else ""
     for key in _SHOWN:
         value = attrs.config.get(key)
@@ -193,6 +208,7 @@ def show_study(
     started = time.monotonic()
     ends: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # time, finished trials
     rows: dict[int, Row] = {}
+    seen: dict[int, tuple[float, int]] = {}  # number of a running trial -> time and epoch when it was first seen
     whole = Row("", 0, asked)
     with console.rows() as show:
 
@@ -206,7 +222,8 @@ def show_study(
             for trial in at_work:
                 epoch = max(trial.intermediate_values, default=0)
                 if trial.number not in rows or rows[trial.number].done != epoch:
-                    rows[trial.number] = _running_row(metric, trial, epoch)
+                    since = seen.setdefault(trial.number, (time.monotonic(), epoch))
+                    rows[trial.number] = _running_row(metric, trial, epoch, since)
             show([whole, *(rows[trial.number] for trial in at_work)])
 
         yield on_change
@@ -222,14 +239,18 @@ def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"], ends:
     return Row(f"{min(count, asked)} of {asked} trials", min(count, asked), asked, state, left)
 
 
-def _running_row(metric: str, trial: "FrozenTrial", epoch: int) -> Row:
-    """The row of a trial that runs in another process, after the last epoch that it has reported."""
+def _running_row(metric: str, trial: "FrozenTrial", epoch: int, since: tuple[float, int]) -> Row:
+    """The row of a trial that runs in another process, after the last epoch that it has reported.
+
+    The time left is from the epochs since it was first seen here: its dates are those of another clock.
+    """
     epochs = int(read_attrs(trial).config.get("epochs", 0))
     if not epoch or not epochs:
         return Row(f"trial {trial.number}", 0, epochs or None, _STARTING)
-    spent = _seconds_since(trial.datetime_start, time.time())
+    begin, before = since
+    left = (time.monotonic() - begin) * (epochs - epoch) / (epoch - before) if epoch > before else None
     state = _epoch_state(metric, epoch, epochs, trial.intermediate_values[epoch])
-    return Row(f"trial {trial.number}", epoch, epochs, state, spent * (epochs - epoch) / epoch)
+    return Row(f"trial {trial.number}", epoch, epochs, state, left)
 
 
 def _epoch_state(metric: str, epoch: int, epochs: int, score: float) -> str:
