@@ -457,6 +457,27 @@ def test_eight_processes_may_open_a_new_database_at_once(url, run_together):
     assert said == [[study.user_attrs["id"]]] * 8
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="stands in for flock")
+def test_the_budget_does_not_rest_on_lock_files(study, run_together):
+    """Each begins trials until the budget is spent; what is one too many is given up before it runs."""
+    work = """
+import fcntl
+fcntl.flock = lambda *_: None
+def work(wait):
+    study = join(); wait()
+    while count_live(study.get_trials()) < 12:
+        trial = begin_trial(study, {}, {}, TrialAttrs(config={"pid": os.getpid(), "at": time.monotonic()}))
+        if reason := void_reason(trial, 12):
+            fail_trial(trial, reason, void=True)
+        else:
+            complete_trial(trial, 0.5); say(trial.number)
+"""
+    said = run_together(work, 3)
+    complete = [trial.number for trial in study.trials if trial.state is TrialState.COMPLETE]
+    assert sorted(int(number) for numbers in said for number in numbers) == complete
+    assert len(complete) == 12
+
+
 def test_processes_that_write_at_once_each_get_trials_of_their_own(study, run_together):
     work = """
 def work(wait):
