@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune.datasets.identity import are_same
-from wastetune.files import file_lock, write_whole
+from wastetune.files import write_whole
 from wastetune.storage import locks
 from wastetune.storage.database import quote_password
 from wastetune.storage.locks import LONG_TIMEOUT
@@ -73,6 +73,7 @@ def open_mirror(
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run on a server
     for name, value in _TIMEOUTS.items():
         os.environ.setdefault(name, value)
+    from filelock import FileLock
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # not every table it creates
@@ -82,7 +83,7 @@ def open_mirror(
     artifacts = file.resolve().parent / "artifacts" if file else None  # a server has its own folder
     if artifacts:
         artifacts.mkdir(parents=True, exist_ok=True)
-    lock = file_lock(Path(f"{file}.lock")) if file else contextlib.nullcontext()
+    lock = FileLock(f"{file}.lock") if file else contextlib.nullcontext()
     with lock, _server_lock(uri):  # two processes must not both create the tables, the experiment or the parent
         if file and not file.exists():
             _create_tables(file)
