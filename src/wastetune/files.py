@@ -6,7 +6,8 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,27 @@ def write_whole(path: Path, write: Callable[[Path], object], *, part: Path | Non
         raise
     finally:
         remove(part)
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def file_lock(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Holds a lock file, released when the process ends; goes on without it where the file system has no locks.
+
+    On some file systems of networks a lock is granted to several processes at once: it saves work and must not be all
+    that keeps a file whole. Raises `filelock.Timeout` after `timeout` seconds; by default it waits for ever.
+    """
+    from filelock import FileLock  # here: `wastetune serve` is installed without it
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(path).acquire(timeout=timeout))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
 
 
 def _is_full(folder: Path, error: Exception) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -26,7 +27,7 @@ from wastetune.backbones.activation_store import (
 from wastetune.backbones.backbone import load_backbone, nearest_cut, split
 from wastetune.backbones.cuts import TOP
 from wastetune.errors import UserError
-from wastetune.files import CHECKSUM_BYTES, PART_PREFIX, is_sound
+from wastetune.files import CHECKSUM_BYTES, PART_PREFIX, is_sound, seal
 
 NAME = "mobilenet_v3_small_minimalistic"
 
@@ -218,6 +219,42 @@ def test_a_file_is_read_as_a_whole_once_in_a_process(tmp_path, backbone, monkeyp
     for _ in range(3):
         open_activations(store, backbone, pictures, TOP, 0, 0.0)
     assert sorted(read) == sorted(stored(store))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stands in for flock")
+@pytest.mark.parametrize("locks", ["granted to all", "none"])
+def test_where_locks_do_nothing_a_part_is_computed_twice_and_whole(tmp_path, backbone, start_python, locks):
+    flock = {"granted to all": "lambda *_: None", "none": "refuse"}[locks]
+    refuse = "import errno, fcntl\ndef refuse(*_):\n    raise OSError(errno.ENOLCK, 'No locks available')\n"
+    start = f"{refuse}fcntl.flock = {flock}\n"
+    process = start_python(start + SLOWLY + TOGETHER.replace("1024", "300"), tmp_path / "both", NAME)
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    taken = [int(line) for line in stdout.splitlines()]
+    assert max(taken) <= 300
+    assert sum(taken) > 300, "they were meant to meet"
+    store, pictures, rows = open_store(tmp_path / "both"), draw_noise(300), np.arange(300)
+    alone = open_store(tmp_path / "alone")
+    fill_activations(alone, backbone, pictures, [TOP], 0, 0.0)
+    both, one = (open_activations(each, backbone, pictures, TOP, 0, 0.0).take(rows) for each in (store, alone))
+    np.testing.assert_array_equal(both, one)
+    assert not list(tmp_path.rglob(f"{PART_PREFIX}*"))
+
+
+def test_a_file_that_looks_left_over_to_another_clock_is_written_again(tmp_path, backbone, monkeypatch):
+    module, lost = wastetune.backbones.activation_store, []
+
+    def lose_first(path, name):
+        if not lost:
+            lost.append(path)
+            path.unlink()
+        seal(path, name)
+
+    monkeypatch.setattr(module, "seal", lose_first)
+    store, pictures = open_store(tmp_path), draw_noise(8)
+    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
+    assert lost
+    assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == 8
 
 
 def test_two_processes_share_the_work(tmp_path, start_python):

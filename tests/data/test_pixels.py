@@ -1,8 +1,12 @@
 """What open_pixels promises: the right pixels, written once, complete or absent."""
 
 import multiprocessing
+import os
 import re
 import shutil
+import socket
+import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +22,7 @@ from wastetune.data.index import ImageIndex, index_folder
 from wastetune.data.pixels import Pixels, open_pixels, select_pictures
 from wastetune.datasets.synthetic import write_sample
 from wastetune.errors import UserError
+from wastetune.files import PART_PREFIX
 
 
 @pytest.fixture(scope="module")
@@ -97,15 +102,20 @@ def test_when_writing_breaks_off_nothing_is_left_and_the_next_call_works(
     assert everything(open_pixels(index, 8, tmp_path)).any(axis=(1, 2, 3)).all()
 
 
-def test_what_a_killed_writer_left_is_overwritten(index: ImageIndex, tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_is_removed(index: ImageIndex, tmp_path: Path) -> None:
     open_pixels(index, 8, tmp_path)
     (complete,) = tmp_path.glob("*.npy")
     expected = complete.read_bytes()
-    complete.rename(complete.with_suffix(".part"))
-    complete.with_suffix(".part").write_bytes(expected[:500] + b"rubbish" * 9000)
+    left = f"{PART_PREFIX}{socket.gethostname()}-{2**22 + 1}-{complete.name}"  # no process of Linux has such a number
+    writing = f"{PART_PREFIX}{socket.gethostname()}-{os.getppid()}-{complete.name}"
+    elsewhere = f"{PART_PREFIX}elsewhere-7-{complete.name}"
+    for name in (left, complete.with_suffix(".part").name, writing, elsewhere):  # the second is of earlier versions
+        (tmp_path / name).write_bytes(expected[:500] + b"rubbish" * 9000)
+    complete.unlink()
     open_pixels(index, 8, tmp_path)
     assert complete.read_bytes() == expected
-    assert not complete.with_suffix(".part").exists()
+    kept = {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"}
+    assert kept == {complete.name, writing, elsewhere}
 
 
 def test_a_picture_that_changed_since_the_index_is_refused(tmp_path: Path) -> None:
@@ -130,6 +140,33 @@ def test_of_several_processes_one_decodes(index: ImageIndex, tmp_path: Path) -> 
 def _open_and_count(index: ImageIndex, cache: Path) -> tuple[int, int]:
     done = [0]
     pixels = open_pixels(index, 16, cache, progress=lambda count, _: done.append(count))
+    return done[-1], int(everything(pixels).sum())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stands in for flock")
+def test_where_locks_are_granted_to_all_each_decodes_and_the_file_is_whole(index: ImageIndex, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Manager().Barrier(2)
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        reports = list(pool.map(_open_without_locks, [index] * 2, [tmp_path] * 2, [barrier] * 2))
+    expected = open_pixels(index, 16, tmp_path / "other")
+    assert reports == [(len(index.pictures), int(everything(expected).sum()))] * 2
+    (written,) = tmp_path.glob("*.npy")
+    assert written.read_bytes() == expected.path.read_bytes()
+    assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob(f"{PART_PREFIX}*"))
+
+
+def _open_without_locks(index: ImageIndex, cache: Path, barrier: threading.Barrier) -> tuple[int, int]:
+    import fcntl
+
+    fcntl.flock = lambda *_: None  # type: ignore[assignment]
+    done = [0]
+
+    def progress(count: int, _: int) -> None:
+        barrier.wait(60)  # both are in the middle of the file
+        done.append(count)
+
+    pixels = open_pixels(index, 16, cache, progress=progress)
     return done[-1], int(everything(pixels).sum())
 
 

@@ -183,7 +183,10 @@ def test_its_own_validation_part_is_kept_and_only_the_test_part_is_drawn() -> No
 def test_with_three_parts_of_its_own_nothing_is_drawn_and_lookalikes_stay_in_the_test_part() -> None:
     own = index_of(
         [picture(number, number % 2, own_split="train") for number in range(40)]
-        + [picture(100 + number, number % 2, own_split="val", appearance=f"look {200 + number}") for number in range(10)]
+        + [
+            picture(100 + number, number % 2, own_split="val", appearance=f"look {200 + number}")
+            for number in range(10)
+        ]
         + [picture(200 + number, number % 2, own_split="test") for number in range(4)]
     )
     splits = split_index(own, seed=0)

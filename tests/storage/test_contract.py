@@ -3,8 +3,9 @@
 import os
 import signal
 import socket
+import sys
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import optuna
 import pytest
@@ -25,7 +26,7 @@ from wastetune.storage.budget import (
     retry_due,
 )
 from wastetune.storage.database import hide_password, open_storage
-from wastetune.storage.records import TrialAttrs
+from wastetune.storage.records import TrialAttrs, trial_seconds
 from wastetune.storage.study import (
     DataSource,
     StudyInfo,
@@ -349,7 +350,7 @@ from multiprocessing import get_context
 import optuna, sqlalchemy, psycopg
 from wastetune.storage.budget import *
 from wastetune.storage.database import open_storage
-from wastetune.storage.records import TrialAttrs
+from wastetune.storage.records import TrialAttrs, trial_seconds
 from wastetune.storage.study import *
 from wastetune.storage.trials import *
 url = sys.argv[1]
@@ -413,18 +414,85 @@ def test_a_trial_is_lost_when_its_process_was_killed_and_not_before(url, study, 
 
 
 def test_a_process_number_given_again_is_another_process_and_other_machines_are_left_alone(study):
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0, "space": owner._process_space()}
-    reused = add(study, TrialState.RUNNING, owner=here)
-    add(study, TrialState.RUNNING, owner=here | {"host": "elsewhere.invalid"})
-    add(study, TrialState.RUNNING, owner=here | {"space": "of another container"})
+    mine = owner.this_process()
+    add(study, TrialState.RUNNING, owner=mine)
+    reused = [
+        add(study, TrialState.RUNNING, owner=mine | {"ticks": 1, "started": 1.0}),
+        add(study, TrialState.RUNNING, owner=without_ticks(mine) | {"started": 1.0}),
+    ]
+    for elsewhere in ({"space": "of another container"}, {"space": "of another machine", "host": "elsewhere.invalid"}):
+        add(study, TrialState.RUNNING, owner=mine | elsewhere | {"started": 1.0, "ticks": 1})
     add(study, TrialState.RUNNING)
-    assert fail_lost_trials(study) == [reused]
+    assert fail_lost_trials(study) == reused
+
+
+def without_ticks(mine):
+    """An owner as an earlier version wrote it."""
+    return {key: value for key, value in mine.items() if key != "ticks"}
+
+
+@pytest.mark.parametrize("jump", [-7200.0, 50 * 365 * 86400.0])
+def test_after_a_jump_of_the_clock_a_trial_has_the_time_it_took(study, jump, monkeypatch):
+    running, clock = begin(study), time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + jump)
+    time.sleep(0.02)
+    ended = complete_trial(running, 0.5)
+    assert 0.02 <= trial_seconds(ended) < 30
+    ended.datetime_start = ended.datetime_complete + timedelta(hours=1)
+    del ended.user_attrs["seconds"]  # of an earlier version
+    assert trial_seconds(ended) == 0.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere start times are told by the wall clock")
+@pytest.mark.parametrize("jump", [-7200.0, 7200.0, 50 * 365 * 86400.0])
+def test_a_clock_that_jumps_and_a_new_host_name_lose_nothing(study, jump, monkeypatch):
+    running = begin(study)
+    started, clock = owner._started, time.time
+    monkeypatch.setattr(owner, "_started", lambda pid: started(pid) + jump)
+    monkeypatch.setattr(time, "time", lambda: clock() + jump)
+    monkeypatch.setattr(socket, "gethostname", lambda: "renamed.invalid")
+    assert fail_lost_trials(study) == []
+    assert record_heartbeat(running)
+    release_trials(study, "interrupted")
+    given_back = study.trials[running.number]
+    assert (given_back.state, given_back.user_attrs["handed_back"]) == (TrialState.FAIL, True)
+
+
+def test_an_owner_of_an_earlier_version_is_told_by_the_wall_clock(study, monkeypatch):
+    mine = without_ticks(owner.this_process())
+    assert owner.is_mine(mine)
+    assert owner.is_mine({**mine, "started": mine["started"] + 5})
+    assert owner.is_lost({**mine, "started": mine["started"] - 60})
+    monkeypatch.setattr(owner, "_process_space", lambda: "")  # not on Linux: the host name alone tells machines apart
+    assert not owner.is_lost({**mine, "space": "", "host": "elsewhere.invalid", "started": 1.0})
+    assert owner.is_lost({**mine, "space": "", "started": 1.0})
 
 
 def test_eight_processes_may_open_a_new_database_at_once(url, run_together):
     said = run_together("def work(wait):\n    wait()\n    say(join().user_attrs['id'])\n", 8)
     study = open_study(url)
     assert said == [[study.user_attrs["id"]]] * 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stands in for flock")
+def test_the_budget_does_not_rest_on_lock_files(study, run_together):
+    """Each begins trials until the budget is spent; what is one too many is given up before it runs."""
+    work = """
+import fcntl
+fcntl.flock = lambda *_: None
+def work(wait):
+    study = join(); wait()
+    while count_live(study.get_trials()) < 12:
+        trial = begin_trial(study, {}, {}, TrialAttrs(config={"pid": os.getpid(), "at": time.monotonic()}))
+        if reason := void_reason(trial, 12):
+            fail_trial(trial, reason, void=True)
+        else:
+            complete_trial(trial, 0.5); say(trial.number)
+"""
+    said = run_together(work, 3)
+    complete = [trial.number for trial in study.trials if trial.state is TrialState.COMPLETE]
+    assert sorted(int(number) for numbers in said for number in numbers) == complete
+    assert len(complete) == 12
 
 
 def test_processes_that_write_at_once_each_get_trials_of_their_own(study, run_together):

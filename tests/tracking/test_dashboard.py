@@ -112,7 +112,7 @@ def test_a_trial_has_a_note_with_two_pictures_and_its_record_stays_as_it_was(url
     assert "| dropout | 0.1235 |" in note
     assert "head_units" not in note
     check_pictures(pictures_in(study, note, Pictures(tmp_path / "pictures")))
-    assert trial.user_attrs.keys() == {"config", "owner", "beat", *ATTRS}
+    assert trial.user_attrs.keys() == {"config", "owner", "beat", "seconds", *ATTRS}
     assert (trial.state.name, trial.value) == ("COMPLETE", 0.6)
 
 

@@ -11,6 +11,7 @@ from optuna.trial import TrialState, create_trial
 
 from wastetune.evaluation.metrics import METRICS
 from wastetune.storage.database import open_storage
+from wastetune.storage.records import record, trial_seconds
 from wastetune.storage.study import DataSource, StudyInfo, open_study, set_study_attr, write_study_info
 from wastetune.training.fit import Epoch
 from wastetune.tuning.progress import (
@@ -55,6 +56,34 @@ def test_it_counts_and_tells_who_works_how_fast_and_how_long_still(study):
     assert status["trials_per_minute"] == pytest.approx(10, abs=0.1)
     assert status["seconds_left"] == pytest.approx(84, abs=1)
     assert json.loads(json.dumps(status)) == status
+
+
+@pytest.mark.parametrize("hours", [-3, 3, 400_000])
+def test_after_a_jump_of_the_clock_no_time_is_negative_or_absurd(study, hours):
+    """The clock jumped before the last four trials ended; who looks has the new time."""
+    known, now = study
+    jump = timedelta(hours=hours)
+    late = datetime.fromtimestamp(now) + jump
+    for number in range(4):
+        trial = create_trial(state=TrialState.COMPLETE, value=0.1)
+        trial.datetime_start = datetime.fromtimestamp(now)
+        trial.datetime_complete = late + timedelta(seconds=6 * (number + 1))
+        known.add_trial(trial)
+    status = describe_status(known, late.timestamp() + 24)
+    assert (status["finished"], status["asked"]) == (10, 20)
+    assert status["trials_per_minute"] == pytest.approx(10, rel=0.3)
+    assert status["seconds_left"] == pytest.approx(60, rel=0.3)
+    assert all(worker["seconds"] >= 0 and worker["silent_seconds"] >= 0 for worker in status["workers"])
+    last = known.trials[-1]
+    assert trial_seconds(last) >= 0
+    last.user_attrs["seconds"] = 12.5
+    assert record(last).seconds == 12.5
+    assert "   12 s" in render_trial(last, None, "macro_f1")
+
+
+def test_a_night_between_two_runs_is_not_in_the_rate(study):
+    known, now = study
+    assert describe_status(known, now + 8 * 3600)["trials_per_minute"] == pytest.approx(10, abs=0.1)
 
 
 def test_a_person_reads_the_same_in_lines(study):

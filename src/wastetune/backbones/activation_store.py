@@ -5,8 +5,8 @@ they depend on, which is the pictures' pixels, their size, the weights and the v
 and studies that need the same activations share them, and they never have to be invalidated.
 
 A chunk is complete or absent, also after a kill. A process that computes one holds a file lock, released when the
-process ends, while others compute other chunks. If the lock is held for too long, or the network's file system does
-not support locks, a chunk is computed twice, with the same result.
+process ends, while others compute other chunks. If the lock is held for too long, or the network's file system has
+no locks, a chunk is computed twice, with the same result.
 
 A chunk ends with a checksum, bound to its name, which each process checks when it opens the chunk for the first time. A
 damaged chunk is deleted, and so is computed again.
@@ -33,7 +33,7 @@ from wastetune.backbones.cuts import TOP, Cut
 from wastetune.backbones.runtime import TrunkRunner, open_trunk
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import Say, UserError, warn
-from wastetune.files import PART_PREFIX, is_sound, seal, write_whole
+from wastetune.files import PART_PREFIX, file_lock, is_sound, seal, write_whole
 from wastetune.formatting import render_bytes
 
 # In every key: change it whenever the same pixels and weights give other activations. The runtime of the trunk
@@ -157,7 +157,7 @@ def fill_activations(
     Chunks that another process is computing are left to it and awaited at the end.
     `progress` is called with the number of pictures in each chunk. Raises UserError if they do not fit into the store.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     def is_missing(chunk: _Chunk) -> bool:
         return not all(chunk.at(cut).exists() for cut in cuts)
@@ -174,7 +174,7 @@ def fill_activations(
         for chunk in filter(is_missing, missing):
             with contextlib.ExitStack() as stack:
                 try:
-                    stack.enter_context(FileLock(chunk.lock, timeout=timeout))
+                    stack.enter_context(file_lock(chunk.lock, timeout))
                 except Timeout:
                     if not timeout:
                         continue
@@ -270,7 +270,11 @@ def _compute_chunk(
     for cut, batches in zip(cuts, outputs, strict=True):
         path = chunk.at(cut)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, partial(_write_chunk, np.concatenate(batches), chunk.name(cut)))
+        write = partial(_write_chunk, np.concatenate(batches), chunk.name(cut))
+        try:
+            write_whole(path, write)
+        except FileNotFoundError:  # to a process whose clock has jumped, the file being written looked left over
+            write_whole(path, write)
 
 
 def _write_chunk(activations: npt.NDArray[Any], name: str, path: Path) -> None:

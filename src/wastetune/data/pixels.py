@@ -6,6 +6,8 @@ whenever the picture is read. What is damaged is decoded again and takes its pla
 
 import hashlib
 import io
+import os
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
 from wastetune.data.image import decode_picture, resize_picture
 from wastetune.data.index import ImageIndex, Picture
 from wastetune.errors import Say, UserError, warn
-from wastetune.files import CHECKSUM_BYTES, checksum, write_whole
+from wastetune.files import CHECKSUM_BYTES, PART_PREFIX, checksum, file_lock, write_whole
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -120,7 +121,8 @@ def open_pixels(
 ) -> Pixels:
     """The pictures of an index at size x size pixels, in a file in the folder ``cache``, written once.
 
-    The file is complete or absent. One process writes it while the others wait.
+    The file is complete or absent. One process writes it while the others wait; where the file system has no locks,
+    each writes all of it, and the last one stays.
     ``progress(done, total)`` counts pictures and is called only while writing. ``say`` gets a sentence when the file,
     or later some of its pictures, are found damaged; they are then decoded again.
     Raises UserError when a picture has changed since it was indexed.
@@ -131,7 +133,7 @@ def open_pixels(
     pixels = Pixels(index, size, cache / f"pixels-{name}.npy", say)
     if not _is_whole(pixels):
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(pixels.path.with_suffix(".lock")):
+        with file_lock(pixels.path.with_suffix(".lock")):
             if not _is_whole(pixels):
                 _write(pixels, progress)
     return pixels
@@ -156,8 +158,21 @@ def _write(pixels: Pixels, progress: Callable[[int, int], None] | None = None) -
                     progress(rows.stop, total)
             file.writelines(checksums)
 
-    # The holder of the lock is the only writer, so it may overwrite the gigabytes that a killed one left.
-    write_whole(pixels.path, write, part=pixels.path.with_suffix(".part"))
+    _remove_left_over(pixels.path)
+    name = f"{PART_PREFIX}{socket.gethostname()}-{os.getpid()}-{pixels.path.name}"
+    write_whole(pixels.path, write, part=pixels.path.with_name(name))
+
+
+def _remove_left_over(path: Path) -> None:
+    """Deletes the gigabytes that killed writers of this machine left; locks may be none, so others may write now."""
+    import psutil
+
+    before, after = f"{PART_PREFIX}{socket.gethostname()}-", f"-{path.name}"
+    for part in path.parent.glob(f"{before}*{after}"):
+        pid = part.name.removeprefix(before).removesuffix(after)
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            part.unlink(missing_ok=True)
+    path.with_suffix(".part").unlink(missing_ok=True)  # of an earlier version
 
 
 def _repair(pixels: Pixels) -> None:
@@ -165,7 +180,7 @@ def _repair(pixels: Pixels) -> None:
 
     A picture is always the same bytes, so it does not matter when somebody reads or writes it at the same time.
     """
-    with FileLock(pixels.path.with_suffix(".lock")):
+    with file_lock(pixels.path.with_suffix(".lock")):
         if not _is_whole(pixels):
             _write(pixels)
             return

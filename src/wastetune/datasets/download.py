@@ -6,11 +6,10 @@ import stat
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from wastetune.errors import UserError, first_line, install_command
+from wastetune.errors import UserError, first_line, install_command, is_disk_error
 
 MAX_UNPACKED = 8 * 2**30
 CHUNK = 2**18
@@ -96,8 +95,14 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with content.open(entry) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file, CHUNK)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise UserError(f"{archive} is not a sound zip archive ({error}): remove it and fetch again.") from error
+    except UserError:
+        raise
+    except Exception as error:  # zipfile raises any exception for a damaged archive
+        if is_disk_error(error):
+            raise
+        raise UserError(
+            f"{archive} is not a sound zip archive ({first_line(error)}): remove it and fetch again."
+        ) from error
 
 
 def _check_safe(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
@@ -106,7 +111,7 @@ def _check_safe(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise UserError(f"{archive} would unpack to more than {MAX_UNPACKED // 2**30} GiB, so it was not unpacked.")
     for entry in entries:
         name = PurePosixPath(entry.filename)
-        outside = name.is_absolute() or ".." in name.parts or "\\" in entry.filename or ":" in name.parts[0]
+        outside = name.is_absolute() or ".." in name.parts or "\\" in entry.filename or ":" in "".join(name.parts[:1])
         if outside or stat.S_ISLNK(entry.external_attr >> 16):
             raise UserError(f"{archive} has an unsafe entry {entry.filename!r}, so nothing was unpacked.")
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from wastetune.evaluation.conformal import SetThreshold
 from wastetune.evaluation.scores import Scores
 from wastetune.evaluation.selective import Threshold
 from wastetune.files import write_whole
+from wastetune.formatting import shortened
 from wastetune.record import Record
 
 MODEL_FILE = "model.keras"
@@ -93,11 +95,31 @@ def load_model(folder: Path) -> Any:
 
 
 def read_keras(file: Path) -> Any:
-    """The model in a .keras file."""
+    """The model in a .keras file. UserError where it has code of its own, none of which is run."""
+    _refuse_code(file)
     with suppressed_stderr():
         import keras
 
     return keras.saving.load_model(file, compile=False)
+
+
+def _refuse_code(file: Path) -> None:
+    """Raises UserError where a layer is a Lambda or of another library than Keras, which Keras refuses in a page."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            parts = [json.loads(archive.read("config.json"))]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # Keras tells what is wrong
+        return
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            name, module = part.get("class_name"), part.get("module") or ""
+            if name in ("Lambda", "__lambda__") or str(module).partition(".")[0] not in ("", "keras", "builtins"):
+                raise UserError(
+                    f"{file} has code of its own ({shortened(f'{module} {name}'.strip(), 60)}), which is not run: "
+                    "wastetune reads models of Keras's own layers alone"
+                )
+        parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
 
 
 def save_description(folder: Path, description: BundleDescription) -> None:

@@ -89,7 +89,7 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
         raise UserError(f"{path} needs {library} ({error}); install it: {install_command(extra)}") from error
     except Exception as error:  # runtimes raise anything over a broken file
         again = "delete it and run the study" if kind == "bundle" else "export it"
-        raise UserError(f"the model in {path} cannot be read: {first_line(error)}; {again} again") from error
+        raise UserError(f"the model in {path} cannot be read: {first_line(error, 300)}; {again} again") from error
 
 
 def _open_bundle(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:

@@ -11,7 +11,9 @@ import annotated_types as at
 from pydantic import BaseModel, ValidationError
 
 from wastetune.errors import UserError, suggest
+from wastetune.formatting import shortened
 
+_SHOWN = 60  # characters of a key
 NOUNS = {"studies": "study", "search_spaces": "search space"}
 
 
@@ -42,13 +44,30 @@ def find_file(kind: str, name_or_path: str) -> Path:
 def read_toml(path: Path) -> dict[str, Any]:
     """The keys and values of a file. UserError, with file and line, where it is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        _check_numbers(path, values)
+        return values
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {_in_words(error)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid TOML: it is not UTF-8 text; save it as UTF-8.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except RecursionError:
+        raise UserError(f"{path} is not a file of wastetune: its brackets or tables are nested too deep.") from None
+    except ValueError:  # of Python, which reads 4,300 digits at most
+        raise UserError(_TOO_LARGE.format(path)) from None
+
+
+_TOO_LARGE = "{} is not valid TOML: a whole number in it needs more than 64 bits; write a smaller one."
+
+
+def _check_numbers(path: Path, value: object) -> None:
+    """Raises UserError for a whole number beyond those of TOML, which could not even be printed."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UserError(_TOO_LARGE.format(path))
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_numbers(path, each)
 
 
 def check_keys(source: str, values: Iterable[str], known: Iterable[str]) -> None:
@@ -56,7 +75,8 @@ def check_keys(source: str, values: Iterable[str], known: Iterable[str]) -> None
     allowed = list(known)
     for key in values:
         if key not in allowed:
-            raise UserError(f"{source}: unknown key '{key}'; {suggest(key, allowed)}")
+            shown = shortened(json.dumps(key, ensure_ascii=False)[1:-1], _SHOWN)
+            raise UserError(f"{source}: unknown key '{shown}'; {suggest(key, allowed)}")
 
 
 def explain(model: type[BaseModel], source: str, error: ValidationError) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from sqlalchemy.exc import SQLAlchemyError
+
+from wastetune.files import file_lock
 
 # Seconds to wait for the process that holds the lock.
 SHORT_TIMEOUT, LONG_TIMEOUT = 5.0, 60.0
@@ -25,9 +27,8 @@ def exclusive(engine: sqlalchemy.Engine | None, purpose: str, *, timeout: float 
     """
     with contextlib.ExitStack() as stack:
         if engine is not None and engine.dialect.name == "sqlite" and _file(engine) is not None:
-            lock = FileLock(f"{_file(engine)}.{purpose}.lock")
             with contextlib.suppress(Timeout):
-                stack.enter_context(lock.acquire(timeout=timeout))
+                stack.enter_context(file_lock(Path(f"{_file(engine)}.{purpose}.lock"), timeout))
         elif engine is not None and engine.dialect.name == "postgresql":
             _lock_server(engine, purpose, timeout, stack)
         yield

@@ -26,6 +26,7 @@ class TrialAttrs:
     val_accuracy: float | None = None  # of the best epoch
     confusion_matrix: Sequence[Sequence[int]] | None = None  # of the best epoch, on the validation images
     trainable_parameters: int | None = None
+    seconds: float | None = None  # from begin to end, by a clock that never jumps; None: of an earlier version, or lost
     activation_seconds: float | None = None  # spent on activations, which all trials share
     failure: str = ""  # why a trial is FAIL
     void: bool = False  # failed before it ran, because the budget was spent or another trial had its configuration
@@ -44,6 +45,14 @@ _DEFAULTS = {each.name: getattr(TrialAttrs(), each.name) for each in fields(Tria
 def read_attrs(trial: "FrozenTrial") -> TrialAttrs:
     """The user attributes of a trial; keys that wastetune does not know are left out."""
     return TrialAttrs(**{key: value for key, value in trial.user_attrs.items() if key in _DEFAULTS})
+
+
+def trial_seconds(trial: "FrozenTrial") -> float:
+    """How long a trial ran: as its worker measured it, else between its dates, which a jump of the clock falsifies."""
+    measured = read_attrs(trial).seconds
+    if measured is not None:
+        return measured
+    return max(trial.duration.total_seconds(), 0.0) if trial.duration else 0.0
 
 
 @dataclass(frozen=True)
@@ -99,12 +108,11 @@ def record(trial: "FrozenTrial") -> TrialRecord:
     """The record of a trial that has ended."""
     attrs = read_attrs(trial)
     reported = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-    spent = trial.duration.total_seconds() if trial.duration else 0.0
     return TrialRecord(
         number=trial.number,
         state=STATES[trial.state.name],
         score=trial.value if trial.state.name == "COMPLETE" else reported[-1] if reported else None,
-        seconds=max(spent - (attrs.activation_seconds or 0.0), 0.0),
+        seconds=max(trial_seconds(trial) - (attrs.activation_seconds or 0.0), 0.0),
         parameters=attrs.trainable_parameters,
         default=attrs.default,
         config=attrs.config,

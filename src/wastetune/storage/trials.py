@@ -29,6 +29,7 @@ class RunningTrial:
     study: "optuna.Study"
     id: int
     number: int
+    begun: float | None = None  # by this process's monotonic clock; None where another process began it
 
     @property
     def storage(self) -> "BaseStorage":
@@ -54,17 +55,17 @@ def begin_trial(
         user_attrs=replace(attrs, owner=owner, beat=time.time()).to_dict(),
         system_attrs=dict(notes or {}),
     )
-    tried = False
+    tried, begun = False, time.monotonic()
 
     def create() -> RunningTrial:
         nonlocal tried
         if tried:  # the trial may have been created, and only the answer was lost
             for there in study.get_trials(deepcopy=False):
                 if there.user_attrs.get("owner") == owner:
-                    return RunningTrial(study, there._trial_id, there.number)
+                    return RunningTrial(study, there._trial_id, there.number, begun)
         tried = True
         identity = study._storage.create_new_trial(study._study_id, template_trial=trial)
-        return RunningTrial(study, identity, study._storage.get_trial_number_from_id(identity))
+        return RunningTrial(study, identity, study._storage.get_trial_number_from_id(identity), begun)
 
     return with_retries(create)
 
@@ -153,6 +154,8 @@ def release_trials(study: "optuna.Study", reason: str) -> None:
 def _finish(trial: RunningTrial, state: str, score: float | None = None) -> "FrozenTrial":
     from optuna.trial import TrialState
 
+    if trial.begun is not None:
+        set_trial_attrs(trial, TrialAttrs(seconds=round(time.monotonic() - trial.begun, 3)))
     with _unless_finished():
         values = None if score is None else [score]
         with_retries(lambda: trial.storage.set_trial_state_values(trial.id, TrialState[state], values))

@@ -13,7 +13,7 @@ from wastetune.data.splits import leaked_pictures
 from wastetune.report.results import Best, Edge, PictureCounts, Report, Seconds, StudySummary, TrialCounts
 from wastetune.search.space import bounds, searched_ranges
 from wastetune.search.toml_file import named_files
-from wastetune.storage.records import Origin, WarmStart, read_attrs
+from wastetune.storage.records import Origin, WarmStart, read_attrs, trial_seconds
 from wastetune.storage.study import WARM_STARTS, best_trial, get_study_attr, read_trials, records_of
 from wastetune.study.final import Refit, data_name
 from wastetune.training.config import TrialConfig
@@ -116,7 +116,7 @@ def count_seconds(study: "optuna.Study", preparing: float, retraining: float) ->
     """Where the time of a study went, over all of its runs."""
     trials = read_trials(study)
     activations = sum(read_attrs(trial).activation_seconds or 0.0 for trial in trials)
-    spent = sum(trial.duration.total_seconds() for trial in trials if trial.duration)
+    spent = sum(map(trial_seconds, trials))
     parts = {
         "preparing": preparing,
         "activations": activations,

@@ -8,13 +8,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wastetune.errors import UserError
 from wastetune.report.results import Report
 from wastetune.storage.budget import is_void
-from wastetune.storage.records import STATES, read_attrs
+from wastetune.storage.records import STATES, read_attrs, trial_seconds
 from wastetune.tracking.mlflow_store import ORDER, PARENT, STUDY, TRIAL, Mirror, log_data, search
 
 if TYPE_CHECKING:
@@ -190,6 +191,8 @@ def _copy_final(mirror: Mirror, report: Report, folder: Path, digest: str) -> No
 def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
     client, attrs = mirror.client, read_attrs(trial)
     begun, ended = trial.datetime_start, trial.datetime_complete
+    if begun and ended:  # a jump of the clock would show here
+        ended = begun + timedelta(seconds=trial_seconds(trial))
     tags = {
         **mirror.tags,
         STUDY: mirror.study_id,
@@ -218,7 +221,7 @@ def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
             ("best_score", trial.value),
             ("best_epoch", attrs.best_epoch),
             ("trainable_parameters", attrs.trainable_parameters),
-            ("duration_seconds", trial.duration.total_seconds() if trial.duration else None),
+            ("duration_seconds", trial_seconds(trial) if ended else None),
         )
         if value is not None
     ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from wastetune.console import Console, Row
@@ -17,7 +18,7 @@ from wastetune.formatting import render_count, render_rough_duration
 from wastetune.search.choice import describe_search
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished, was_interrupted
-from wastetune.storage.records import read_attrs, render_interruption
+from wastetune.storage.records import read_attrs, render_interruption, trial_seconds
 from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials, records_of
 from wastetune.training.config import HEAD_PREFIX
 from wastetune.training.fit import Epoch
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _STATES = ("COMPLETE", "PRUNED", "RUNNING", "FAIL")
 _INTERRUPTIONS = 5  # listed
+_JUMP = 60  # times the usual seconds from one trial to the next
 _RECENT = 20  # finished trials that the rate is computed from, so that it follows the number of workers
 
 
@@ -90,15 +92,16 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
 def seconds_per_trial(trials: "Sequence[FrozenTrial]") -> float | None:
     """Seconds from one finished trial to the next, a mean of the last 20; None before two have finished.
 
-    None counts for longer than it ran, so that the time between two runs of a study does not count.
+    None counts for longer than it ran, so that the time between two runs of a study does not count; and a step of many
+    times the usual one is a jump of the clock.
     """
     ends = sorted(
-        (trial.datetime_complete, trial.duration.total_seconds())
-        for trial in only_finished(trials)
-        if trial.datetime_complete and trial.duration
+        (trial.datetime_complete, trial_seconds(trial)) for trial in only_finished(trials) if trial.datetime_complete
     )[-_RECENT:]
-    steps = [min((end - before).total_seconds(), ran) for (before, _), (end, ran) in pairwise(ends)]
-    return sum(steps) / len(steps) if sum(steps) > 0 else None
+    gaps = [((end - before).total_seconds(), ran) for (before, _), (end, ran) in pairwise(ends)]
+    steps = [min(gap, ran or gap) for gap, ran in gaps]
+    usual = [step for step in steps if step <= _JUMP * median(steps)]
+    return sum(usual) / len(usual) if sum(usual) > 0 else None
 
 
 def render_status(status: Mapping[str, Any]) -> str:
@@ -183,9 +186,8 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
         return f"trial {trial.number:3d}  {what}" + (f": {attrs.failure}" if attrs.failure != what else "")
     name = METRICS[metric][0]
     score = f"{name} {trial.value:.4f}" if state == "COMPLETE" else "pruned"
-    seconds = trial.duration.total_seconds() if trial.duration else 0.0
     so_far = f"  best {best.value:.4f} (trial {best.number})" if best else ""
-    line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {seconds:5.0f} s{so_far}"
+    line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {trial_seconds(trial):5.0f} s{so_far}"
     line += f"  from {attrs.origin}" if attrs.origin else ""
     for key in (*_SHOWN, *(key for key in trial.params if key.startswith(HEAD_PREFIX))):
         value = attrs.config.get(key)
@@ -222,6 +224,7 @@ def show_study(
     The value is a function that takes all trials of the study, now and whenever some may have changed.
     """
     rows: dict[int, Row] = {}
+    seen: dict[int, tuple[float, int]] = {}  # number of a running trial -> time and epoch when it was first seen
     whole = Row("", -1, asked)
     with console.rows() as show:
 
@@ -234,7 +237,8 @@ def show_study(
             for trial in at_work:
                 epoch = max(trial.intermediate_values, default=0)
                 if trial.number not in rows or rows[trial.number].done != epoch:
-                    rows[trial.number] = _running_row(metric, trial, epoch)
+                    since = seen.setdefault(trial.number, (time.monotonic(), epoch))
+                    rows[trial.number] = _running_row(metric, trial, epoch, since)
             show([whole, *(rows[trial.number] for trial in at_work)])
 
         yield on_change
@@ -250,14 +254,18 @@ def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"]) -> Ro
     return Row(f"{min(count, asked)} of {asked} trials", min(count, asked), asked, state, left)
 
 
-def _running_row(metric: str, trial: "FrozenTrial", epoch: int) -> Row:
-    """The row of a trial that runs in another process, after the last epoch that it has reported."""
+def _running_row(metric: str, trial: "FrozenTrial", epoch: int, since: tuple[float, int]) -> Row:
+    """The row of a trial that runs in another process, after the last epoch that it has reported.
+
+    The time left is from the epochs since it was first seen here: its dates are those of another clock.
+    """
     epochs = int(read_attrs(trial).config.get("epochs", 0))
     if not epoch or not epochs:
         return Row(f"trial {trial.number}", 0, epochs or None, _STARTING)
-    spent = _seconds_since(trial.datetime_start, time.time())
+    begin, before = since
+    left = (time.monotonic() - begin) * (epochs - epoch) / (epoch - before) if epoch > before else None
     state = _epoch_state(metric, epoch, epochs, trial.intermediate_values[epoch])
-    return Row(f"trial {trial.number}", epoch, epochs, state, spent * (epochs - epoch) / epoch)
+    return Row(f"trial {trial.number}", epoch, epochs, state, left)
 
 
 def _epoch_state(metric: str, epoch: int, epochs: int, score: float) -> str:
