@@ -156,7 +156,7 @@ class Trials:
         for cut in chosen:
             made = open_activations(self.store, self.backbone, drawn, cut, 0, 0.0).take(np.arange(3))
             found[cut.name] = rounded(made.reshape(3, -1)[:, ::16][:, :24], 5)
-        for kind in ("inside", "signed", "caffe"):
+        for kind in ("inside", "signed", "caffe", "torch"):
             found[kind] = rounded(build_preprocessing(kind, 2)(np.arange(12.0).reshape(1, 2, 2, 3)), 4)
         return found
 

@@ -24,12 +24,19 @@ TOP = Cut("top", 1.0)
 
 def block_ends(row: Architecture, body: Any) -> dict[str, Any]:
     """Block name -> the layer whose output ends it, from the lowest block to the highest."""
-    operations = body.operations
     ends: dict[str, Any] = {}
-    for position, operation in enumerate(operations):
+    for operation in body.operations:
         if found := re.match(row.block, operation.name):
-            ends[found.group(1)] = operations[position + 1] if row.block_ends_after else operation
+            ends[found.group(1)] = _taker(body, operation) if row.block_ends_after else operation
     return ends
+
+
+def _taker(body: Any, operation: Any) -> Any:
+    """The operation that takes this one's output. It need not be the next in the list: a shortcut may lie between."""
+    import keras
+
+    taken = operation.output
+    return next(each for each in body.operations if any(one is taken for one in keras.tree.flatten(each.input)))
 
 
 def list_cuts(row: Architecture, body: Any) -> tuple[Cut, ...]:

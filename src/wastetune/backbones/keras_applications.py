@@ -36,6 +36,11 @@ def build_preprocessing(kind: Preprocessing, size: int) -> Any:
     pixels = keras.Input((size, size, 3))
     if kind == "signed":  # [-1, 1]
         return keras.Model(pixels, keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels), name="preprocess")
+    if kind == "torch":  # ImageNet's mean colour and its deviation, of pixels in 0..1
+        mean = [255 * each for each in (0.485, 0.456, 0.406)]
+        variance = [(255 * each) ** 2 for each in (0.229, 0.224, 0.225)]
+        scaled = keras.layers.Normalization(mean=mean, variance=variance)(pixels)
+        return keras.Model(pixels, scaled, name="preprocess")
     if kind == "caffe":  # BGR minus ImageNet's mean colour
         mean, one = [103.939, 116.779, 123.68], [1.0, 1.0, 1.0]
         bgr = keras.ops.flip(pixels, axis=-1)
