@@ -26,7 +26,7 @@ from wastetune.search.sampler import (
 )
 from wastetune.seeding import seed_for
 from wastetune.settings import STORAGE
-from wastetune.storage.budget import LIVE, LOST, find_duplicate, retry_due
+from wastetune.storage.budget import LIVE, LOST, find_duplicate, is_void, retry_due, was_interrupted
 from wastetune.storage.database import open_storage
 from wastetune.storage.heartbeat import heartbeats
 from wastetune.storage.owner import is_mine
@@ -262,8 +262,7 @@ def _trial_id(number: int) -> str:
 
 def _count(known: "Sequence[FrozenTrial]") -> int:
     """The trials that use up `max_trials`: as in KerasTuner failed ones, too, but none that is tried again."""
-    attrs = map(read_attrs, known)
-    return sum(not each.void and not each.handed_back and each.failure != LOST for each in attrs)
+    return sum(not is_void(each) and not was_interrupted(each) for each in known)
 
 
 def _is_known(known: "Sequence[FrozenTrial]", values: dict[str, Any]) -> bool:

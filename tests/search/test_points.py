@@ -21,10 +21,8 @@ epochs = 8
 
 
 @pytest.fixture
-def space(tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text(SPACE)
-    return load_space(str(path))
+def space(write_space):
+    return write_space(SPACE)
 
 
 def test_the_grid_has_every_configuration_once_and_conditional_keys_where_they_act(space):

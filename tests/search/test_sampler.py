@@ -8,7 +8,7 @@ from optuna.trial import TrialState, create_trial
 
 from wastetune.search.pruner import build_pruner, is_hopeless, is_reported, open_pruning
 from wastetune.search.sampler import open_in_memory_study, propose, propose_at_random, propose_by
-from wastetune.search.space import load_space, sample
+from wastetune.search.space import sample
 from wastetune.training.config import TrialConfig
 
 EPOCHS = 16
@@ -119,10 +119,8 @@ epochs = 16
 
 
 @pytest.fixture
-def space(tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text(SPACE)
-    return load_space(str(path))
+def space(write_space):
+    return write_space(SPACE)
 
 
 def search(choice, space, count):

@@ -4,6 +4,7 @@ import pytest
 
 from wastetune.console import open_console
 from wastetune.datasets.synthetic import write_sample
+from wastetune.search.space import load_space
 from wastetune.tuning.prepare import prepare_study
 from wastetune.tuning.spec import load_study
 
@@ -30,6 +31,18 @@ weights = "none"
 image_size = 32
 views = 2
 """
+
+
+@pytest.fixture
+def write_space(tmp_path):
+    """The search space of a text, as its file has it."""
+
+    def write(text):
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return load_space(str(path))
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from support.activations import separable_set
 from wastetune.backbones.activation_store import Activations
 from wastetune.backbones.backbone import load_backbone, nearest_cut
 from wastetune.backbones.cuts import TOP
@@ -234,16 +235,13 @@ def test_a_fitted_start_gives_the_head_what_it_learnt_alone(backbone, write):
     cut, size = nearest_cut(backbone, 0.9), int(backbone.body.output.shape[1])
     head = rehearse(load_head("my_head.py:build", write(HEAD)), size, CLASSES)
     build = partial(build_custom_head, head.file)
-    labels = np.repeat(np.arange(CLASSES), 16)
-    noise = np.random.default_rng(1).normal(0, 1, (48, 1, 1, 96))
-    inputs = (noise + 4 * np.eye(96)[labels][:, None, None]).astype(np.float32)
-    train = TrainingSet((Activations((inputs,)),), labels, CLASSES)
+    train = separable_set(CLASSES)
     right = {}
     for start in ("random", "fitted"):
         config = configuration(head, "gated", head_start=start)
         with open_learner(backbone, cut, config, CLASSES, horizon=9, seed=0, build=build) as learner:
             fit_head_first(learner, train, config, seed=0, build=build)
-            right[start] = (predict_probabilities(learner, train.views[0]).argmax(axis=1) == labels).mean()
+            right[start] = (predict_probabilities(learner, train.views[0]).argmax(axis=1) == train.labels).mean()
     assert right["fitted"] > 0.8 > right["random"]
 
 

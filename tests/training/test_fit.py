@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from support.activations import separable_set
 from wastetune.backbones.activation_store import Activations
 from wastetune.backbones.backbone import activation_shape, load_backbone, nearest_cut
 from wastetune.backbones.cuts import TOP
@@ -162,17 +163,14 @@ def test_an_epoch_in_chunks_is_the_same_epoch(backbone, sets, monkeypatch):
 
 def test_a_fitted_head_knows_the_classes_before_the_tail_is_trained(backbone):
     cut = nearest_cut(backbone, 0.9)
-    labels = np.repeat(np.arange(CLASSES), 16)
-    noise = np.random.default_rng(1).normal(0, 1, (48, 1, 1, 96))
-    inputs = (noise + 4 * np.eye(96)[labels][:, None, None]).astype(np.float32)
-    train = TrainingSet((Activations((inputs,)),), labels, CLASSES)
+    train = separable_set(CLASSES)
     right = {}
     for start in ("random", "fitted"):
         chosen = config(head_start=start, learning_rate=0.003)
         with open_learner(backbone, cut, chosen, CLASSES, horizon=9, seed=0) as model:
             before = backbone.body.get_weights()
             fit_head_first(model, train, chosen, seed=0)
-            right[start] = (predict_probabilities(model, train.views[0]).argmax(axis=1) == labels).mean()
+            right[start] = (predict_probabilities(model, train.views[0]).argmax(axis=1) == train.labels).mean()
             assert all(np.array_equal(a, b) for a, b in zip(backbone.body.get_weights(), before, strict=True))
     assert right["fitted"] > 0.8 > right["random"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wastetune.search.space import load_space, nearest_params, sample
+from wastetune.search.space import nearest_params, sample
 from wastetune.storage.records import TrialRecord
 from wastetune.storage.study import DataSource
 from wastetune.tuning.warm_start import MOST, EarlierStudy, choose_warm_starts, objection, select_nearest
@@ -21,10 +21,8 @@ CONFIG = {"head_layers": 1, "head_units": 128, "dropout": 0.2, "learning_rate": 
 
 
 @pytest.fixture
-def space(tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text(SPACE)
-    return load_space(str(path))
+def space(write_space):
+    return write_space(SPACE)
 
 
 def earlier(name, *configs, backbone="net", content="c1", digest="d1", drawn=("dropout",), sketch=""):

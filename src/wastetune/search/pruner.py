@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 # Complete trials before there is a median worth pruning by.
-PRUNING_STARTUP = 5
+_STARTUP_TRIALS = 5
 # So many scores of a trial are reported. Each report costs a write.
 _REPORTS = 8
 
@@ -36,7 +36,7 @@ def build_pruner(choice: Named, *, epochs: int) -> "BasePruner":
 
     first = next(epoch for epoch in range(1, epochs + 1) if is_reported(epoch, epochs))
     # A deep tail starts slower than a head alone, and needs some epochs to overtake it.
-    late: dict[str, Any] = {"n_startup_trials": PRUNING_STARTUP, "n_warmup_steps": epochs // 3}
+    late: dict[str, Any] = {"n_startup_trials": _STARTUP_TRIALS, "n_warmup_steps": epochs // 3}
     halving: dict[str, Any] = {"min_resource": first, "reduction_factor": 3}
     named: dict[str, tuple[str, dict[str, Any]]] = {
         MEDIAN: ("MedianPruner", late),

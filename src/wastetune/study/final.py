@@ -36,9 +36,9 @@ from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Rep
 from wastetune.report.text import final_model
 from wastetune.storage.records import Opening, TrialAttrs, read_attrs
 from wastetune.storage.study import best_trial, note_opening, read_records, read_study_info, read_trials
+from wastetune.study.members import Candidates, find_candidates
 from wastetune.study.refit import RefitResult, refit, refit_again
 from wastetune.study.select import select_final
-from wastetune.study.selection import Candidates, find_candidates
 from wastetune.training.fit import TrainingFailed
 from wastetune.tuning.objective import plain_set
 from wastetune.tuning.prepare import Bar, Prepared, TrialContext, fingerprint_digest, package_versions

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from wastetune.backbones.activation_store import Activations
 from wastetune.backbones.backbone import nearest_cut
-from wastetune.backbones.cuts import TOP
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingSet, fit_final, predict_probabilities, steps_per_epoch
-from wastetune.training.learner import FloatArray, Learner, open_head
+from wastetune.training.learner import FloatArray, Learner, is_head_alone, open_head
 from wastetune.tuning.objective import fitted_learner
 from wastetune.tuning.prepare import TrialContext
 
@@ -33,18 +32,14 @@ def fit_each(context: TrialContext, tasks: Sequence[FitTask]) -> Iterator[tuple[
     A learner with a tail has its weights until the next one is asked for. The result does not depend on the number of
     cores. TrainingFailed as in `run_trial`.
     """
-    heads = _fit_heads([task for task in tasks if _is_head_alone(context, task)])
-    for task in tasks:
-        if _is_head_alone(context, task):
+    alone = [is_head_alone(nearest_cut(context.backbone, task.config.frozen_depth), task.config) for task in tasks]
+    heads = _fit_heads([task for task, head in zip(tasks, alone, strict=True) if head])
+    for task, head in zip(tasks, alone, strict=True):
+        if head:
             yield next(heads)
         else:
             with fitted_learner(context, task.config, task.train, epochs=task.epochs, seed=task.seed) as learner:
                 yield learner, predict_probabilities(learner, task.predicted)
-
-
-def _is_head_alone(context: TrialContext, task: FitTask) -> bool:
-    own = task.config.head is not None  # which Keras trains
-    return nearest_cut(context.backbone, task.config.frozen_depth) == TOP and not own
 
 
 def _fit_heads(tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]:

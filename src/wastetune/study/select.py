@@ -9,7 +9,7 @@ from wastetune.evaluation.selective import fit_thresholds
 from wastetune.report.results import FinalModel
 from wastetune.seeding import seed_for
 from wastetune.study.fits import FitTask, fit_each
-from wastetune.study.selection import Candidates, select_members
+from wastetune.study.members import Candidates, select_members
 from wastetune.training.config import TrialConfig
 from wastetune.tuning.objective import tuning_sets
 from wastetune.tuning.prepare import TrialContext, trial_seed

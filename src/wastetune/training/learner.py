@@ -45,7 +45,7 @@ def open_learner(
 
     The seed determines the head's initial weights and the dropout. `build` is what makes a head of the user's own.
     """
-    if cut == TOP and config.head is None:
+    if is_head_alone(cut, config):
         (features,) = activation_shape(backbone, cut)
         with open_head(features, config, classes, horizon=horizon, seed=seed) as head:
             yield head
@@ -53,6 +53,11 @@ def open_learner(
     with open_keras_model(backbone, cut, config, classes, seed, build) as model:
         compile_model(model, config, horizon=horizon, xla=gains_from_xla(backbone, cut))
         yield model
+
+
+def is_head_alone(cut: Cut, config: TrialConfig) -> bool:
+    """Whether a head of wastetune's is all that is trained: NumPy does that, and Keras everything else."""
+    return cut == TOP and config.head is None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wastetune.storage.records import TrialRecord
-from wastetune.study.selection import HEADS, TAILS, find_candidates, select_members
+from wastetune.study.members import HEADS, TAILS, find_candidates, select_members
 
 
 def trial(number, score, *, default=False, cut="top", state="complete"):
