@@ -2,7 +2,8 @@
 
 trunk: pixels in memory to pooled vectors, under model.predict and under what wastetune runs
 views: one view of a 224 px picture on one core, by Keras layers, Pillow and OpenCV (wastetune's), and the trunk
-tails: training steps on what lies above a cut, without and with XLA
+tails: training steps on what lies above a cut: whole batches, in halves side by side, with XLA. TensorFlow gives an
+    operation half of the cores, as in a study, unless TF_NUM_INTRAOP_THREADS says how many
 """
 
 import argparse
@@ -25,7 +26,13 @@ from wastetune.training.learner import compile_model, open_keras_model
 
 BATCH = 32
 BACKBONES = ("mobilenet_v3_small_075", "resnet50", "inception_v3")
-TAILS = (("resnet50", 0.8125), ("resnet50", 0.9375), ("mobilenet_v3_small_075", 0.6667), ("inception_v3", 0.9))
+TAILS = (
+    ("mobilenet_v3_small_075", 0.0),
+    ("mobilenet_v3_small_075", 0.6667),
+    ("resnet50", 0.8125),
+    ("resnet50", 0.9375),
+    ("inception_v3", 0.9),
+)
 
 
 def main() -> None:
@@ -112,6 +119,8 @@ def views(asked: argparse.Namespace) -> Iterator[Row]:
 
 
 def tails(asked: argparse.Namespace) -> Iterator[Row]:
+    import keras
+
     config = TrialConfig(head_layers=0, dropout=0.2, learning_rate=1e-4, batch_size=BATCH, epochs=1)
     draw, classes = np.random.default_rng(0), 9
     targets = np.eye(classes, dtype=np.float32)[draw.integers(0, classes, BATCH)]
@@ -120,9 +129,11 @@ def tails(asked: argparse.Namespace) -> Iterator[Row]:
         cut = nearest_cut(backbone, depth)
         actions = {}
         with ExitStack() as stack:
-            for how, xla in (("plain", False), ("XLA", True)):
-                model = stack.enter_context(open_keras_model(backbone, cut, config, classes, seed=0))
-                compile_model(model, config, horizon=100, xla=xla)
+            for how in ("whole", "in halves", "XLA"):
+                model = stack.enter_context(open_keras_model(backbone, cut, config, classes, seed=0, halves=True))
+                if how != "in halves":
+                    model = keras.Model(model.input, model.output)
+                compile_model(model, config, horizon=100, xla=how == "XLA")
                 inputs = draw.uniform(size=(BATCH, *model.inputs[0].shape[1:])).astype(np.float32)
                 actions[how] = lambda model=model, inputs=inputs: model.train_on_batch(inputs, targets)
             yield from compare_rates(actions, BATCH, quick=asked.quick, backbone=name, cut=cut.name)

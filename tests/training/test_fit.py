@@ -1,5 +1,6 @@
 """Fitting tail and head on stored activations."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -21,7 +22,7 @@ from wastetune.training.fit import (
     steps_per_epoch,
 )
 from wastetune.training.head_start import fit_head_first
-from wastetune.training.learner import as_keras, count_parameters, open_learner
+from wastetune.training.learner import as_keras, compile_model, count_parameters, open_keras_model, open_learner
 
 CLASSES = 3
 
@@ -132,6 +133,25 @@ def test_training_and_prediction_see_the_same_network(backbone):
         stored = Activations((inputs,))
         fit_final(model, TrainingSet((stored,), labels, CLASSES), config=config(learning_rate=0.003), steps=90, seed=0)
         assert (predict_probabilities(model, stored).argmax(axis=1) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("pictures", [16, 15, 2])
+def test_the_two_halves_of_a_batch_train_the_same_tail_as_the_whole_batch(backbone, pictures):
+    cut = nearest_cut(backbone, 0.9)
+    inputs = np.random.default_rng(3).normal(0, 1, (pictures, 1, 1, 96)).astype(np.float32)
+    targets = np.eye(CLASSES, dtype=np.float32)[np.arange(pictures) % CLASSES]
+    weights = np.linspace(0.5, 1.5, pictures, dtype=np.float32)
+    chosen = config(dropout=0.3, learning_rate=0.001)
+    after = []
+    for whole in (False, True):
+        with open_keras_model(backbone, cut, chosen, CLASSES, seed=0, halves=not whole) as learner:
+            assert (type(learner) is type(keras.Model(learner.input, learner.output))) is whole
+            compile_model(learner, chosen, horizon=4, xla=False)
+            losses = [float(learner.train_on_batch(inputs, targets, sample_weight=weights)) for _ in range(4)]
+            after.append((losses, learner.get_weights(), learner.predict_on_batch(inputs)))
+    np.testing.assert_allclose(after[0][0], after[1][0], rtol=1e-4)
+    assert all(np.abs(a - b).max() < 1e-3 for a, b in zip(after[0][1], after[1][1], strict=True))
+    np.testing.assert_allclose(after[0][2], after[1][2], atol=1e-3)
 
 
 @pytest.mark.parametrize("depth", [0.9, 1.0])

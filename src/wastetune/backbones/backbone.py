@@ -1,7 +1,9 @@
 """A backbone with its weights and preprocessing, cut into a frozen trunk and a trainable tail."""
 
+import os
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ def load_backbone(
     they would otherwise learn the statistics of small batches (and Keras ignores `training=False` in `fit`).
     Raises UserError for an unknown name, and for weights that cannot be found, downloaded or loaded.
     """
+    _share_cores()
     with suppressed_stderr():
         import keras
 
@@ -133,8 +136,29 @@ def split(backbone: Backbone, cut: Cut) -> tuple[Any, Any]:
 
 
 def gains_from_xla(backbone: Backbone, cut: Cut) -> bool:
-    """Whether XLA makes training the layers above the cut faster on a CPU (figures in docs/log.md)."""
-    return BACKBONES[backbone.name].xla and cut != TOP
+    """Whether XLA makes training the layers above the cut faster on this CPU (figures in docs/log.md).
+
+    It does for some backbones where vectors have 256 bits. With 512, TensorFlow's own convolutions are faster.
+    """
+    return BACKBONES[backbone.name].xla and cut != TOP and not _has_avx512()
+
+
+@cache
+def _has_avx512() -> bool:
+    import numpy as np
+
+    extensions: Any = np.show_config(mode="dicts")["SIMD Extensions"]
+    names = [name for kind in ("baseline", "found") for name in extensions.get(kind, ())]
+    return any(name == "X86_V4" or name.startswith("AVX512") for name in names)
+
+
+def _share_cores() -> None:
+    """Gives each operation of TensorFlow half of the cores: the halves of a batch, or two batches, run side by side.
+
+    TensorFlow reads this before its first operation, and not again.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // 2)))
 
 
 def activation_shape(backbone: Backbone, cut: Cut) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -105,9 +106,22 @@ def _is_tensorflow_on_cpu() -> bool:
 
 
 def _run_keras(trunk: Any, batches: Iterable[PixelArray]) -> Iterator[ActivationArrays]:
-    for pixels in batches:
-        made = trunk.predict_on_batch(_padded(pixels, _KERAS_BATCH).astype(np.float32))
-        yield [np.asarray(each)[: len(pixels)] for each in (made if isinstance(made, list) else [made])]
+    """Two batches run at once, as each operation has half of the cores (`load_backbone`)."""
+    trunk.make_predict_function()  # here, because two threads would each make one
+    busy: deque[Future[ActivationArrays]] = deque()
+    with ThreadPoolExecutor(2) as pool:
+        for pixels in batches:
+            done = busy.popleft().result() if len(busy) == 2 else None
+            busy.append(pool.submit(_predict, trunk, pixels))
+            if done:
+                yield done
+        while busy:
+            yield busy.popleft().result()
+
+
+def _predict(trunk: Any, pixels: PixelArray) -> ActivationArrays:
+    made = trunk.predict_on_batch(_padded(pixels, _KERAS_BATCH).astype(np.float32))
+    return [np.asarray(each)[: len(pixels)] for each in (made if isinstance(made, list) else [made])]
 
 
 def _open_openvino(trunk: Any, size: int) -> TrunkRunner:

@@ -1,7 +1,7 @@
 """A model to train: a NumPy MLP if only wastetune's head is trained, else a compiled Keras model of tail and head."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
@@ -50,8 +50,13 @@ def open_learner(
         with open_head(features, config, classes, horizon=horizon, seed=seed) as head:
             yield head
         return
-    with open_keras_model(backbone, cut, config, classes, seed, build) as model:
-        compile_model(model, config, horizon=horizon, xla=gains_from_xla(backbone, cut))
+    import keras
+
+    xla = gains_from_xla(backbone, cut)
+    # XLA would run the halves one after the other.
+    halves = keras.backend.backend() == "tensorflow" and not xla
+    with open_keras_model(backbone, cut, config, classes, seed, build, halves=halves) as model:
+        compile_model(model, config, horizon=horizon, xla=xla)
         yield model
 
 
@@ -77,9 +82,18 @@ def _thread_pools() -> ThreadpoolController:
 
 @contextmanager
 def open_keras_model(
-    backbone: Backbone, cut: Cut, config: TrialConfig, classes: int, seed: int, build: BuildHead = build_head
+    backbone: Backbone,
+    cut: Cut,
+    config: TrialConfig,
+    classes: int,
+    seed: int,
+    build: BuildHead = build_head,
+    *,
+    halves: bool = False,
 ) -> Iterator[Any]:
     """Tail and head as one Keras model from activations at the cut to logits (n, classes).
+
+    With `halves` its tail takes each batch in two halves, side by side.
 
     The tail's layers belong to the backbone, so their weights are restored at the end.
     """
@@ -89,8 +103,10 @@ def open_keras_model(
     _, tail = split(backbone, cut)
     before = tail.get_weights()
     inputs = keras.Input(tail.inputs[0].shape[1:], name="activations")
+    features = tail(inputs)
+    logits = build(features, config, classes)
     try:
-        yield keras.Model(inputs, build(tail(inputs), config, classes))
+        yield _in_halves(tail, inputs, features, logits) if halves and cut != TOP else keras.Model(inputs, logits)
     finally:
         tail.set_weights(before)
 
@@ -104,6 +120,36 @@ def as_keras(learner: Learner, backbone: Backbone, cut: Cut, config: TrialConfig
     with open_keras_model(backbone, cut, config, classes, seed=0) as model:
         model.set_weights(learner.weights())
         yield model
+
+
+def _in_halves(tail: Any, inputs: Any, features: Any, logits: Any) -> Any:
+    """The Keras model from inputs of the tail to logits, whose tail takes each batch in two halves, side by side.
+
+    The result is that of the whole batch, since batch norm is frozen. Half a batch stays in the processor's caches,
+    and much of a tail is operations that one core does as fast as two (images/s in docs/log.md).
+    """
+    import keras
+
+    head = keras.Model(features, logits)
+
+    class InHalves(keras.Model):  # type: ignore[misc]
+        def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+            if not training:
+                return super().call(inputs, training=training, mask=mask)
+            return head(_join_halves(lambda half: tail(half, training=True), inputs), training=True)
+
+        def predict_step(self, data: Any) -> Any:
+            inputs, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+            return _join_halves(super().predict_step, inputs)
+
+    return InHalves(inputs, logits)
+
+
+def _join_halves(compute: Callable[[Any], Any], inputs: Any) -> Any:
+    import keras
+
+    middle = (keras.ops.shape(inputs)[0] + 1) // 2
+    return keras.ops.concatenate([compute(inputs[:middle]), compute(inputs[middle:])])
 
 
 def count_parameters(learner: Any) -> int:
