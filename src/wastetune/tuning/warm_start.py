@@ -10,7 +10,7 @@ from wastetune.errors import UserError
 from wastetune.report.text import warm_start_lines
 from wastetune.search.distributions import Fixed
 from wastetune.search.sampler import Resolve, propose_this
-from wastetune.search.space import SearchSpace, default_params, nearest_params
+from wastetune.search.space import SearchSpace, default_params, nearest_params, searched_backbones
 from wastetune.storage.database import open_storage
 from wastetune.storage.records import TrialRecord, WarmStart
 from wastetune.storage.study import (
@@ -169,7 +169,8 @@ def choose_warm_starts(
         *(_warm_starts(_of_same_backbones(each, own), is_resplit(own, each), space, resolve) for each in earlier)
     )
     found: list[WarmStart] = []
-    seen: list[Mapping[str, Any]] = [propose_this(default_params(space), resolve).config.model_dump()]
+    defaults = (default_params(space, each) for each in searched_backbones(space))
+    seen: list[Mapping[str, Any]] = [propose_this(each, resolve).config.model_dump() for each in defaults]
     for start in filter(None, chain.from_iterable(turns)):
         if start.config not in seen:
             seen.append(start.config)
