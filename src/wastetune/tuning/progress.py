@@ -14,14 +14,14 @@ from wastetune.console import Console, Row
 from wastetune.data.corrections import render_corrected
 from wastetune.data.index import contradictions
 from wastetune.evaluation.metrics import METRICS
-from wastetune.formatting import render_count, render_rough_duration
+from wastetune.formatting import render_count, render_rough_duration, shortened
 from wastetune.search.choice import describe_search
 from wastetune.search.history import divide_trials
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished, was_interrupted
 from wastetune.storage.records import read_attrs, render_interruption, trial_seconds
 from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials, records_of
-from wastetune.training.config import HEAD_PREFIX
+from wastetune.training.config import BACKBONE, HEAD_PREFIX
 from wastetune.training.fit import Epoch
 from wastetune.tuning.prepare import Prepared
 
@@ -155,8 +155,9 @@ def _seconds_since(moment: datetime | None, now: float) -> float:
 
 
 # The keys of the configuration in the line of a trial, as far as there is room.
-_SHOWN = ("backbone", "frozen_depth", "augmentation", "head_layers", "head_units", "learning_rate", "batch_size")
+_SHOWN = ("frozen_depth", "augmentation", "head_layers", "head_units", "learning_rate", "batch_size")
 _STARTING = "first epoch"
+_LEAST = 12  # characters of the name of a backbone in the line of a trial
 _LISTED = 20  # of the files that were left out
 
 
@@ -197,6 +198,8 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
     so_far = f"  best {best.value:.4f} (trial {best.number})" if best else ""
     line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {trial_seconds(trial):5.0f} s{so_far}"
     line += f"  from {attrs.origin}" if attrs.origin else ""
+    if backbone := attrs.config.get(BACKBONE):
+        line += f"  {shortened(backbone, max(width - len(line) - 2, _LEAST))}"
     for key in (*_SHOWN, *(key for key in trial.params if key.startswith(HEAD_PREFIX))):
         value = attrs.config.get(key)
         if key in trial.params and value is not None:
