@@ -14,7 +14,7 @@ from wastetune.console import Console, Row
 from wastetune.data.corrections import render_corrected
 from wastetune.data.index import contradictions
 from wastetune.evaluation.metrics import METRICS
-from wastetune.formatting import render_count, render_rough_duration, shortened
+from wastetune.formatting import render_count, render_rough_duration
 from wastetune.search.choice import describe_search
 from wastetune.search.history import divide_trials
 from wastetune.settings import lease_seconds
@@ -199,7 +199,8 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
     line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {trial_seconds(trial):5.0f} s{so_far}"
     line += f"  from {attrs.origin}" if attrs.origin else ""
     if backbone := attrs.config.get(BACKBONE):
-        line += f"  {shortened(backbone, max(width - len(line) - 2, _LEAST))}"
+        room = max(width - len(line) - 2, _LEAST)  # the ends of names differ more than their beginnings
+        line += f"  {backbone}" if len(backbone) <= room else f"  …{backbone[1 - room :]}"
     for key in (*_SHOWN, *(key for key in trial.params if key.startswith(HEAD_PREFIX))):
         value = attrs.config.get(key)
         if key in trial.params and value is not None:
