@@ -332,8 +332,8 @@ def test_the_report_says_which_backbone_won_and_how_the_trials_were_divided():
 def test_the_cheapest_backbone_within_a_point_is_named_with_what_it_saves():
     near = ("tiny_net", 4, 0.905, 0.942, 1_000_000, 7.4)
     assert (
-        "Cheapest within 0.01 of the best: tiny_net, 0.942 (trial 17), with 7 ms a picture and 1.0 M parameters instead "
-        "of 61 ms a picture and 23.6 M parameters; it was not evaluated on the test set."
+        "Cheapest within 0.01 of the best: tiny_net, 0.942 (trial 17), with 7 ms a picture and 1.0 M parameters "
+        "instead of 61 ms a picture and 23.6 M parameters; it was not evaluated on the test set."
         in words(of_backbones(near, RESNET))
     )
     alone = words(of_backbones(RESNET, ("huge_net", 4, 0.905, 0.95, 90_000_000, 200.0)))
