@@ -1,6 +1,7 @@
 """A study of several backbones: what its file may say, what is refused, and which backbone a trial gets."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import optuna
@@ -12,7 +13,7 @@ from wastetune.errors import UserError
 from wastetune.search.sampler import open_in_memory_study
 from wastetune.search.space import default_params, load_space, sample, searched_backbones
 from wastetune.storage.database import open_storage
-from wastetune.storage.study import default_trial, open_study
+from wastetune.storage.study import ask_lock, default_trial, open_study, read_trials
 from wastetune.tuning.objective import choose_config
 from wastetune.tuning.prepare import check_choices, prepare_study
 from wastetune.tuning.spec import changed_study, load_study
@@ -172,3 +173,20 @@ def test_the_fingerprint_names_all_of_them(two):
     assert told["backbone"] == f"{SMALL}, {LARGE}"
     assert told["space"].startswith("backbone, head_layers")
     assert told["weights"] == ", ".join(each.backbone.digest[:16] for each in (two.context, *two.context.others))
+
+
+def test_workers_that_begin_at_once_run_each_default_once(two, url):
+    """On SQLite and on PostgreSQL, each worker with connections of its own."""
+    open_study(open_storage(url), "several", two.fingerprint)  # as `wastetune run` does before workers start
+
+    def work(name):
+        study = open_study(open_storage(url), "several", two.fingerprint)
+        with ask_lock(study):
+            known = read_trials(study)
+            begun = _begin(study, known, open_in_memory_study(epochs=2), two.context, name)
+        return begun.default, begun.proposal.config.backbone
+
+    with ThreadPoolExecutor(4) as pool:
+        begun = list(pool.map(work, "abcd"))
+    assert sorted(backbone for default, backbone in begun if default) == sorted([SMALL, LARGE])
+    assert len(begun) == 4
