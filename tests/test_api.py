@@ -17,7 +17,7 @@ from wastetune.data.image import read_picture, resize_picture
 from wastetune.datasets.synthetic import write_sample
 from wastetune.models.bundle import load_model
 from wastetune.storage.database import open_storage
-from wastetune.training.config import OWN_HEAD, TrialConfig
+from wastetune.training.config import BACKBONE, OWN_HEAD, TrialConfig
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def test_trials_are_a_table_with_a_row_for_each_and_its_configuration(ran):
     known = optuna.load_study(study_name="tiny", storage=open_storage(url)).trials
     assert list(table["number"]) == [0, 1]
     assert list(table.columns[:5]) == ["number", "state", "score", "seconds", "cut"]
-    assert set(TrialConfig.model_fields) - set(OWN_HEAD) < set(table.columns)
-    assert not set(OWN_HEAD) & set(table.columns)
+    assert set(TrialConfig.model_fields) - {*OWN_HEAD, BACKBONE} < set(table.columns)
+    assert not {*OWN_HEAD, BACKBONE} & set(table.columns)
     assert list(table["score"]) == [trial.value for trial in known]
     best = table.loc[table["number"] == report["best"]["number"]].iloc[0]
     assert best["score"] == report["best"]["score"]

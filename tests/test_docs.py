@@ -10,7 +10,7 @@ import pytest
 import wastetune
 from wastetune.backbones.catalog import BACKBONES
 from wastetune.datasets.catalog import KNOWN_DATASETS
-from wastetune.training.config import OWN_HEAD, TrialConfig
+from wastetune.training.config import BACKBONE, OWN_HEAD, TrialConfig
 from wastetune.tuning.spec import StudySpec
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def test_every_command_has_an_example():
     ("heading", "model", "keys"),
     [
         ("A study", StudySpec, set(StudySpec.model_fields) - {"name", "source", "question"}),
-        ("A space", TrialConfig, set(TrialConfig.model_fields) - set(OWN_HEAD)),
+        ("A space", TrialConfig, set(TrialConfig.model_fields) - {*OWN_HEAD, BACKBONE}),
     ],
     ids=["studies", "spaces"],
 )

@@ -85,19 +85,20 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
 
     Columns: number; state (complete, pruned, failed or interrupted); score on the validation pictures, for a pruned
     trial the last one reported; seconds, without the activations; cut, the block of the backbone below which everything
-    was frozen; each parameter of the configuration, those of a head of your own as head.NAME; and failure, the reason
-    why a trial failed or was interrupted, or an empty text.
+    was frozen; each parameter of the configuration, first the backbone where the study has several, those of a head of
+    your own as head.NAME; and failure, the reason why a trial failed or was interrupted, or an empty text.
     UserError where the study or the database does not exist.
     """
     import pandas
 
     from wastetune.storage.database import open_storage
     from wastetune.storage.study import find_study, read_records
-    from wastetune.training.config import OWN_HEAD, TrialConfig
+    from wastetune.training.config import BACKBONE, OWN_HEAD, TrialConfig
     from wastetune.tuning.spec import study_name
 
     records = read_records(find_study(open_storage(STORAGE.resolve(storage)), study_name(str(study))))
-    keys = [key for key in TrialConfig.model_fields if key not in OWN_HEAD]
+    several = any(BACKBONE in record.config for record in records)
+    keys = [key for key in TrialConfig.model_fields if key not in OWN_HEAD and (several or key != BACKBONE)]
     keys += dict.fromkeys(key for record in records for key in record.config if key not in keys)
     fields = ("number", "state", "score", "seconds", "cut", *keys, "failure")
     rows = [{**vars(record), **record.config} for record in records]

@@ -293,3 +293,50 @@ def test_the_text_in_a_cell_is_legible_on_every_shade_of_the_confusion_matrix():
     colours = [text_colour(level, level, level) for level in grey]
     assert colours == sorted(colours, reverse=True)  # white up to a grey, then black
     assert colours.index("black") == 119  # #767676 is the lightest grey under white text by WCAG 2
+
+
+def of_backbones(*scores, **changes):
+    """A report of a study of several backbones: name, trials, default, best, parameters and milliseconds of each."""
+    keys = ("name", "trials", "default", "score", "parameters")
+    rows = [dict(zip(keys, each, strict=False)) for each in scores]
+    more = {"best": 17, "seconds": 60.0, "activation_seconds": 70.0}
+    latency = {each[0]: each[5] for each in scores}
+    config = report_values()["best"]["config"] | {"backbone": "resnet50"}
+    best = {"number": 17, "score": 0.951, "config": config}
+    return a_report(backbones=[row | more for row in rows], latency_ms=latency, best=best, **changes)
+
+
+RESNET = ("resnet50", 20, 0.941, 0.951, 23_600_000, 61.2)
+
+
+def test_the_report_says_which_backbone_won_and_how_the_trials_were_divided():
+    report = of_backbones(("tiny_net", 4, 0.905, 0.921, 1_000_000, 7.4), RESNET)
+    page = render_page(report, History((), {}, {}), None)
+    for said in (words(report), render_markdown(report), page):
+        assert "resnet50_wid: resnet50 (best of 2) on wid" in said
+        assert (
+            "Backbone: resnet50, by the best validation macro F1, 0.951 (0.941 with the default configuration), "
+            "against tiny_net 0.921 (0.905), on 874 pictures." in said
+        )
+        assert "No cheaper backbone comes within 0.01 of it." in said
+    table = render_report(report).split("\n\n")[2].splitlines()
+    assert [line.split() for line in table] == [
+        ["backbone", "trials", "default", "best", "time", "M", "params", "ms"],
+        ["resnet50", "20", "0.941", "0.951", "2", "min", "10", "s", "23.6", "61"],
+        ["tiny_net", "4", "0.905", "0.921", "2", "min", "10", "s", "1.0", "7"],
+    ]
+    assert page.count('href="#backbones"') == page.count('id="backbones"') == 1
+    assert "ackbones" not in render_page(a_report(), History((), {}, {}), None)
+
+
+def test_the_cheapest_backbone_within_a_point_is_named_with_what_it_saves():
+    near = ("tiny_net", 4, 0.905, 0.942, 1_000_000, 7.4)
+    assert (
+        "Cheapest within 0.01 of the best: tiny_net, 0.942 (trial 17), with 7 ms a picture and 1.0 M parameters "
+        "instead of 61 ms a picture and 23.6 M parameters; it was not evaluated on the test set."
+        in words(of_backbones(near, RESNET))
+    )
+    alone = words(of_backbones(RESNET, ("huge_net", 4, 0.905, 0.95, 90_000_000, 200.0)))
+    assert "heap" not in alone  # the winner is the cheapest anyway
+    none = of_backbones(RESNET, ("lost_net", 0, None, None, 1_000_000, 5.0))
+    assert "against lost_net none (none)" in words(none)

@@ -7,7 +7,7 @@ from wastetune.storage.records import TrialRecord
 from wastetune.study.members import HEADS, TAILS, find_candidates, select_members
 
 
-def trial(number, score, *, default=False, cut="top", state="complete"):
+def trial(number, score, *, default=False, cut="top", state="complete", backbone=None):
     return TrialRecord(
         number=number,
         state=state,
@@ -15,7 +15,7 @@ def trial(number, score, *, default=False, cut="top", state="complete"):
         seconds=1.0,
         parameters=10,
         default=default,
-        config={},
+        config={"backbone": backbone} if backbone else {},
         drawn={},
         epochs=(),
         best_epoch=1,
@@ -101,3 +101,14 @@ def test_a_winner_alone_is_told_as_such_and_the_default_alone_as_the_default():
     assert (chosen.kind, chosen.members) == ("best", (2,))
     alone = find_candidates([trial(0, 0.5, default=True)])
     assert select_members(LABELS, {0: said(0)}, alone, "accuracy").kind == "default"
+
+
+def test_of_several_backbones_only_trials_of_the_winner_s_are_averaged_and_its_default_is_the_one():
+    small = [trial(0, 0.80, default=True, backbone="small"), trial(2, 0.90, backbone="small")]
+    large = [trial(1, 0.70, default=True, backbone="large"), trial(3, 0.91, backbone="large")]
+    found = find_candidates([*small, *large, trial(4, 0.89, backbone="large")])
+    assert numbers(found.together) == [3, 4, 1]
+    assert found.default.number == 1
+    assert numbers(find_candidates(small + large[:1]).together) == [2, 0]
+    with pytest.raises(ValueError, match="default"):
+        find_candidates([*small, large[1]])

@@ -39,7 +39,7 @@ def test_every_shipped_study_loads_with_its_space_and_states_question_and_comman
     assert spec.question.endswith(("?", "."))
     assert "wastetune" not in spec.question
     assert f"# wastetune run --study {name}" in Path(spec.source).read_text()
-    assert load_space(spec.space).params
+    assert load_space(spec.space, backbones=spec.backbones).params
 
 
 def test_the_nine_pairs_of_the_study_we_come_from_are_shipped():
@@ -124,7 +124,8 @@ def test_sampler_and_pruner_are_names_or_tables(study):
 
 def test_a_missing_key_is_named(study):
     path = study('dataset = "wid"\n')
-    assert complaint(path) == f"{path}: the key 'backbone' is missing; it must be a text in quotes, not empty."
+    allowed = "a text in quotes or a list of texts in quotes, not empty"
+    assert complaint(path) == f"{path}: the key 'backbone' is missing; it must be {allowed}."
 
 
 @pytest.mark.parametrize(

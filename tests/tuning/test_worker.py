@@ -288,9 +288,9 @@ def test_workers_of_different_names_propose_different_points(begin, context, mon
     monkeypatch.setattr("wastetune.tuning.worker.run_trial", lambda *given: pytest.fail("not to be run"))
     known = [create_trial(value=0.5, user_attrs={"default": True, "config": {}})]
     memory = open_in_memory_study(epochs=2)
-    points = [_choose(known, memory, context, False, name).params for name in ("", "a 1", "a 2", "b 1")]
+    points = [_choose(known, memory, context, (), name).params for name in ("", "a 1", "a 2", "b 1")]
     assert len({str(point) for point in points}) == 4
-    assert points[0] == _choose(known, open_in_memory_study(epochs=2), context, False, "").params
+    assert points[0] == _choose(known, open_in_memory_study(epochs=2), context, (), "").params
 
 
 def test_a_default_that_is_lost_with_its_workers_is_not_tried_for_ever(begin, context):

@@ -7,6 +7,7 @@ in which most are stored.
 
 import itertools
 import sys
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wastetune.backbones.backbone import Backbone, build_trunk
-from wastetune.backbones.cuts import Cut
+from wastetune.backbones.cuts import TOP, Cut
 from wastetune.errors import UserError, install_command
 from wastetune.settings import RUNTIME
 
@@ -29,6 +30,7 @@ RUNTIMES = ("auto", "keras", "openvino")
 # Pictures per batch, the fastest of those measured (docs/log.md). OpenVINO runs several batches at once.
 _KERAS_BATCH = 32
 _OPENVINO_BATCH = 4
+_WARM_UP, _TIMED = 3, 21  # runs of a latency
 
 PixelArray = npt.NDArray[np.uint8]
 ActivationArrays = list[npt.NDArray[np.float32]]
@@ -83,6 +85,18 @@ def _open(backbone: Backbone, cuts: tuple[Cut, ...], runtime: str, may_fall_back
                 raise UserError(f"{reason}; set {RUNTIME.variable} to keras") from error
             warnings.warn(f"{reason}; Keras runs it, slower", RuntimeWarning, stacklevel=3)
     return TrunkRunner("keras", _KERAS_BATCH, lambda batches: _run_keras(trunk, batches))
+
+
+def measure_latency(backbone: Backbone) -> float:
+    """Milliseconds of one picture alone through the whole backbone, by Keras on this machine; the median of some."""
+    trunk = build_trunk(backbone, (TOP,))
+    picture = np.random.default_rng(0).uniform(0, 255, (1, backbone.size, backbone.size, 3)).astype(np.float32)
+    seconds = []
+    for _ in range(_WARM_UP + _TIMED):
+        started = time.perf_counter()
+        trunk.predict_on_batch(picture)
+        seconds.append(time.perf_counter() - started)
+    return round(1000 * float(np.median(seconds[_WARM_UP:])), 2)
 
 
 def _setting() -> str:

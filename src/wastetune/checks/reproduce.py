@@ -18,7 +18,7 @@ from wastetune.report.results import Report, read_report
 from wastetune.storage.records import TrialRecord, read_attrs
 from wastetune.storage.study import read_records, read_trials
 from wastetune.study.refit import refit
-from wastetune.training.config import TrialConfig
+from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.training.fit import Epoch, TrainingFailed
 from wastetune.tuning.objective import run_trial
 from wastetune.tuning.prepare import Prepared
@@ -120,6 +120,7 @@ def reproduce_final(study: "optuna.Study", prepared: Prepared, folder: Path, con
             f"the final model in {folder} was made of trials that the study does not have "
             f"({', '.join(map(str, gone))}); see --storage"
         )
+    prepared = prepared.of(attrs[numbers[0]].config.get(BACKBONE))
     temperature, whole = (report.final.temperature, report.final.whole_schedule) if report.final else (1.0, False)
     members = {number: attrs[number] for number in numbers}
     try:

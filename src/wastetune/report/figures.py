@@ -27,6 +27,7 @@ from wastetune.report.svg import (
 )
 from wastetune.search.history import History, Searched
 from wastetune.storage.records import TrialRecord
+from wastetune.training.config import BACKBONE
 
 _MANY = 150  # trials; more are drawn smaller
 # Shades grow with the square root of the share, so that a confusion of 5 % is visible.
@@ -36,7 +37,7 @@ SHADE = 0.5
 def draw_curves(report: Report, history: History) -> list[Markup]:
     """Validation score and training loss by epoch, of the winner and of the default."""
     name = METRICS[report.metric][0]
-    shown = [("winner", _find(history, report.best.number)), ("default", _default(history))]
+    shown = [("winner", _find(history, report.best.number)), ("default", _default(report, history))]
     curves = [(kind, trial) for kind, trial in shown if trial and trial.epochs]
     if len(curves) == 2 and curves[0][1].number == curves[1][1].number:
         del curves[1]
@@ -222,8 +223,14 @@ def _find(history: History, number: int) -> TrialRecord | None:
     return next((trial for trial in history.trials if trial.number == number), None)
 
 
-def _default(history: History) -> TrialRecord | None:
-    return next((trial for trial in history.trials if trial.default and trial.state == "complete"), None)
+def _default(report: Report, history: History) -> TrialRecord | None:
+    return next((trial for trial in history.trials if is_its_default(report, trial)), None)
+
+
+def is_its_default(report: Report, trial: TrialRecord) -> bool:
+    """Whether this is the default trial that the final model is compared with: of several, that of its backbone."""
+    its = trial.config.get(BACKBONE) == report.best.config.get(BACKBONE)
+    return trial.default and trial.state == "complete" and its
 
 
 def text_colour(red: float, green: float, blue: float) -> str:

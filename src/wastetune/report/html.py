@@ -26,11 +26,15 @@ from wastetune.report.figures import (
     draw_reliability,
     draw_search,
     draw_slices,
+    is_its_default,
 )
 from wastetune.report.predictions import Mistake
 from wastetune.report.published import draw_score_lanes, published_for
 from wastetune.report.results import Report
 from wastetune.report.text import (
+    BACKBONE_COLUMNS,
+    backbone_name,
+    backbone_rows,
     best_line,
     class_rows,
     data_facts,
@@ -55,6 +59,7 @@ _FEW = 12  # classes whose names fit above the columns of a confusion matrix
 
 SECTIONS = (
     ("answer", "The answer"),
+    ("backbones", "Backbones"),
     ("classes", "Classes"),
     ("confusion", "Confusion matrix"),
     ("confidence", "Confidence"),
@@ -93,7 +98,7 @@ def with_images(mistakes: Sequence[Mistake], pictures: Path) -> list[tuple[Mista
 def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mistake, str | None]] | None) -> str:
     """The page as text. Each mistake comes with a data URI of its picture, or None where the file is gone."""
     published = published_for(report)
-    default = next((trial.config for trial in history.trials if trial.default and trial.state == "complete"), {})
+    default = next((trial.config for trial in history.trials if is_its_default(report, trial)), {})
     default = {} if report.default_won else default
     keys = dict.fromkeys([METRICS[report.metric], METRICS["macro_f1"], METRICS["accuracy"]])
     frontiers = (
@@ -104,7 +109,14 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         "report.html",
         title=render_title(report),
         report=report,
-        sections=[each for each in SECTIONS if each[0] != "confidence" or report.calibration],
+        sections=[
+            each
+            for each in SECTIONS
+            if (each[0] != "confidence" or report.calibration) and (each[0] != "backbones" or report.backbones)
+        ],
+        backbone=backbone_name(report),
+        backbones=backbone_rows(report),
+        backbone_columns=BACKBONE_COLUMNS,
         tiles=_tiles(report),
         findings=findings(report),
         warnings=[*leak_line(report), *worse_line(report)],

@@ -13,7 +13,7 @@ from wastetune.evaluation.scores import Scores
 from wastetune.evaluation.selective import Answered, Threshold
 from wastetune.evaluation.shift import Shift
 from wastetune.record import Record
-from wastetune.storage.records import Opening, Origin
+from wastetune.storage.records import BackboneTrials, Opening, Origin
 
 FILE = "report.json"
 
@@ -111,7 +111,7 @@ class StudySummary(Record):
 
     study: str
     question: str
-    backbone: str
+    backbone: str  # of the best trial
     dataset: str
     classes: tuple[str, ...]
     metric: str  # a key of METRICS
@@ -130,6 +130,7 @@ class StudySummary(Record):
     contradictions: int = 0  # pictures in more than one class
     corrected: dict[str, int] = Field(default_factory=dict)  # decision in corrections.csv -> pictures that it changed
     warm_starts: tuple[Origin, ...] = ()  # of the configurations that ran early
+    backbones: tuple[BackboneTrials, ...] = ()  # of a study with several, in its order
     leaked: int = 0  # test pictures with a near-duplicate that the model learns from; 0 unless split = "random"
 
     @property
@@ -158,6 +159,7 @@ class FinalEvaluation(Record):
     covered: tuple[Covered, ...] = ()  # likewise, the thresholds of prediction sets
     unlike: float | None = None  # the share of test pictures that are unlike the training pictures by that
     accuracy_by_coverage: tuple[tuple[float, float], ...] = ()  # of the test pictures, the surest answers first
+    latency_ms: dict[str, float] = Field(default_factory=dict)  # each of several backbones -> for one picture, here
 
     @property
     def seeds(self) -> int:

@@ -13,10 +13,11 @@ from wastetune.evaluation.shift import TOLD_APART
 from wastetune.formatting import aligned, markdown_table, render_count, render_duration, render_value, shortened
 from wastetune.report.results import FinalModel, Report, TrialCounts
 from wastetune.search.choice import describe_search
-from wastetune.storage.records import Opening, Origin
+from wastetune.storage.records import BackboneTrials, Opening, Origin
 
 WIDTH = 80
 _OPENINGS = 5  # listed
+NEARLY = 0.01  # of a score: a point
 _MANY = 3  # times the usual share of pictures that are unlike the training pictures
 COLUMNS = ("", "precision", "recall", "f1", "support")
 
@@ -27,6 +28,7 @@ def render_report(report: Report) -> str:
     return join_parts(
         wrapped([render_title(report), report.question]),
         wrapped(findings(report)),
+        aligned([BACKBONE_COLUMNS, *backbone_rows(report)]) if report.backbones else [],
         *score_parts(report.test, report.classes),
         [*wrapped([best_line(report)]), *(f"  {line}" for line in aligned(config, left=3))],
         wrapped(_facts(report)),
@@ -40,6 +42,7 @@ def render_markdown(report: Report) -> str:
         [f"# {render_title(report)}"],
         [report.question],
         [f"- {line}" for line in findings(report)],
+        *((["## Backbones"], markdown_table(BACKBONE_COLUMNS, backbone_rows(report))) if report.backbones else ()),
         ["## Scores on the test set"],
         markdown_table(COLUMNS, class_rows(report.test)),
         [f"## {CONFUSION}"],
@@ -76,7 +79,12 @@ def join_parts(*parts: Sequence[str]) -> str:
 
 def render_title(report: Report) -> str:
     """Study, backbone and data set in one line."""
-    return f"{report.study}: {report.backbone} on {report.dataset}"
+    return f"{report.study}: {backbone_name(report)} on {report.dataset}"
+
+
+def backbone_name(report: Report) -> str:
+    """The backbone of the best trial, and of how many it is the best."""
+    return f"{report.backbone} (best of {len(report.backbones)})" if report.backbones else report.backbone
 
 
 def findings(report: Report) -> list[str]:
@@ -89,6 +97,7 @@ def findings(report: Report) -> list[str]:
         *leak_line(report),
         *shift_line(report),
         f"Test set: {scores}; 95 % intervals{_of_what(report)}.",
+        *backbone_lines(report),
     ]
     if report.is_default and report.final:
         lines.append("Final model: the default configuration; on validation pictures nothing was better.")
@@ -112,6 +121,65 @@ def findings(report: Report) -> list[str]:
     if too_small:
         lines.append(f"On a bound of the search space: {', '.join(too_small)}; a wider space may do better.")
     return lines
+
+
+BACKBONE_COLUMNS = ("backbone", "trials", "default", "best", "time", "M params", "ms")
+
+
+def backbone_rows(report: Report) -> list[tuple[str, ...]]:
+    """A row for each of a study's backbones, the best first: trials, scores, time, and what a model of it costs."""
+    return [
+        (
+            each.name,
+            str(each.trials),
+            _score(each.default),
+            _score(each.score),
+            render_duration(each.seconds + each.activation_seconds),
+            f"{(each.parameters or 0) / 1e6:.1f}",
+            f"{latency:.0f}" if (latency := report.latency_ms.get(each.name)) else "",
+        )
+        for each in _by_score(report)
+    ]
+
+
+def _score(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
+
+
+def _by_score(report: Report) -> list[BackboneTrials]:
+    return sorted(report.backbones, key=lambda each: (-(each.score or 0.0), each.best or 0))
+
+
+def backbone_lines(report: Report) -> list[str]:
+    """Which backbone won and by how much, and which is the cheapest of the nearly best; none where there is one."""
+    if len(report.backbones) < 2:
+        return []
+    first, *rest = _by_score(report)
+    others = ", ".join(
+        f"{each.name} {_score(each.score) or 'none'} ({_score(each.default) or 'none'})" for each in rest
+    )
+    lines = [
+        f"Backbone: {first.name}, by the best validation {METRICS[report.metric][0]}, {_score(first.score)} "
+        f"({_score(first.default)} with the default configuration), against {others}, on {report.counts.val} pictures."
+    ]
+    cheapest = min(
+        (each for each in report.backbones if (each.score or 0.0) >= report.best.score - NEARLY),
+        key=lambda each: (report.latency_ms.get(each.name, 0.0), each.parameters or 0),
+    )
+    if cheapest.name == first.name:
+        cheaper = [each.name for each in rest if (each.parameters or 0) < (first.parameters or 0)]
+        return [*lines, f"No cheaper backbone comes within {NEARLY} of it."] if cheaper else lines
+    return [
+        *lines,
+        f"Cheapest within {NEARLY} of the best: {cheapest.name}, {_score(cheapest.score)} (trial {cheapest.best}), "
+        f"with {_cost(report, cheapest)} instead of {_cost(report, first)}; it was not evaluated on the test set.",
+    ]
+
+
+def _cost(report: Report, backbone: BackboneTrials) -> str:
+    latency = report.latency_ms.get(backbone.name)
+    size = f"{(backbone.parameters or 0) / 1e6:.1f} M parameters"
+    return size if latency is None else f"{latency:.0f} ms a picture and {size}"
 
 
 def worse_line(report: Report) -> list[str]:

@@ -188,6 +188,8 @@ def _parse_condition(where: str, key: str, text: object, earlier: Mapping[str, P
     other, comparison = match[1], match[2]
     if other == key:
         raise UserError(f"{where}: when = {in_toml(text)} refers to itself; name a parameter above it.")
+    if other == "backbone" and other not in earlier:
+        raise UserError(f"{where}: when = {in_toml(text)} is for a study of several backbones, and this one has one.")
     if other not in earlier:
         raise UserError(
             f"{where}: when = {in_toml(text)} needs '{other}', which no line above sets; "

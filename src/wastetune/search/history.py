@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wastetune.seeding import seed_for
-from wastetune.storage.records import TrialRecord
+from wastetune.storage.budget import only_finished
+from wastetune.storage.records import BackboneTrials, TrialRecord, read_attrs, trial_seconds
 from wastetune.storage.retry import with_retries
 from wastetune.storage.study import read_trials, records_of
+from wastetune.training.config import BACKBONE
 
 if TYPE_CHECKING:
     import optuna
@@ -58,6 +60,30 @@ def read_history(study: "optuna.Study") -> History:
         {key: _searched(drawn) for key, drawn in ranges.items()},
         importance,
         _importance_spread(trials, importance),
+    )
+
+
+def divide_trials(trials: "Sequence[FrozenTrial]") -> tuple[BackboneTrials, ...]:
+    """How the trials are divided among several backbones, in the order of the study; empty where there is one."""
+    names = dict.fromkeys(name for trial in trials if (name := read_attrs(trial).config.get(BACKBONE)))
+    return tuple(
+        _backbone_trials(name, [each for each in trials if read_attrs(each).config.get(BACKBONE) == name])
+        for name in names
+    )
+
+
+def _backbone_trials(name: str, trials: "Sequence[FrozenTrial]") -> BackboneTrials:
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+    activations = sum(read_attrs(trial).activation_seconds or 0.0 for trial in trials)
+    return BackboneTrials(
+        name=name,
+        trials=len(only_finished(trials)),
+        default=next((trial.value for trial in complete if read_attrs(trial).default), None),
+        score=best.value if best else None,
+        best=best.number if best else None,
+        seconds=round(sum(map(trial_seconds, trials)) - activations, 2),
+        activation_seconds=round(activations, 2),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from wastetune.errors import UserError
 from wastetune.search.choice import Named
 from wastetune.search.distributions import Choice, Fixed, FloatRange, IntRange, Param, Value
-from wastetune.search.space import SearchSpace, default_params, without_effect
+from wastetune.search.space import SearchSpace, default_params, searched_backbones, without_effect
 
 _GRID_POINTS = 3  # of a range, if the study does not say
 _MOST = 100_000  # configurations of a grid
@@ -47,9 +47,9 @@ def walk_grid(space: SearchSpace, points: int, *, seed: int, place: int) -> Iter
 
 
 def grid_limit(space: SearchSpace, points: int) -> int:
-    """The most trials that a study of this grid can have: its configurations, and the default if it is not one."""
+    """The most trials that a study of this grid can have: its configurations, and each default that is not one."""
     grid = make_grid(space, points)
-    return len(grid) + (default_params(space) not in grid)
+    return len(grid) + sum(default_params(space, each) not in grid for each in searched_backbones(space))
 
 
 def _walk(

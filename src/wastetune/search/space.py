@@ -1,7 +1,7 @@
 """Reads search_spaces/*.toml into a SearchSpace, from which a trial samples its TrialConfig."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +11,7 @@ from wastetune.errors import UserError
 from wastetune.search.distributions import Choice, Fixed, FloatRange, IntRange, Param, Value, is_number, parse_param
 from wastetune.search.hyperparameters import check_hyperparameters, distribution_of, is_value, suggest
 from wastetune.search.toml_file import check_keys, explain, find_file, read_toml
-from wastetune.training.config import HEAD_KEYS, HEAD_PREFIX, OWN_HEAD, TrialConfig
+from wastetune.training.config import BACKBONE, HEAD_KEYS, HEAD_PREFIX, OWN_HEAD, TrialConfig
 from wastetune.training.custom_head import CustomHead, ask_values, is_fixed
 
 if TYPE_CHECKING:
@@ -31,17 +31,18 @@ class SearchSpace:
     head: CustomHead | None = None
 
 
-def load_space(name_or_path: str, *, own_head: bool = False) -> SearchSpace:
+def load_space(name_or_path: str, *, own_head: bool = False, backbones: Sequence[str] = ()) -> SearchSpace:
     """The search space of that name, or in that file; every value that it can sample is valid.
 
     A text that ends in .toml is a path; anything else is a name, searched in ./search_spaces, then among the spaces
     that come with wastetune. With `own_head` the keys of wastetune's head are left out, and `with_head` adds another.
+    Of several `backbones` each trial chooses one first, so that a condition may name it; the first one is the default.
     UserError, with file and key, where it is missing or invalid.
     """
     path = find_file("search_spaces", name_or_path)
     table, source = read_toml(path), str(path)
-    check_keys(source, table, [key for key in TrialConfig.model_fields if key not in OWN_HEAD])
-    params: dict[str, Param] = {}
+    check_keys(source, table, [key for key in TrialConfig.model_fields if key not in (*OWN_HEAD, BACKBONE)])
+    params: dict[str, Param] = {BACKBONE: Choice(tuple(backbones), backbones[0])} if len(backbones) > 1 else {}
     for key, entry in table.items():
         if not own_head or key not in HEAD_KEYS:
             params[key] = parse_param(f"{source}: {key}", key, entry, params)
@@ -56,12 +57,19 @@ def with_head(space: SearchSpace, head: CustomHead) -> SearchSpace:
     return replace(space, head=head)
 
 
-def default_params(space: SearchSpace) -> dict[str, Value]:
+def default_params(space: SearchSpace, backbone: str | None = None) -> dict[str, Value]:
     """The searched parameters of the default configuration, which is trial 0 of every study.
 
-    Parameters that have no effect under the defaults are left out, because a trial does not sample them.
+    Parameters that have no effect under the defaults are left out, because a trial does not sample them. Of several
+    backbones, the default is that of the one named, else of the first.
     """
-    return nearest_params(space, {})
+    return nearest_params(space, {BACKBONE: backbone})
+
+
+def searched_backbones(space: SearchSpace) -> tuple[str | None, ...]:
+    """The backbones that a trial may choose; `(None,)` where the study has one, which no configuration names."""
+    param = dict(space.params).get(BACKBONE)
+    return tuple(map(str, param.options)) if isinstance(param, Choice) else (None,)
 
 
 def nearest_params(space: SearchSpace, config: Mapping[str, Value | None]) -> dict[str, Value]:
@@ -174,9 +182,9 @@ def _check_values(space: SearchSpace, head: dict[str, Value]) -> None:
     depths = params["head_layers"].corners if "head_layers" in params else (0,)
     chosen: list[dict[str, Value]] = [{}]
     chosen += [
-        {"head_layers": depth, key: value}
+        {"head_layers": depth, key: value, **({BACKBONE: backbone} if backbone else {})}
         for key, param in space.params
-        for depth, value in itertools.product(depths, param.corners)
+        for depth, value, backbone in itertools.product(depths, param.corners, searched_backbones(space))
     ]
     for values in chosen:
 

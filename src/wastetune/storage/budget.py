@@ -26,9 +26,15 @@ def count_live(trials: "Iterable[FrozenTrial]") -> int:
     return sum(trial.state.name in LIVE for trial in trials)
 
 
-def default_is_due(trials: "Iterable[FrozenTrial]") -> bool:
-    """Whether the default configuration neither is complete nor runs."""
-    return not any(trial.state.name in ("COMPLETE", "RUNNING") and read_attrs(trial).default for trial in trials)
+def default_is_due(trials: "Iterable[FrozenTrial]", backbone: str | None = None) -> bool:
+    """Whether the default configuration, or that of one of several backbones, neither is complete nor runs."""
+    return not any(trial.state.name in ("COMPLETE", "RUNNING") and is_default(trial, backbone) for trial in trials)
+
+
+def is_default(trial: "FrozenTrial", backbone: str | None = None) -> bool:
+    """Whether the trial has the default configuration, or that of this one of several backbones."""
+    attrs = read_attrs(trial)
+    return attrs.default and attrs.config.get("backbone") == backbone
 
 
 def find_duplicate(trials: "Iterable[FrozenTrial]", config: Mapping[str, Any]) -> int | None:

@@ -93,6 +93,19 @@ class WarmStart(Origin):
     config: dict[str, Any]
 
 
+class BackboneTrials(Record):
+    """How the trials with one of a study's backbones went."""
+
+    name: str
+    trials: int  # finished: complete or pruned
+    default: float | None  # score of the default configuration
+    score: float | None  # of the best complete trial
+    best: int | None  # its number
+    seconds: float  # of all its trials, without the activations
+    activation_seconds: float
+    parameters: int | None = None  # of the backbone
+
+
 class Opening(Record):
     """An evaluation of final models on test pictures."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wastetune.errors import UserError
 from wastetune.record import Record
-from wastetune.storage.budget import interrupted_trials, is_void, only_finished
+from wastetune.storage.budget import interrupted_trials, is_default, is_void, only_finished
 from wastetune.storage.database import engine_of
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
 from wastetune.storage.records import STATES, Opening, TrialRecord, read_attrs, record
@@ -167,8 +167,10 @@ def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
 
 
 def default_trial(study: "optuna.Study") -> "FrozenTrial | None":
-    """The complete trial that ran the default configuration; None before there is one."""
-    return next((trial for trial in _complete(study) if read_attrs(trial).default), None)
+    """The complete trial that ran the default configuration, of the best trial's backbone; None before there is one."""
+    best = best_trial(study)
+    backbone = read_attrs(best).config.get("backbone") if best else None
+    return next((trial for trial in _complete(study) if is_default(trial, backbone)), None)
 
 
 def _complete(study: "optuna.Study") -> "list[FrozenTrial]":

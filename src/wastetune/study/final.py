@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from wastetune.backbones.activation_store import Activations, pooled
 from wastetune.backbones.cuts import PIXELS, TOP, Cut
+from wastetune.backbones.runtime import measure_latency
 from wastetune.console import Console
 from wastetune.data.pixels import PictureSet
 from wastetune.datasets.identity import name_dataset
@@ -39,6 +40,7 @@ from wastetune.storage.study import best_trial, note_opening, read_records, read
 from wastetune.study.members import Candidates, find_candidates
 from wastetune.study.refit import RefitResult, refit, refit_again
 from wastetune.study.select import select_final
+from wastetune.training.config import BACKBONE
 from wastetune.training.fit import TrainingFailed
 from wastetune.tuning.objective import plain_set
 from wastetune.tuning.prepare import Bar, Prepared, TrialContext, fingerprint_digest, package_versions
@@ -72,6 +74,7 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
     """
     best = best_trial(study)
     assert best is not None
+    context, prepared = prepared.context, prepared.of(read_attrs(best).config.get(BACKBONE))
     candidates = find_candidates(read_records(study), alone=prepared.context.spec.final == "best")
     bundle = folder / "bundle"
     earlier = read_report(folder) if (bundle / MODEL_FILE).exists() else None
@@ -85,6 +88,10 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
         refitted = Refit(earlier.evaluation, earlier.seconds.retrain, earlier=earlier)
     else:
         refitted = _refit_candidates(study, prepared, candidates, folder, console)
+        if context.others:
+            latencies = {each.backbone.name: measure_latency(each.backbone) for each in (context, *context.others)}
+            told = refitted.evaluation.model_copy(update={"latency_ms": latencies})
+            refitted = replace(refitted, evaluation=told)
     save_description(bundle, _describe(study, prepared, best, refitted.evaluation))
     return refitted
 
@@ -218,7 +225,7 @@ def _describe(
     context = prepared.context
     description = BundleDescription(
         study=context.spec.name,
-        backbone=context.spec.backbone,
+        backbone=read_attrs(best).config.get(BACKBONE, context.spec.backbones[0]),
         dataset=data_name(study, prepared),
         classes=context.classes,
         fingerprint=fingerprint_digest(prepared),

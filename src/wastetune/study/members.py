@@ -16,6 +16,7 @@ from wastetune.backbones.cuts import TOP
 from wastetune.evaluation.metrics import metric_value
 from wastetune.report.results import Kind
 from wastetune.storage.records import TrialRecord
+from wastetune.training.config import BACKBONE
 
 HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost next to nothing
 TAILS = 3  # trials averaged, besides the default, where the winner has a tail: each tail is a pass of its own
@@ -47,11 +48,13 @@ class Selection:
 def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False) -> Candidates:
     """The winner and the next best trials, with the default, among the trials of a study.
 
-    Where the winner is a head, only heads are averaged, because a tail would cost a pass of its own part of the
-    backbone. `alone`: the winner is not averaged with others. Of equal scores, the earlier trial is the better one.
-    ValueError where the default trial is not complete.
+    Of several backbones only trials of the winner's are averaged, and its default is the one to compare with: the final
+    model has one trunk. Where the winner is a head, only heads are averaged, because a tail would cost a pass of its
+    own part of the backbone. `alone`: the winner is not averaged with others. Of equal scores, the earlier trial is
+    the better one. ValueError where the default trial is not complete.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
+    complete = [trial for trial in complete if trial.config.get(BACKBONE) == complete[0].config.get(BACKBONE)]
     default = next((trial for trial in complete if trial.default), None)
     if default is None:
         raise ValueError("the default trial is not complete")

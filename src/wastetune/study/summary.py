@@ -11,12 +11,14 @@ from wastetune.backbones.backbone import reachable_cuts
 from wastetune.data.index import contradictions, duplicate_groups, look_alike_groups
 from wastetune.data.splits import leaked_pictures
 from wastetune.report.results import Best, Edge, PictureCounts, Report, Seconds, StudySummary, TrialCounts
+from wastetune.search.history import divide_trials
 from wastetune.search.space import bounds, searched_ranges
 from wastetune.search.toml_file import named_files
+from wastetune.storage.budget import is_default
 from wastetune.storage.records import Origin, WarmStart, read_attrs, trial_seconds
 from wastetune.storage.study import WARM_STARTS, best_trial, get_study_attr, read_trials, records_of
 from wastetune.study.final import Refit, data_name
-from wastetune.training.config import TrialConfig
+from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.tuning.prepare import Prepared, TrialContext, fingerprint_digest
 from wastetune.tuning.spec import StudySpec
 
@@ -58,7 +60,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
     return StudySummary(
         study=context.spec.name,
         question=context.spec.question,
-        backbone=context.spec.backbone,
+        backbone=config.get(BACKBONE, context.spec.backbones[0]),
         dataset=data_name(study, prepared),
         classes=context.classes,
         metric=context.spec.metric,
@@ -68,9 +70,11 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         left_out=len(splits.left_out),
         counts=PictureCounts(train=len(splits.train), val=len(splits.val), test=len(splits.test)),
         trials=_trial_counts(states),
-        default_number=next((t.number for t in trials if read_attrs(t).default and t.value is not None), 0),
+        default_number=next(
+            (t.number for t in trials if is_default(t, config.get(BACKBONE)) and t.value is not None), 0
+        ),
         best=Best(number=best.number, score=best.value, config=config, **({"origin": origin} if origin else {})),
-        edges=edge_findings(config, _reachable_ranges(context)),
+        edges=edge_findings(config, _reachable_ranges(context.of(config.get(BACKBONE)))),
         problems=index.problems,
         duplicates=sum(len(group) - 1 for group in duplicate_groups(index)),
         contradictions=len(contradictions(index)),
@@ -93,9 +97,16 @@ def _rare(study: "optuna.Study", prepared: Prepared) -> dict[str, Any]:
         values["corrected"] = dict(index.corrected)
     if origins := _warm_starts(study):
         values["warm_starts"] = [each.to_dict() for each in origins]
+    if divided := divide_trials(read_trials(study)):
+        sizes = {each.name: _count_parameters(prepared.context.of(each.name)) for each in divided}
+        values["backbones"] = [each.to_dict() | {"parameters": sizes[each.name]} for each in divided]
     if prepared.context.spec.split == "random":
         values["leaked"] = len(leaked_pictures(index, prepared.splits))
     return values
+
+
+def _count_parameters(context: TrialContext) -> int:
+    return int(context.backbone.body.count_params())
 
 
 def _warm_starts(study: "optuna.Study") -> list[Origin]:

@@ -176,8 +176,9 @@ def _answer(report: Report, metric: str, trial: str, files: str, link: str) -> l
         if report.is_default
         else f"the default configuration has {default.f1_macro:.3f} and {default.accuracy:.3f}"
     )
+    whose = f" of {len(report.backbones)} backbones, with {report.backbone}" if report.backbones else ""
     return [
-        f"[Trial {best.number}]({trial}) is best, with a validation {metric} of {best.score:.4f}. "
+        f"[Trial {best.number}]({trial}) is best{whose}, with a validation {metric} of {best.score:.4f}. "
         f"{_subject(report)} macro F1 **{test.f1_macro:.3f}** and accuracy "
         f"**{test.accuracy:.3f}** on the sealed test set; {comparison}.",
         "",

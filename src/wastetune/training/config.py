@@ -6,10 +6,16 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 OWN_HEAD = ("head", "head_params")  # fields of a head of the user's own: they stand in no space
+BACKBONE = "backbone"  # the field of a study's backbone; it stands in no space either
 HEAD_KEYS = ("head_layers", "head_units", "head_norm", "dropout")  # of the head of wastetune
 HEAD_PREFIX = "head."  # of the parameters of a head of the user's own, wherever parameters are written
 
-_LATER: tuple[tuple[str, object], ...] = (("head_start", "random"), ("head", None), ("head_params", {}))
+_LATER: tuple[tuple[str, object], ...] = (
+    (BACKBONE, None),
+    ("head_start", "random"),
+    ("head", None),
+    ("head_params", {}),
+)
 
 
 class TrialConfig(BaseModel):
@@ -17,6 +23,7 @@ class TrialConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    backbone: str | None = None  # None: the only one of its study
     head_layers: int = Field(ge=0, le=6)
     head_units: int | None = Field(default=None, ge=1, le=65536)  # None: the head has no hidden layer
     head_norm: bool = True

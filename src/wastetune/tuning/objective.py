@@ -52,6 +52,7 @@ _AHEAD = 20e9  # bytes of activations computed before a trial needs them
 def choose_config(trial: "BaseTrial", context: TrialContext) -> TrialConfig:
     """The trial's configuration, with its depth snapped to a cut and its augmentation to a stored view."""
     config = sample(context.space, trial)
+    context = context.of(config.backbone)
     cut, strength = nearest_cut(context.backbone, config.frozen_depth), config.augmentation
     if cut != PIXELS:
         strength = snap_strength(strength, context.spec.views)
@@ -76,7 +77,7 @@ def run_trial(
     `on_epoch` gets each epoch; if it returns something true, that epoch is the last.
     TrainingFailed where no epoch had a finite score.
     """
-    started = time.perf_counter()
+    started, context = time.perf_counter(), context.of(config.backbone)
     train, val = tuning_sets(context, config, bar)
     activation_seconds = time.perf_counter() - started
     cut = nearest_cut(context.backbone, config.frozen_depth)

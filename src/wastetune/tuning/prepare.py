@@ -3,9 +3,9 @@
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -66,14 +66,21 @@ class TuningData:
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What is the same for every trial of a study."""
+    """What is the same for every trial of a study, or, where it has several backbones, for every trial of this one."""
 
     spec: StudySpec
     space: SearchSpace
     classes: tuple[str, ...]
     backbone: Backbone
     store: Store
-    data: TuningData
+    data: TuningData  # at the backbone's size
+    others: tuple["TrialContext", ...] = ()  # of the study's other backbones, in the first one's context
+
+    def of(self, backbone: str | None) -> "TrialContext":
+        """The context of a configuration's backbone; None: the study has one."""
+        if backbone in (None, self.backbone.name):
+            return self
+        return next(each for each in self.others if each.backbone.name == backbone)
 
     @property
     def build_head(self) -> BuildHead:
@@ -107,6 +114,13 @@ class Prepared:
     splits: Splits
     fingerprint: dict[str, str]
     check_pictures: Callable[[], None]  # raises UserError where the folder has other pictures than the index
+    tests: Mapping[str, PictureSet] = field(default_factory=dict)  # of several backbones, each at its size
+
+    def of(self, backbone: str | None) -> "Prepared":
+        """The study as it is for a configuration's backbone; None: the study has one."""
+        if backbone is None:
+            return self
+        return replace(self, context=self.context.of(backbone), test=self.tests[backbone])
 
 
 def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, console: Console) -> Prepared:
@@ -115,26 +129,23 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     `data` is a folder of data sets, `weights` a folder of weights files; both are searched first.
     UserError for anything in the study file, the folders or the weights that does not fit.
     """
-    with key_of(spec, "backbone"):
-        architecture = find_architecture(spec.backbone)
-    with key_of(spec, "space"):
-        space = load_space(spec.space, own_head=spec.head is not None)
+    space = read_space(spec)
     head = None
     if spec.head is not None:
         with key_of(spec, "head"):
             head = load_head(spec.head, Path(spec.source).parent)
     with key_of(spec, "dataset"):
         folder = find_dataset(spec.dataset, data)
+    backbones = [load_backbone(name, spec.weights, size=spec.image_size, folder=weights) for name in spec.backbones]
     cache, stamp = cache_folder(), folder_stamp(folder)
     with console.bar("reading pictures", None) as done:
         index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done), say=console.print)
     if spec.corrections:
         with key_of(spec, "corrections"):
             index = correct_index(in_folder, Path(spec.corrections).expanduser())
-    backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
     if head is not None:
         with key_of(spec, "head"):
-            (features,) = activation_shape(backbone, TOP)
+            (features,) = activation_shape(backbones[0], TOP)
             space = with_head(space, rehearse(head, features, len(index.classes)))
     splits = split_index(
         index,
@@ -144,19 +155,23 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         grouped=spec.split == "grouped",
     )
     # Dropped pictures, too: another decision must not decode all pictures again.
-    with console.bar("decoding pictures", len(in_folder.pictures)) as done:
-        size = spec.image_size or architecture.size
-        pixels = open_pixels(in_folder, size, cache, progress=bar_steps(done), say=console.print)
-    train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
+    sides = {}
+    for size in dict.fromkeys(each.size for each in backbones):
+        with console.bar("decoding pictures", len(in_folder.pictures)) as done:
+            pixels = open_pixels(in_folder, size, cache, progress=bar_steps(done), say=console.print)
+        sides[size] = [select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test)]
     store = open_store(cache, cache_limit(), console.print)
+    first, *others = (
+        TrialContext(spec, space, index.classes, each, store, TuningData(*sides[each.size][:2])) for each in backbones
+    )
     return Prepared(
-        context=TrialContext(spec, space, index.classes, backbone, store, TuningData(train, val)),
-        test=test,
+        context=replace(first, others=tuple(others)),
+        test=sides[first.backbone.size][2],
         index=index,
         splits=splits,
         fingerprint={
             **{
-                key: render_choice(value) if key in NAMES else str(value)
+                key: render_choice(value) if key in NAMES else _in_words(value)
                 for key, value in spec.model_dump(exclude=_NOT_IN_FINGERPRINT).items()
                 # A study that does not use keys that came later keeps the fingerprint it began with.
                 if key not in LATER or value != LATER[key]
@@ -167,12 +182,31 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             # The function and all of its file: a change in it may give every trial another head.
             **({"head": f"{head.function.__name__}, {head.digest[:16]}"} if head else {}),
             _DATA: split_digest(index, splits)[:16],
-            "weights": backbone.digest[:16],
+            "weights": ", ".join(each.digest[:16] for each in backbones),
             **({"warm_start": in_toml(spec.warm_start)} if spec.warm_start else {}),
-            **recipes_of(space, backbone),
+            **{key: number for each in backbones for key, number in recipes_of(space, each).items()},
         },
         check_pictures=watch_pictures(in_folder, stamp, cache, console.print),
+        tests={each.name: sides[each.size][2] for each in backbones},
     )
+
+
+def _in_words(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def read_space(spec: StudySpec) -> SearchSpace:
+    """The study's search space. UserError where it, or another key, does not fit one of the study's backbones."""
+    with key_of(spec, "backbone"):
+        for name in spec.backbones:
+            find_architecture(name)
+        if len(spec.backbones) > 1 and spec.head is not None:
+            raise UserError("a head of your own is built for the features of one backbone; name one, or leave out head")
+    if len(spec.backbones) > 1 and Path(spec.weights).expanduser().is_file():
+        with key_of(spec, "weights"):
+            raise UserError(f"one file cannot be the weights of {len(spec.backbones)} backbones; give their folder")
+    with key_of(spec, "space"):
+        return load_space(spec.space, own_head=spec.head is not None, backbones=spec.backbones)
 
 
 def check_choices(spec: StudySpec, *, trials: int | None) -> list[str]:
@@ -181,8 +215,13 @@ def check_choices(spec: StudySpec, *, trials: int | None) -> list[str]:
     UserError, before anything is computed, where a package is missing or they cannot search this space in so many
     trials, or in any number of them if that is None.
     """
-    with key_of(spec, "space"):
-        space = load_space(spec.space, own_head=spec.head is not None)
+    space = read_space(spec)
+    if trials is not None and trials < len(spec.backbones):
+        with key_of(spec, "trials"):
+            raise UserError(
+                f"each of the study's {len(spec.backbones)} backbones is tried at least once; ask for "
+                f"--trials {len(spec.backbones)} or more, or name fewer backbones"
+            )
     if spec.head is not None and name_of(spec.sampler) in (GRID, QMC):
         with key_of(spec, "sampler"):
             raise UserError("its points are laid out before a head of your own has told its parameters; choose another")
@@ -215,7 +254,7 @@ def join_study(
     info, data = read_study_info(study), _data_source(prepared)
     if info is None:
         search = {key: value for key, value in prepared.fingerprint.items() if key in NAMES}
-        tags = {"backbone": spec.backbone, "dataset": data.name, **search, **package_versions()}
+        tags = {"backbone": ", ".join(spec.backbones), "dataset": data.name, **search, **package_versions()}
         source = str(Path(spec.source).resolve())
         info = StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags, source=source)
         write_study_info(study, info)

@@ -16,11 +16,12 @@ from wastetune.data.index import contradictions
 from wastetune.evaluation.metrics import METRICS
 from wastetune.formatting import render_count, render_rough_duration
 from wastetune.search.choice import describe_search
+from wastetune.search.history import divide_trials
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished, was_interrupted
 from wastetune.storage.records import read_attrs, render_interruption, trial_seconds
 from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials, records_of
-from wastetune.training.config import HEAD_PREFIX
+from wastetune.training.config import BACKBONE, HEAD_PREFIX
 from wastetune.training.fit import Epoch
 from wastetune.tuning.prepare import Prepared
 
@@ -83,6 +84,7 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
             "config": read_attrs(best).config,
             "origin": read_attrs(best).origin,
         },
+        **({"backbones": [each.to_dict() for each in divided]} if (divided := divide_trials(trials)) else {}),
         "workers": workers,
         "trials_per_minute": None if step is None else round(60 / step, 2),
         "seconds_left": None if step is None else round(step * left, 1),
@@ -123,6 +125,10 @@ def render_status(status: Mapping[str, Any]) -> str:
     else:
         origin = f", from {best['origin']}" if best["origin"] else ""
         lines.append(f"best{name}: {best['score']:.4f} (trial {best['trial']}{origin})")
+    for each in status.get("backbones", ()):
+        score = "no score yet" if each["score"] is None else f"best {each['score']:.4f} (trial {each['best']})"
+        spent = render_rough_duration(each["seconds"] + each["activation_seconds"])
+        lines.append(f"  {each['name']}: {render_count(each['trials'], 'trial')} in {spent}, {score}")
     if rate is not None:
         left = status["seconds_left"]
         lines.append(f"{rate:.1f} trials a minute" + (f", about {render_rough_duration(left)} left" if left else ""))
@@ -151,12 +157,13 @@ def _seconds_since(moment: datetime | None, now: float) -> float:
 # The keys of the configuration in the line of a trial, as far as there is room.
 _SHOWN = ("frozen_depth", "augmentation", "head_layers", "head_units", "learning_rate", "batch_size")
 _STARTING = "first epoch"
+_LEAST = 12  # characters of the name of a backbone in the line of a trial
 _LISTED = 20  # of the files that were left out
 
 
 def render_preparation(prepared: Prepared) -> Iterator[str]:
     """Lines about the data and the backbone: pictures, split, what was left out."""
-    index, splits, backbone = prepared.index, prepared.splits, prepared.context.backbone
+    index, splits = prepared.index, prepared.splits
     yield (
         f"{index.folder}: {len(index.pictures):,} pictures in {len(index.classes)} classes, "
         f"{len(splits.train):,} to train, {len(splits.val):,} to validate, {len(splits.test):,} sealed for the test"
@@ -172,7 +179,9 @@ def render_preparation(prepared: Prepared) -> Iterator[str]:
         yield f"  left out of training: {count} like one of the data set's own test"
     for group in contradictions(index):
         yield f"  the same picture in two classes: {', '.join(picture.path for picture in group)}"
-    yield f"{backbone.name} at {backbone.size} px, weights {backbone.digest[:8]}, {len(backbone.cuts)} cuts"
+    for each in (prepared.context, *prepared.context.others):
+        backbone = each.backbone
+        yield f"{backbone.name} at {backbone.size} px, weights {backbone.digest[:8]}, {len(backbone.cuts)} cuts"
 
 
 def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, width: int = 80) -> str:
@@ -189,6 +198,9 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
     so_far = f"  best {best.value:.4f} (trial {best.number})" if best else ""
     line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {trial_seconds(trial):5.0f} s{so_far}"
     line += f"  from {attrs.origin}" if attrs.origin else ""
+    if backbone := attrs.config.get(BACKBONE):
+        room = max(width - len(line) - 2, _LEAST)  # the ends of names differ more than their beginnings
+        line += f"  {backbone}" if len(backbone) <= room else f"  …{backbone[1 - room :]}"
     for key in (*_SHOWN, *(key for key in trial.params if key.startswith(HEAD_PREFIX))):
         value = attrs.config.get(key)
         if key in trial.params and value is not None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from wastetune.errors import UserError
 from wastetune.search.choice import MEDIAN, NAMES, TPE, Named, read_choice
-from wastetune.search.toml_file import check_keys, explain, find_file, named_files, read_toml
+from wastetune.search.toml_file import check_keys, explain, find_file, in_toml, named_files, read_toml
 
 
 class StudySpec(BaseModel):
@@ -22,7 +22,7 @@ class StudySpec(BaseModel):
     question: str = ""  # the comment at the top of the file
     dataset: str = Field(min_length=1)
     dataset_name: str | None = Field(default=None, min_length=1)  # None: that of the folder, see `identity.py`
-    backbone: str = Field(min_length=1)
+    backbone: str | tuple[str, ...] = Field(min_length=1)  # several: each trial has one of them
     space: str = Field(default="transfer", min_length=1)
     head: str | None = Field(default=None, min_length=1)  # FILE.py:FUNCTION, beside the study's file; None: wastetune's
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = "macro_f1"
@@ -40,15 +40,31 @@ class StudySpec(BaseModel):
     sampler: Named = TPE
     pruner: Named = MEDIAN
 
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The names of the study's backbones, one or several; the first is that of trial 0."""
+        return (self.backbone,) if isinstance(self.backbone, str) else self.backbone
+
     @model_validator(mode="before")
     @classmethod
     def _read_choices(cls, values: dict[str, Any]) -> dict[str, Any]:
+        _check_twice(values.get("backbone"))
         return values | {key: read_choice(key, values[key]) for key in NAMES if key in values}
 
-    @field_validator("warm_start", mode="before")
+    @field_validator("backbone")
+    @classmethod
+    def _unpack(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return value[0] if len(value) == 1 and not isinstance(value, str) else value
+
+    @field_validator("backbone", "warm_start", mode="before")
     @classmethod
     def _freeze(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
+
+
+def _check_twice(names: object) -> None:
+    if isinstance(names, list) and len(set(map(str, names))) < len(names):
+        raise ValueError(f"backbone = {in_toml(names)} names one twice; keep each once.")
 
 
 def load_study(name_or_path: str) -> StudySpec:

@@ -1,7 +1,7 @@
 """The configurations of earlier studies that a study runs early: chosen once, when it begins, and stored with it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from wastetune.errors import UserError
 from wastetune.report.text import warm_start_lines
 from wastetune.search.distributions import Fixed
 from wastetune.search.sampler import Resolve, propose_this
-from wastetune.search.space import SearchSpace, default_params, load_space, nearest_params
+from wastetune.search.space import SearchSpace, default_params, nearest_params, searched_backbones
 from wastetune.storage.database import open_storage
 from wastetune.storage.records import TrialRecord, WarmStart
 from wastetune.storage.study import (
@@ -23,9 +23,9 @@ from wastetune.storage.study import (
     settle_study_attr,
     study_names,
 )
-from wastetune.training.config import TrialConfig
+from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.tuning.objective import choose_config
-from wastetune.tuning.prepare import TrialContext, key_of
+from wastetune.tuning.prepare import TrialContext, key_of, read_space
 from wastetune.tuning.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def check_warm_start(spec: StudySpec, url: str, *, patient: bool = False) -> Non
     storage = open_storage(url, patient=patient)
     if spec.name in study_names(storage) and get_study_attr(find_study(storage, spec.name), WARM_STARTS) is not None:
         return
-    with key_of(spec, "space"):
-        space = load_space(spec.space, own_head=spec.head is not None)
+    space = read_space(spec)
     with key_of(spec, "warm_start"):
         if spec.name in spec.warm_start:
             raise UserError("a study cannot help itself; leave it out")
@@ -138,7 +137,7 @@ def select_nearest(own: EarlierStudy, others: Iterable[EarlierStudy | None], spa
     """
 
     def rank(other: EarlierStudy) -> tuple[int, int, str]:
-        same = (own.backbone == other.backbone, _same_pictures(own.data, other.data))
+        same = (bool(_backbones(own) & _backbones(other)), _same_pictures(own.data, other.data))
         return (-2 * same[0] - same[1], -len(other.trials), other.name)
 
     helpful = [other for other in others if other and not objection(other, space) and not is_resplit(own, other)]
@@ -166,9 +165,12 @@ def choose_warm_starts(
 
     At most MOST, each once, and none that is the space's default; see `nearest_params`.
     """
-    turns = zip_longest(*(_warm_starts(each, is_resplit(own, each), space, resolve) for each in earlier))
+    turns = zip_longest(
+        *(_warm_starts(_of_same_backbones(each, own), is_resplit(own, each), space, resolve) for each in earlier)
+    )
     found: list[WarmStart] = []
-    seen: list[Mapping[str, Any]] = [propose_this(default_params(space), resolve).config.model_dump()]
+    defaults = (default_params(space, each) for each in searched_backbones(space))
+    seen: list[Mapping[str, Any]] = [propose_this(each, resolve).config.model_dump() for each in defaults]
     for start in filter(None, chain.from_iterable(turns)):
         if start.config not in seen:
             seen.append(start.config)
@@ -176,6 +178,17 @@ def choose_warm_starts(
         if len(found) == MOST:
             break
     return tuple(found)
+
+
+def _backbones(study: EarlierStudy) -> set[str]:
+    return set(study.backbone.split(", "))
+
+
+def _of_same_backbones(earlier: EarlierStudy, own: EarlierStudy) -> EarlierStudy:
+    """The earlier study with its trials of backbones that this one has, too; with all of them where it has none."""
+    ours = _backbones(own)
+    same = tuple(trial for trial in earlier.trials if trial.config.get(BACKBONE, earlier.backbone) in ours)
+    return replace(earlier, trials=same or earlier.trials)
 
 
 def _warm_starts(
@@ -187,12 +200,16 @@ def _warm_starts(
 
 
 def _fitting(earlier: EarlierStudy, space: SearchSpace) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The trials whose choices the space offers, the best first: number, and the sampled parameters here."""
+    """The trials whose choices the space offers, the best first: number, and the sampled parameters here.
+
+    A study of several backbones runs a configuration with the backbone that it was found with.
+    """
     for trial in earlier.trials:
         try:
             config = TrialConfig.model_validate(trial.config)
             # As stored, a head of the user's own has no width or dropout of wastetune's.
-            params = nearest_params(space, dict(config) if config.head is None else config.model_dump())
+            values = dict(config) if config.head is None else config.model_dump()
+            params = nearest_params(space, values | {BACKBONE: config.backbone or earlier.backbone})
         except ValueError:  # a choice that is not offered, or a configuration of a later version
             continue
         yield trial.number, params

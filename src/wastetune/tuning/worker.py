@@ -24,7 +24,7 @@ from wastetune.search.sampler import (
     propose_by,
     propose_this,
 )
-from wastetune.search.space import bounds, default_params
+from wastetune.search.space import bounds, default_params, searched_backbones
 from wastetune.seeding import seed_for
 from wastetune.storage.budget import (
     LOST,
@@ -33,6 +33,7 @@ from wastetune.storage.budget import (
     count_lost,
     default_is_due,
     find_duplicate,
+    is_default,
     only_finished,
     retry_due,
 )
@@ -180,11 +181,12 @@ def _begin(
     name: str,
     warm_starts: Sequence[WarmStart] = (),
 ) -> _StartedTrial:
-    default = default_is_due(known)
-    proposal = _choose(known, memory, context, default, name, warm_starts)
+    backbones = [each for each in searched_backbones(context.space) if default_is_due(known, each)]
+    default = bool(backbones)
+    proposal = _choose(known, memory, context, backbones, name, warm_starts)
     config = proposal.config.model_dump()
     origin = next((str(start) for start in warm_starts if start.config == config), "")  # also when it is tried again
-    cut = nearest_cut(context.backbone, proposal.config.frozen_depth)
+    cut = nearest_cut(context.of(proposal.config.backbone).backbone, proposal.config.frozen_depth)
     attrs = TrialAttrs(config=config, cut=cut.name, default=default, origin=origin)
     trial = begin_trial(study, proposal.params, proposal.distributions, attrs, proposal.notes)
     return _StartedTrial(trial, proposal, default, origin, _open_pruning(trial, known, memory, context))
@@ -260,24 +262,26 @@ def _choose(
     known: "Sequence[FrozenTrial]",
     memory: InMemoryStudy,
     context: TrialContext,
-    default: bool,
+    defaults: Sequence[str | None],
     name: str,
     warm_starts: Sequence[WarmStart] = (),
 ) -> Proposal[TrialConfig]:
-    """What to run next: the default while it is due, then configurations to retry, then those of earlier studies, then
-    what the sampler proposes.
+    """What to run next: the default of each backbone that it is due for, then configurations to retry, then those of
+    earlier studies, then what the sampler proposes.
     """
 
     def resolve(trial: "optuna.trial.BaseTrial") -> TrialConfig:
         return choose_config(trial, context)
 
-    if default:
-        proposal = propose_this(default_params(context.space), resolve)
-        lost = count_lost(trial for trial in known if read_attrs(trial).default)
+    if defaults:
+        backbone = defaults[0]
+        proposal = propose_this(default_params(context.space, backbone), resolve)
+        lost = count_lost(trial for trial in known if is_default(trial, backbone))
         if lost > MAX_RETRIES:
+            whose = f" of {backbone}" if backbone else ""
             raise UserError(
-                f"the worker of the default configuration was lost {lost} times, perhaps for want of memory; lower "
-                f"batch_size or image_size, or raise the default of frozen_depth in {context.space.source}"
+                f"the worker of the default configuration{whose} was lost {lost} times, perhaps for want of memory; "
+                f"lower batch_size or image_size, or raise the default of frozen_depth in {context.space.source}"
             )
         return proposal
     if retry := retry_due(known):
@@ -306,7 +310,8 @@ def _proposals(
     """What the sampler proposes, and what to take instead where that was tried before, as far as there is anything."""
     sampler, space = context.spec.sampler, context.space
     if name_of(sampler) in (GRID, QMC):  # the same for all workers, from the place that the trials so far have reached
-        seed, place = seed_for("points", context.spec.seed), len(known) - 1  # without the default
+        probes = len(searched_backbones(space))  # the defaults, one for each backbone
+        seed, place = seed_for("points", context.spec.seed), len(known) - probes
         if name_of(sampler) == GRID:
             points = walk_grid(space, grid_points(sampler), seed=seed, place=place)
         else:
