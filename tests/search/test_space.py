@@ -6,7 +6,7 @@ from optuna.trial import FixedTrial
 from pydantic import ValidationError
 
 from wastetune.errors import UserError
-from wastetune.search.space import bounds, default_params, load_space, sample, searched_ranges
+from wastetune.search.space import bounds, default_params, enqueued_params, load_space, sample, searched_ranges
 from wastetune.training.config import TrialConfig
 
 HEAD = """\
@@ -14,7 +14,7 @@ head_layers = { int = [0, 2], default = 1 }
 head_units = { int = [64, 1024], log = true, default = 256, when = "head_layers > 0" }
 """
 REST = "dropout = 0.3\nlearning_rate = 1e-3\nbatch_size = 32\nepochs = 5\n"
-SHIPPED = ["transfer", "head", "deep_tail", "finetune", "demo"]
+SHIPPED = ["transfer", "head", "deep_tail", "finetune", "full", "demo"]
 
 
 @pytest.fixture
@@ -232,3 +232,41 @@ def test_an_empty_file_and_an_unknown_name_are_errors(write):
         load_space(write(""))
     with pytest.raises(UserError, match="did you mean transfer"):
         load_space("transfr")
+
+
+def test_enqueued_configurations_have_the_values_given_and_defaults_elsewhere(write):
+    ranges = "dropout = { float = [0.0, 0.5], default = 0.1 }\nlearning_rate = 1e-3\nbatch_size = 32\nepochs = 5\n"
+    space = load_space(
+        write(HEAD + ranges + "[[enqueue]]\nhead_layers = 0\nbatch_size = 32\n[[enqueue]]\nhead_units = 99\n")
+    )
+    assert enqueued_params(space) == [
+        {"head_layers": 0, "dropout": 0.1},
+        {"head_layers": 1, "head_units": 99, "dropout": 0.1},
+    ]
+    assert enqueued_params(load_space(write(HEAD + ranges))) == []
+    whole = default_params(load_space("full")) | {"frozen_depth": 0.0, "learning_rate": 2e-4, "augmentation": 0.7}
+    assert enqueued_params(load_space("full")) == [whole]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("enqueue = 3\n", "enqueue must be tables, each under a line [[enqueue]]"),
+        ("[enqueue]\nhead_layers = 0\n", "enqueue must be tables, each under a line [[enqueue]]"),
+        ("[[enqueue]]\nhed_layers = 0\n", "configuration 1 of [[enqueue]]: unknown key 'hed_layers'"),
+        (
+            "[[enqueue]]\n[[enqueue]]\nhead_layers = 3\n",
+            "configuration 2 of [[enqueue]]: head_layers = 3, but the space has 0 to 2",
+        ),
+        ("[[enqueue]]\nhead_layers = 1.0\n", "head_layers = 1.0, but the space has 0 to 2, default 1"),
+        ("[[enqueue]]\nbatch_size = 64\n", "batch_size = 64, but the space has 32"),
+        ("[[enqueue]]\nhead_layers = 0\nhead_units = 64\n", "head_units has no effect there; leave it out"),
+    ],
+)
+def test_an_enqueued_configuration_that_no_trial_may_have_is_told_with_file_and_place(write, text, told):
+    with pytest.raises(UserError) as error:
+        load_space(
+            write((text if text.startswith("enqueue") else "") + HEAD + REST + (text if text.startswith("[") else ""))
+        )
+    assert told in str(error.value)
+    assert "mine.toml" in str(error.value)

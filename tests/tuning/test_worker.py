@@ -112,6 +112,17 @@ def test_no_configuration_runs_twice_and_an_exhausted_space_is_told(begin, with_
     assert len(study.trials) == 2
 
 
+def test_what_the_space_enqueues_runs_once_after_the_default(begin, with_space):
+    space = "head_layers = { int = [0, 2], default = 0 }\nhead_units = 8\n" + FIXED
+    context = with_space(
+        space + "[[enqueue]]\nhead_layers = 2\n[[enqueue]]\nhead_layers = 0\n[[enqueue]]\nhead_layers = 1\n"
+    )
+    study, told = begin(context), []
+    with pytest.raises(UserError, match="not tried in 3 trials"):
+        run(study, context, 4, on_trial=told.append)
+    assert [trial.user_attrs["config"]["head_layers"] for trial in told] == [0, 2, 1]
+
+
 def test_depths_and_strengths_that_act_alike_are_the_same_configuration(begin, with_space):
     space = "head_layers = 0\nfrozen_depth = { float = [0.97, 1.0], default = 1.0 }\n"
     space += "augmentation = { float = [0.0, 0.4], default = 0.0 }\n"  # of two views, that is always the plain one

@@ -121,6 +121,19 @@ def render_param(param: Param) -> str:
     return text + (f", when {when.key} {when.comparison} {in_toml(when.value)}" if when else "")
 
 
+def offers(param: Param, value: object) -> bool:
+    """Whether a trial may have this value of the parameter."""
+    match param:
+        case Fixed(only):
+            return in_toml(value) == in_toml(only)
+        case Choice(options):
+            return in_toml(value) in map(in_toml, options)
+        case IntRange(low, high):
+            return _is_int(value) and low <= value <= high  # type: ignore[operator]
+        case FloatRange(low, high):
+            return is_number(value) and low <= value <= high  # type: ignore[operator]
+
+
 def parse_param(where: str, key: str, entry: object, earlier: Mapping[str, Param]) -> Param:
     """The parameter of one key of the file; `where` is "file: key", the start of every error message."""
     if not isinstance(entry, dict):

@@ -13,7 +13,7 @@ import numpy as np
 from wastetune.errors import UserError
 from wastetune.search.choice import Named
 from wastetune.search.distributions import Choice, Fixed, FloatRange, IntRange, Param, Value
-from wastetune.search.space import SearchSpace, default_params, searched_backbones, without_effect
+from wastetune.search.space import SearchSpace, default_params, enqueued_params, searched_backbones, without_effect
 
 _GRID_POINTS = 3  # of a range, if the study does not say
 _MOST = 100_000  # configurations of a grid
@@ -47,9 +47,16 @@ def walk_grid(space: SearchSpace, points: int, *, seed: int, place: int) -> Iter
 
 
 def grid_limit(space: SearchSpace, points: int) -> int:
-    """The most trials that a study of this grid can have: its configurations, and each default that is not one."""
+    """The most trials that a study of this grid can have: its configurations, and those that run before and are none.
+
+    These are the default of each backbone, and what the space enqueues.
+    """
     grid = make_grid(space, points)
-    return len(grid) + sum(default_params(space, each) not in grid for each in searched_backbones(space))
+    before: list[dict[str, Value]] = []
+    for params in (*(default_params(space, each) for each in searched_backbones(space)), *enqueued_params(space)):
+        if params not in before and params not in grid:
+            before.append(params)
+    return len(grid) + len(before)
 
 
 def _walk(

@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import ValidationError
 
 from wastetune.errors import UserError
-from wastetune.search.distributions import Choice, Fixed, FloatRange, IntRange, Param, Value, is_number, parse_param
+from wastetune.search.distributions import (
+    Choice,
+    Fixed,
+    FloatRange,
+    IntRange,
+    Param,
+    Value,
+    is_number,
+    offers,
+    parse_param,
+    render_param,
+)
 from wastetune.search.hyperparameters import check_hyperparameters, distribution_of, is_value, suggest
-from wastetune.search.toml_file import check_keys, explain, find_file, read_toml
+from wastetune.search.toml_file import check_keys, explain, find_file, in_toml, read_toml
 from wastetune.training.config import BACKBONE, HEAD_KEYS, HEAD_PREFIX, OWN_HEAD, TrialConfig
 from wastetune.training.custom_head import CustomHead, ask_values, is_fixed
 
@@ -18,17 +29,22 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 
+ENQUEUE = "enqueue"  # the tables of a space's file with configurations to try first
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """The parameters of a search space, in the order of the file, which is the order of sampling.
 
-    Those of a head of the user's own, if there is one, are sampled after them.
+    Those of a head of the user's own, if there is one, are sampled after them. `enqueued` are the values, by key, of
+    the configurations that run right after the default; other keys have their defaults there.
     """
 
     name: str
     source: str
     params: tuple[tuple[str, Param], ...]
     head: CustomHead | None = None
+    enqueued: tuple[Mapping[str, Value], ...] = ()
 
 
 def load_space(name_or_path: str, *, own_head: bool = False, backbones: Sequence[str] = ()) -> SearchSpace:
@@ -40,7 +56,8 @@ def load_space(name_or_path: str, *, own_head: bool = False, backbones: Sequence
     UserError, with file and key, where it is missing or invalid.
     """
     path = find_file("search_spaces", name_or_path)
-    table, source = read_toml(path), str(path)
+    table, source = dict(read_toml(path)), str(path)
+    enqueued = table.pop(ENQUEUE, [])
     check_keys(source, table, [key for key in TrialConfig.model_fields if key not in (*OWN_HEAD, BACKBONE)])
     params: dict[str, Param] = {BACKBONE: Choice(tuple(backbones), backbones[0])} if len(backbones) > 1 else {}
     for key, entry in table.items():
@@ -48,7 +65,32 @@ def load_space(name_or_path: str, *, own_head: bool = False, backbones: Sequence
             params[key] = parse_param(f"{source}: {key}", key, entry, params)
     space = SearchSpace(path.stem, source, tuple(params.items()))
     _check_values(space, {"head": "of the user's own"} if own_head else {})
-    return space
+    return replace(space, enqueued=_read_enqueued(space, enqueued, {*HEAD_KEYS} if own_head else set()))
+
+
+def _read_enqueued(space: SearchSpace, tables: object, ignored: set[str]) -> tuple[Mapping[str, Value], ...]:
+    """The tables `[[enqueue]]` of a space's file. UserError where one has a key or a value that no trial may have."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UserError(f"{space.source}: {ENQUEUE} must be tables, each under a line [[{ENQUEUE}]]")
+    params = dict(space.params)
+    read = []
+    for number, table in enumerate(tables, 1):
+        where = f"{space.source}: configuration {number} of [[{ENQUEUE}]]"
+        values = {key: value for key, value in table.items() if key not in ignored}
+        check_keys(where, values, params)
+        for key, value in values.items():
+            if not offers(params[key], value):
+                raise UserError(f"{where}: {key} = {in_toml(value)}, but the space has {render_param(params[key])}")
+        taken = nearest_params(space, values)
+        if without := [key for key in values if key not in taken and not isinstance(params[key], Fixed)]:
+            raise UserError(f"{where}: {without[0]} has no effect there; leave it out")
+        read.append(values)
+    return tuple(read)
+
+
+def enqueued_params(space: SearchSpace) -> list[dict[str, Value]]:
+    """The searched parameters of each configuration that the space runs right after the default."""
+    return [nearest_params(space, values) for values in space.enqueued]
 
 
 def with_head(space: SearchSpace, head: CustomHead) -> SearchSpace:

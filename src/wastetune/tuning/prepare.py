@@ -27,7 +27,7 @@ from wastetune.errors import UserError
 from wastetune.search.choice import GRID, NAMES, QMC, name_of, render_choice
 from wastetune.search.distributions import render_param
 from wastetune.search.sampler import check_search
-from wastetune.search.space import SearchSpace, load_space, with_head
+from wastetune.search.space import ENQUEUE, SearchSpace, load_space, with_head
 from wastetune.search.toml_file import in_toml
 from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
@@ -179,6 +179,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             # Later parameters depend on earlier ones, so their order matters.
             "space": ", ".join(key for key, _ in space.params),
             **{f"space's {key}": render_param(param) for key, param in space.params},
+            **{f"space's {ENQUEUE} {n}": in_toml(values) for n, values in enumerate(space.enqueued, 1)},
             # The function and all of its file: a change in it may give every trial another head.
             **({"head": f"{head.function.__name__}, {head.digest[:16]}"} if head else {}),
             _DATA: split_digest(index, splits)[:16],

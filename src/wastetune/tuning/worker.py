@@ -24,7 +24,7 @@ from wastetune.search.sampler import (
     propose_by,
     propose_this,
 )
-from wastetune.search.space import bounds, default_params, searched_backbones
+from wastetune.search.space import bounds, default_params, enqueued_params, searched_backbones
 from wastetune.seeding import seed_for
 from wastetune.storage.budget import (
     LOST,
@@ -266,8 +266,8 @@ def _choose(
     name: str,
     warm_starts: Sequence[WarmStart] = (),
 ) -> Proposal[TrialConfig]:
-    """What to run next: the default of each backbone that it is due for, then configurations to retry, then those of
-    earlier studies, then what the sampler proposes.
+    """What to run next: the default of each backbone that it is due for, then configurations to retry, then those that
+    the space enqueues and those of earlier studies, then what the sampler proposes.
     """
 
     def resolve(trial: "optuna.trial.BaseTrial") -> TrialConfig:
@@ -286,9 +286,10 @@ def _choose(
         return proposal
     if retry := retry_due(known):
         return propose_this(retry.params, resolve)
-    for start in warm_starts:
-        if find_duplicate(known, start.config) is None:
-            return propose_this(start.params, resolve)
+    for params in (*enqueued_params(context.space), *(start.params for start in warm_starts)):
+        proposal = propose_this(params, resolve)
+        if find_duplicate(known, proposal.config.model_dump()) is None:
+            return proposal
     for proposal in _proposals(known, memory, context, resolve, name):
         if find_duplicate(known, proposal.config.model_dump()) is None:
             return proposal
