@@ -87,7 +87,7 @@ def _open(backbone: Backbone, cuts: tuple[Cut, ...], runtime: str, may_fall_back
     return TrunkRunner("keras", _KERAS_BATCH, lambda batches: _run_keras(trunk, batches))
 
 
-def measure_latency(backbone: Backbone) -> float:
+def time_one_picture(backbone: Backbone) -> float:
     """Milliseconds of one picture alone through the whole backbone, by Keras on this machine; the median of some."""
     trunk = build_trunk(backbone, (TOP,))
     picture = np.random.default_rng(0).uniform(0, 255, (1, backbone.size, backbone.size, 3)).astype(np.float32)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from wastetune.backbones.activation_store import Activations, pooled
 from wastetune.backbones.cuts import PIXELS, TOP, Cut
-from wastetune.backbones.runtime import measure_latency
+from wastetune.backbones.runtime import time_one_picture
 from wastetune.console import Console
 from wastetune.data.pixels import PictureSet
 from wastetune.datasets.identity import name_dataset
@@ -89,7 +89,7 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
     else:
         refitted = _refit_candidates(study, prepared, candidates, folder, console)
         if context.others:
-            latencies = {each.backbone.name: measure_latency(each.backbone) for each in (context, *context.others)}
+            latencies = {each.backbone.name: time_one_picture(each.backbone) for each in (context, *context.others)}
             told = refitted.evaluation.model_copy(update={"latency_ms": latencies})
             refitted = replace(refitted, evaluation=told)
     save_description(bundle, _describe(study, prepared, best, refitted.evaluation))

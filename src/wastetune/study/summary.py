@@ -74,7 +74,7 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
             (t.number for t in trials if is_default(t, config.get(BACKBONE)) and t.value is not None), 0
         ),
         best=Best(number=best.number, score=best.value, config=config, **({"origin": origin} if origin else {})),
-        edges=edge_findings(config, _reachable_ranges(context.of(config.get(BACKBONE)))),
+        edges=edge_findings(config, _reachable_ranges(context.of(config.get(BACKBONE)), best)),
         problems=index.problems,
         duplicates=sum(len(group) - 1 for group in duplicate_groups(index)),
         contradictions=len(contradictions(index)),
@@ -147,9 +147,14 @@ def _class_counts(prepared: Prepared) -> dict[str, PictureCounts]:
     }
 
 
-def _reachable_ranges(context: TrialContext) -> dict[str, tuple[float, float, bool]]:
-    """The ranges that were searched, the depth's as it acts: from the lowest cut to the highest."""
+def _reachable_ranges(context: TrialContext, best: "FrozenTrial") -> dict[str, tuple[float, float, bool]]:
+    """The ranges that were searched, the depth's as it acts: from the lowest cut to the highest.
+
+    Of several backbones, those that the best trial's own was searched in.
+    """
     ranges = searched_ranges(context.space)
+    if BACKBONE in best.params:
+        ranges = {key: each for key, each in ranges.items() if key in best.params}
     if "frozen_depth" in ranges:
         cuts = reachable_cuts(context.backbone, *bounds(context.space, "frozen_depth"))
         ranges["frozen_depth"] = (cuts[0].frozen_depth, cuts[-1].frozen_depth, False)
