@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from wastetune.backbones.activation_store import Store, open_store
 from wastetune.backbones.backbone import Backbone, activation_shape, load_backbone
-from wastetune.backbones.catalog import find_architecture
 from wastetune.backbones.cuts import TOP
 from wastetune.backbones.runtime import choose_runtime
+from wastetune.backbones.schemes import Source, find_source
 from wastetune.console import Console
 from wastetune.data.corrections import correct_index
 from wastetune.data.index import ImageIndex, index_folder
@@ -27,7 +27,7 @@ from wastetune.errors import UserError
 from wastetune.search.choice import GRID, NAMES, QMC, name_of, render_choice
 from wastetune.search.distributions import render_param
 from wastetune.search.sampler import check_search
-from wastetune.search.space import SearchSpace, load_space, with_head
+from wastetune.search.space import SearchSpace, bounds, load_space, with_head
 from wastetune.search.toml_file import in_toml
 from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
@@ -116,9 +116,10 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     UserError for anything in the study file, the folders or the weights that does not fit.
     """
     with key_of(spec, "backbone"):
-        architecture = find_architecture(spec.backbone)
+        check_backbone(spec)
     with key_of(spec, "space"):
         space = load_space(spec.space, own_head=spec.head is not None)
+        check_depth(spec, space)
     head = None
     if spec.head is not None:
         with key_of(spec, "head"):
@@ -131,7 +132,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     if spec.corrections:
         with key_of(spec, "corrections"):
             index = correct_index(in_folder, Path(spec.corrections).expanduser())
-    backbone = load_backbone(spec.backbone, spec.weights, size=spec.image_size, folder=weights)
+    backbone = _load_backbone(spec, weights)
     if head is not None:
         with key_of(spec, "head"):
             (features,) = activation_shape(backbone, TOP)
@@ -145,8 +146,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     )
     # Dropped pictures, too: another decision must not decode all pictures again.
     with console.bar("decoding pictures", len(in_folder.pictures)) as done:
-        size = spec.image_size or architecture.size
-        pixels = open_pixels(in_folder, size, cache, progress=bar_steps(done), say=console.print)
+        pixels = open_pixels(in_folder, backbone.size, cache, progress=bar_steps(done), say=console.print)
     train, val, test = (select_pictures(index, pixels, rows) for rows in (splits.train, splits.val, splits.test))
     store = open_store(cache, cache_limit(), console.print)
     return Prepared(
@@ -173,6 +173,34 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
         },
         check_pictures=watch_pictures(in_folder, stamp, cache, console.print),
     )
+
+
+def check_backbone(spec: StudySpec) -> Source:
+    """The backbone of a study; nothing of it is loaded. UserError where it is not there, or keys do not fit it."""
+    near = Path(spec.source).parent
+    return find_source(spec.backbone, near, weights=spec.weights, preprocessing=spec.preprocessing, layer=spec.layer)
+
+
+def check_depth(spec: StudySpec, space: SearchSpace) -> None:
+    """UserError where a space would train a part of a backbone that cannot be trained."""
+    if spec.backbone.endswith(".onnx") and bounds(space, "frozen_depth")[0] < 1:
+        raise UserError(
+            f'{spec.backbone} stays frozen, because an ONNX file cannot be trained: choose space = "head", or fix '
+            "frozen_depth = 1.0"
+        )
+
+
+def _load_backbone(spec: StudySpec, weights: Path | None) -> Backbone:
+    with key_of(spec, "backbone"):
+        return load_backbone(
+            spec.backbone,
+            spec.weights,
+            size=spec.image_size,
+            folder=weights,
+            near=Path(spec.source).parent,
+            preprocessing=spec.preprocessing,
+            layer=spec.layer,
+        )
 
 
 def check_choices(spec: StudySpec, *, trials: int | None) -> list[str]:
