@@ -3,13 +3,14 @@
 import hashlib
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wastetune.backbones.catalog import BACKBONES, Preprocessing, find_architecture, weights_file_name
 from wastetune.backbones.cuts import PIXELS, TOP, Cut, block_ends, list_cuts
-from wastetune.backbones.keras_applications import build_preprocessing, find_weights, weights_digest
+from wastetune.backbones.keras_applications import build_preprocessing, find_weights, named_for_keras, weights_digest
 from wastetune.backbones.own.flat_model import FlatModel, flatten_model
 from wastetune.backbones.own.hub_preset import load_preset
 from wastetune.backbones.own.keras_file import read_keras
@@ -159,13 +160,14 @@ def _load_from_catalog(name: str, weights: str, *, size: int | None, folder: Pat
     build = getattr(keras.applications, row.builder)
     keras.utils.set_random_seed(seed_for("weights", name))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ExitStack() as stack:
+            given = stack.enter_context(named_for_keras(source)) if isinstance(source, Path) else source
             warnings.simplefilter("ignore")  # weights that do not fit are reported once, below
             body = build(
                 include_top=False,
                 pooling="avg",
                 input_shape=(side, side, 3),
-                weights=source if source is None else str(source),
+                weights=given if given is None else str(given),
                 **row.options,
             )
     except ValueError as error:
@@ -178,7 +180,7 @@ def _load_from_catalog(name: str, weights: str, *, size: int | None, folder: Pat
         place = folder or Path("weights")
         raise UserError(
             f"the ImageNet weights of {name} could not be downloaded ({first_line(error, most=200)}); "
-            f"without a network, put a file named {weights_file_name(name)} into {place} and pass "
+            f"without a network, fetch that file elsewhere, put it as {weights_file_name(name)} into {place} and pass "
             f"--weights {place}, or --weights none"
         ) from error
     for layer in body.layers:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RECIPE_OF = "recipe of "  # the keys of a fingerprint that tell by which recipe something is made
 FIRST_RECIPE = "1"  # of what a fingerprint does not name
 # Keys of study files that came later, with the value of studies whose fingerprint does not name them.
-LATER = {"split": "grouped", "sampler": "tpe", "pruner": "median", "preprocessing": "None", "layer": "None"}
+LATER = {"split": "grouped", "sampler": "tpe", "pruner": "median"}
 # What fingerprints of 0.1.0 hold besides: its recipes are all the first.
 FIRST_VERSION = {"wastetune version": "0.1.0"}
 

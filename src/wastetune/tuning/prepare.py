@@ -94,6 +94,7 @@ _NOT_IN_FINGERPRINT = {
     *("name", "source", "question", "trials", "weights", "dataset", "dataset_name", "space", "final", "corrections"),
     "warm_start",
     "head",
+    *("preprocessing", "layer"),
 }
 
 
@@ -169,6 +170,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             _DATA: split_digest(index, splits)[:16],
             "weights": backbone.digest[:16],
             **({"warm_start": in_toml(spec.warm_start)} if spec.warm_start else {}),
+            **{key: value for key in ("preprocessing", "layer") if (value := getattr(spec, key)) is not None},
             **recipes_of(space, backbone),
         },
         check_pictures=watch_pictures(in_folder, stamp, cache, console.print),

@@ -68,7 +68,8 @@ def flatten_model(model: Any, size: int, layer: str | None, unfold: Unfold, pool
         raise UserError("the model takes something besides a picture, so it cannot be cut")
     ends = _block_ends(kept, singles, top)
     body = keras.Model(pixels, _pooled(top) if pool is None else pool(top), name="body")
-    body.trainable = True
+    for each in body.layers:  # of which a file may have frozen some
+        each.trainable = True
     for each in body._flatten_layers():  # also those inside of layers
         if isinstance(each, keras.layers.BatchNormalization):
             each.trainable = False

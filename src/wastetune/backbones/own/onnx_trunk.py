@@ -77,9 +77,9 @@ def load_onnx(file: Path, size: int | None, scaling: Scaling, layer: str | None)
 
     with _telling(f"{file} cannot be read"):
         model = onnx.load(str(file), load_external_data=False)
+        if any(onnx.external_data_helper.uses_external_data(each) for each in model.graph.initializer):
+            raise UserError(f"the weights of {file} lie in other files; write all into one with onnx.save_model")
         onnx.checker.check_model(model)
-    if any(onnx.external_data_helper.uses_external_data(each) for each in model.graph.initializer):
-        raise UserError(f"the weights of {file} lie in other files; write all into one with onnx.save_model")
     entry, channels_first, side = _read_input(model.graph, file)
     if side and size and side != size:
         raise UserError(f"{file} is for pictures of {side} px, and image_size is {size}; leave image_size out")
@@ -327,8 +327,8 @@ def _rehearse(model: Any, size: int) -> int:
     """
     session = open_session(model.SerializeToString())
     noise = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-    alone = np.asarray(session.run([FEATURES], {PIXELS: noise[:1]})[0])
     try:
+        alone = np.asarray(session.run([FEATURES], {PIXELS: noise[:1]})[0])
         together = np.asarray(session.run([FEATURES], {PIXELS: noise})[0])
     except Exception as error:
         raise UserError(
