@@ -117,7 +117,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
     UserError for anything in the study file, the folders or the weights that does not fit.
     """
     with key_of(spec, "backbone"):
-        check_backbone(spec)
+        source = check_backbone(spec)
     with key_of(spec, "space"):
         space = load_space(spec.space, own_head=spec.head is not None)
         check_depth(spec, space)
@@ -127,13 +127,15 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             head = load_head(spec.head, Path(spec.source).parent)
     with key_of(spec, "dataset"):
         folder = find_dataset(spec.dataset, data)
+    with key_of(spec, "backbone"):  # of a file of one's own, what does not fit is told before pictures are read
+        own = None if source.kind == "catalog" else _load_backbone(spec, weights)
     cache, stamp = cache_folder(), folder_stamp(folder)
     with console.bar("reading pictures", None) as done:
         index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done), say=console.print)
     if spec.corrections:
         with key_of(spec, "corrections"):
             index = correct_index(in_folder, Path(spec.corrections).expanduser())
-    backbone = _load_backbone(spec, weights)
+    backbone = own or _load_backbone(spec, weights)
     if head is not None:
         with key_of(spec, "head"):
             (features,) = activation_shape(backbone, TOP)
@@ -193,16 +195,15 @@ def check_depth(spec: StudySpec, space: SearchSpace) -> None:
 
 
 def _load_backbone(spec: StudySpec, weights: Path | None) -> Backbone:
-    with key_of(spec, "backbone"):
-        return load_backbone(
-            spec.backbone,
-            spec.weights,
-            size=spec.image_size,
-            folder=weights,
-            near=Path(spec.source).parent,
-            preprocessing=spec.preprocessing,
-            layer=spec.layer,
-        )
+    return load_backbone(
+        spec.backbone,
+        spec.weights,
+        size=spec.image_size,
+        folder=weights,
+        near=Path(spec.source).parent,
+        preprocessing=spec.preprocessing,
+        layer=spec.layer,
+    )
 
 
 def check_choices(spec: StudySpec, *, trials: int | None) -> list[str]:
