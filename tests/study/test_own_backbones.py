@@ -74,9 +74,10 @@ def test_it_goes_from_its_file_to_its_export(study_file, tmp_path):
             render_preparation(prepared)
         )
     study = join_study(prepared, f"sqlite:///{tmp_path / 'own.db'}", console)
-    run_worker(study, prepared.context, trials=3, timeout=None, bar=console.bar, on_trial=lambda trial: None)
+    count = 1 if backbone.name == "own.keras" else 3  # each fit of a tail is compiled
+    run_worker(study, prepared.context, trials=count, timeout=None, bar=console.bar, on_trial=lambda trial: None)
     trials = read_trials(study)
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3, [each.user_attrs for each in trials]
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * count, [each.user_attrs for each in trials]
     refitted = refit_winner(study, prepared, results, console)
     report = summarize(study, prepared, refitted, 0.0)
     assert report.model.parameters > report.model.trained > 0

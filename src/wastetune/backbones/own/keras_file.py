@@ -37,10 +37,8 @@ def foreign_code(config: Any, known: tuple[str, ...] = ("keras",)) -> Iterator[s
             yield from foreign_code(each, known)
     elif isinstance(config, dict):
         name, module = config.get("class_name"), str(config.get("module") or "")
-        if name == "__lambda__":
+        if name in ("__lambda__", "Lambda"):
             yield "a lambda"
-        elif name == "Lambda":
-            yield "a Lambda layer"
         elif module == "builtins" and name == "function":
             yield f"the function {config.get('config')}"
         elif name and module and module.partition(".")[0] not in (*known, "builtins"):
