@@ -42,7 +42,7 @@ def foreign_code(config: Any, known: tuple[str, ...] = ("keras",)) -> Iterator[s
         elif module == "builtins" and name == "function":
             yield f"the function {config.get('config')}"
         elif name and module and module.partition(".")[0] not in (*known, "builtins"):
-            yield f"the class {module}.{name}"
+            yield f"the class {name}"
         for each in config.values():
             yield from foreign_code(each, known)
 
