@@ -13,7 +13,7 @@ from wastetune.backbones.backbone import (
 )
 from wastetune.backbones.catalog import BACKBONES, weights_file_name
 from wastetune.backbones.cuts import PIXELS, TOP, Cut
-from wastetune.backbones.keras_applications import build_preprocessing, find_weights
+from wastetune.backbones.keras_applications import build_preprocessing, find_weights, weights_digest
 from wastetune.errors import UserError
 
 SIZE = {"inception_v3": 75, "xception": 71}  # the smallest they take
@@ -160,3 +160,29 @@ def test_real_weights_see_what_is_in_a_picture(real_data, real_weights):
     labels = np.repeat([0, 1], 80)
     model = LogisticRegression(max_iter=1000).fit(features[::2], labels[::2])
     assert model.score(features[1::2], labels[1::2]) > 0.9
+
+
+SMALL = "mobilenet_v3_small_minimalistic"
+
+
+@pytest.mark.parametrize("renamed", ["mobilenet_v3_small_minimalistic_notop.weights.h5", "as_published_notop.h5"])
+def test_a_weights_file_of_keras_2_loads_under_either_name(renamed, tmp_path):
+    import h5py
+    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+    source = load_backbone(SMALL, "none", size=32)
+    before, drawn = source.digest, np.random.default_rng(3)
+    source.body.set_weights([drawn.normal(1, 0.1, each.shape) for each in source.body.get_weights()])
+    with h5py.File(tmp_path / renamed, "w") as file:
+        save_weights_to_hdf5_group(file, source.body)
+    loaded = load_backbone(SMALL, str(tmp_path / renamed), size=32)
+    assert before != loaded.digest == weights_digest(source.body)
+    if renamed.endswith(".weights.h5"):
+        assert load_backbone(SMALL, size=32, folder=tmp_path).digest == loaded.digest
+
+
+def test_a_weights_file_of_keras_3_loads_under_another_name(tmp_path):
+    source = load_backbone(SMALL, "none", size=32)
+    source.body.save_weights(tmp_path / "made.weights.h5")
+    (tmp_path / "made.weights.h5").rename(tmp_path / "mine.h5")
+    assert load_backbone(SMALL, str(tmp_path / "mine.h5"), size=32).digest == source.digest

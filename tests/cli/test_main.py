@@ -167,7 +167,7 @@ def test_without_a_network_it_is_said_which_file_to_put_where(complaint, tiny_st
     (tmp_path / "empty").mkdir()
     study = tiny_study(weights='"imagenet"')
     line = complaint("run", "--study", study, "--weights", "empty", **NO_NETWORK)
-    assert "put a file named mobilenet_v3_small_minimalistic_notop.weights.h5 into empty" in line
+    assert "put it as mobilenet_v3_small_minimalistic_notop.weights.h5 into empty" in line
 
 
 def test_a_mistake_ends_the_process_with_2_and_leaves_the_libraries_silent(run_cli, tiny_study, tmp_path):

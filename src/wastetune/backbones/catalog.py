@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from wastetune.errors import UserError, suggest
 
-Preprocessing = Literal["inside", "signed", "caffe", "torch"]
+Preprocessing = Literal["inside", "unit", "signed", "caffe", "torch"]
 
 
 @dataclass(frozen=True)

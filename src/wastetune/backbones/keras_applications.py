@@ -1,6 +1,10 @@
 """Weights and preprocessing of the Keras Applications models."""
 
 import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +31,32 @@ def find_weights(name: str, wanted: str, folder: Path | None) -> Path | Literal[
     if folder is not None and (folder / weights_file_name(name)).is_file():
         return folder / weights_file_name(name)
     return "imagenet"
+
+
+@contextmanager
+def named_for_keras(weights: Path) -> Iterator[Path]:
+    """A path of the same file, whose name tells Keras rightly what kind it is.
+
+    Keras reads `.weights.h5` as its own format and any other `.h5` as that of Keras 2, in which most weights are
+    published. So a published file that was renamed could not be read.
+    """
+    import h5py
+
+    try:
+        with h5py.File(weights) as file:
+            suffix = ".h5" if "layer_names" in file.attrs or "model_weights" in file else ".weights.h5"
+    except OSError:  # Keras tells what is wrong
+        suffix = "".join(weights.suffixes[-2:])
+    if weights.name.endswith(".weights.h5") == (suffix == ".weights.h5"):
+        yield weights
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder) / f"named{suffix}"
+        try:
+            named.symlink_to(weights.absolute())
+        except OSError:  # where a user may not make links
+            shutil.copyfile(weights, named)
+        yield named
 
 
 def build_preprocessing(kind: Preprocessing, size: int) -> Any:

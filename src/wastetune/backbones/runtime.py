@@ -1,5 +1,7 @@
 """Runs a trunk with OpenVINO, if it is installed (1.3 to 4 times as fast on a CPU), or with Keras.
 
+A trunk in an ONNX file is run by OpenVINO or, in the place of Keras, by ONNX Runtime.
+
 WASTETUNE_RUNTIME chooses: `auto` (the default), `keras` or `openvino`. `auto` also chooses Keras when
 TensorFlow has a GPU. Both give the same activations within float32 rounding, far below the half precision
 in which most are stored.
@@ -22,6 +24,7 @@ import numpy.typing as npt
 
 from wastetune.backbones.backbone import Backbone, build_trunk
 from wastetune.backbones.cuts import TOP, Cut
+from wastetune.backbones.own.onnx_trunk import FEATURES, OnnxTrunk, open_session, run_session
 from wastetune.errors import UserError, install_command
 from wastetune.settings import RUNTIME
 
@@ -74,16 +77,21 @@ def open_trunk(backbone: Backbone, cuts: tuple[Cut, ...]) -> TrunkRunner:
 
 @lru_cache(maxsize=1)
 def _open(backbone: Backbone, cuts: tuple[Cut, ...], runtime: str, may_fall_back: bool) -> TrunkRunner:
-    trunk = build_trunk(backbone, cuts)
+    onnx = backbone.onnx
+    trunk = build_trunk(backbone, cuts) if onnx is None else None
+    instead = "Keras" if onnx is None else "ONNX Runtime"
     if runtime == "openvino":
         try:
-            return _open_openvino(trunk, backbone.size)
+            return _open_openvino(trunk, backbone.size) if onnx is None else _open_onnx_in_openvino(onnx)
         except Exception as error:  # conversion raises any exception: for an operation, a version, a processor
             message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             reason = f"OpenVINO cannot run the trunk of {backbone.name} ({message})"
             if not may_fall_back:
                 raise UserError(f"{reason}; set {RUNTIME.variable} to keras") from error
-            warnings.warn(f"{reason}; Keras runs it, slower", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{reason}; {instead} runs it, slower", RuntimeWarning, stacklevel=3)
+    if onnx is not None:
+        session = open_session(onnx.content)
+        return TrunkRunner("onnxruntime", _KERAS_BATCH, lambda batches: run_session(session, batches))
     return TrunkRunner("keras", _KERAS_BATCH, lambda batches: _run_keras(trunk, batches))
 
 
@@ -139,21 +147,37 @@ def _predict(trunk: Any, pixels: PixelArray) -> ActivationArrays:
 
 
 def _open_openvino(trunk: Any, size: int) -> TrunkRunner:
-    # OpenVINO reports its use to Google Analytics unless this package is missing; users have not agreed to that.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
+    openvino = _import_openvino()
     import tensorflow
 
     pixels = tensorflow.TensorSpec((_OPENVINO_BATCH, size, size, 3), tensorflow.uint8)
     whole = tensorflow.function(lambda batch: trunk(tensorflow.cast(batch, tensorflow.float32), training=False))
     function = whole.get_concrete_function(pixels)
     names = [tensor.name for tensor in function.outputs]  # OpenVINO orders the outputs by their names
+    return _compile(openvino.convert_model(function), names)
+
+
+def _open_onnx_in_openvino(trunk: OnnxTrunk) -> TrunkRunner:
+    model = _import_openvino().Core().read_model(model=trunk.content)
+    model.reshape([_OPENVINO_BATCH, trunk.size, trunk.size, 3])
+    return _compile(model, [FEATURES])
+
+
+def _import_openvino() -> Any:
+    # OpenVINO reports its use to Google Analytics unless this package is missing; users have not agreed to that.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _compile(model: Any, names: list[str]) -> TrunkRunner:
     hints = {
         "PERFORMANCE_HINT": "THROUGHPUT",  # small batches side by side, instead of all cores on one
         "ENABLE_CPU_PINNING": False,  # augmentation and other workers use the same cores
         "INFERENCE_PRECISION_HINT": "f32",  # on some processors the default is bfloat16, with other activations
     }
-    compiled = openvino.Core().compile_model(openvino.convert_model(function), "CPU", hints)
+    compiled = _import_openvino().Core().compile_model(model, "CPU", hints)
     return TrunkRunner("openvino", _OPENVINO_BATCH, lambda batches: _run_openvino(compiled, names, batches))
 
 

@@ -39,6 +39,7 @@ _OPTIONAL = {
     "grpcio": "grpc",
     "torch": "gp",
     "cmaes": "cmaes",
+    "keras-hub": "hub",
 }
 _ROOM = 2e9  # bytes; with less, a study is likely to fill the disk
 

@@ -1,8 +1,7 @@
-"""A trained model as a folder that Keras alone can load: pixels in, probabilities out."""
+"""A trained model as a folder that Keras alone, or ONNX Runtime, can load: pixels in, probabilities out."""
 
 import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from wastetune.console import suppressed_stderr
+from wastetune.backbones.own.keras_file import read_keras
+from wastetune.backbones.own.onnx_trunk import OnnxModel
 from wastetune.errors import UserError
 from wastetune.evaluation.conformal import SetThreshold
 from wastetune.evaluation.scores import Scores
 from wastetune.evaluation.selective import Threshold
-from wastetune.files import write_whole
-from wastetune.formatting import shortened
+from wastetune.files import remove, write_whole
 from wastetune.record import Record
 
 MODEL_FILE = "model.keras"
+ONNX_FILE = "model.onnx"  # instead, where the backbone is an ONNX file
 DESCRIPTION_FILE = "bundle.json"
 CENTRES_FILE = "centres.npy"
 
@@ -44,9 +44,19 @@ class BundleDescription(Record):
 
 
 def save_model(folder: Path, model: Any) -> None:
-    """Writes the whole model into a bundle's folder; ``keras.saving.load_model(folder / "model.keras")`` reads it."""
+    """Writes the whole model into a bundle's folder; ``keras.saving.load_model(folder / "model.keras")`` reads it.
+
+    Where the backbone is an ONNX file, it is written to model.onnx instead.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / MODEL_FILE, model.save)
+    written, other = (ONNX_FILE, MODEL_FILE) if isinstance(model, OnnxModel) else (MODEL_FILE, ONNX_FILE)
+    write_whole(folder / written, model.save)
+    remove(folder / other)
+
+
+def model_file(folder: Path) -> Path:
+    """The file of a bundle's model, which need not be there."""
+    return folder / (ONNX_FILE if (folder / ONNX_FILE).exists() else MODEL_FILE)
 
 
 def save_centres(folder: Path, centres: NDArray[np.float32]) -> None:
@@ -90,36 +100,13 @@ def highest(activations: Any) -> Any:
 
 
 def load_model(folder: Path) -> Any:
-    """The whole model of a bundle, as Keras reads it."""
-    return read_keras(folder / MODEL_FILE)
-
-
-def read_keras(file: Path) -> Any:
-    """The model in a .keras file. UserError where it has code of its own, none of which is run."""
-    _refuse_code(file)
-    with suppressed_stderr():
-        import keras
-
-    return keras.saving.load_model(file, compile=False)
-
-
-def _refuse_code(file: Path) -> None:
-    """Raises UserError where a layer is a Lambda or of another library than Keras, which Keras refuses in a page."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            parts = [json.loads(archive.read("config.json"))]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # Keras tells what is wrong
-        return
-    while parts:
-        part = parts.pop()
-        if isinstance(part, dict):
-            name, module = part.get("class_name"), part.get("module") or ""
-            if name in ("Lambda", "__lambda__") or str(module).partition(".")[0] not in ("", "keras", "builtins"):
-                raise UserError(
-                    f"{file} has code of its own ({shortened(f'{module} {name}'.strip(), 60)}), which is not run: "
-                    "wastetune reads models of Keras's own layers alone"
-                )
-        parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    """The whole model of a bundle, as Keras reads it. UserError where its trunk is an ONNX file."""
+    if (file := model_file(folder)).name == ONNX_FILE:
+        raise UserError(
+            f"the backbone of {folder} is an ONNX file, so its model is one, too ({file.name}), and Keras cannot read "
+            "it: predict, evaluate, serve and export --format onnx can"
+        )
+    return read_keras(file)
 
 
 def save_description(folder: Path, description: BundleDescription) -> None:

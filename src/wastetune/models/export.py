@@ -10,7 +10,7 @@ library does it.
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wastetune.backbones.own.onnx_trunk import FEATURES, replace_erfc
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError, first_line, install_command
 from wastetune.files import remove, write_whole
 from wastetune.models.bundle import (
     CENTRES_FILE,
+    ONNX_FILE,
     BundleDescription,
     centres_as_bytes,
     highest,
     load_centres,
     load_description,
     load_model,
+    model_file,
     split_at_trunk,
 )
 from wastetune.models.loading import INPUT, INSIDE, KEY, LIKENESS, OUTPUT, SIGNATURE
@@ -61,12 +64,16 @@ def write_export(bundle: Path, format: str, folder: Path) -> Path:
 
     Raises UserError if a library is missing.
     """
+    check_formats(bundle, [format])
     kind, about = FORMATS[format], load_description(bundle)
     target = folder / kind.file
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(part: Path) -> None:
-        kind.write(Source(load_model(bundle), about, load_centres(bundle)), part)
+        if (original := model_file(bundle)).name == ONNX_FILE:
+            _complete_onnx(original, about, load_centres(bundle), part)
+        else:
+            kind.write(Source(load_model(bundle), about, load_centres(bundle)), part)
         remove(target)  # a SavedModel is a folder, and a folder replaces an empty one only
 
     try:
@@ -77,6 +84,48 @@ def write_export(bundle: Path, format: str, folder: Path) -> Path:
             f"{install_command(format.partition('-')[0])}"
         ) from error
     return target
+
+
+def check_formats(bundle: Path, formats: Sequence[str]) -> None:
+    """UserError where a format is none that the model of a bundle can have."""
+    others = [each for each in formats if each != "onnx"]
+    if others and model_file(bundle).name == ONNX_FILE:
+        raise UserError(
+            f"the backbone of {bundle} is an ONNX file, which cannot be converted to {FORMATS[others[0]].title}; "
+            "export it with --format onnx"
+        )
+
+
+def _complete_onnx(original: Path, about: BundleDescription, centres: NDArray[np.float32] | None, file: Path) -> None:
+    """Writes a bundle's ONNX model with the likeness in the place of its features, and with its description inside."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(str(original))
+    graph = model.graph
+    del graph.output[[each.name for each in graph.output].index(FEATURES)]
+    if centres is not None:
+        shape = np.array([-1, 1, len(centres)], np.int64)
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(np.ascontiguousarray(centres.T), "centres"),
+                numpy_helper.from_array(shape, "one_row"),
+                numpy_helper.from_array(np.array([-1], np.int64), "flat"),
+            ]
+        )
+        graph.node.extend(
+            [
+                helper.make_node("LpNormalization", [FEATURES], ["direction"], axis=-1, p=2),
+                helper.make_node("MatMul", ["direction", "centres"], ["cosines"]),
+                helper.make_node("Reshape", ["cosines", "one_row"], ["cosine_rows"]),
+                helper.make_node("GlobalMaxPool", ["cosine_rows"], ["highest"]),
+                helper.make_node("Reshape", ["highest", "flat"], [LIKENESS]),
+            ]
+        )
+        graph.output.append(helper.make_tensor_value_info(LIKENESS, onnx.TensorProto.FLOAT, ["n"]))
+    helper.set_model_props(model, {KEY: _described(about)})
+    onnx.checker.check_model(model)
+    onnx.save(model, str(file))
 
 
 def _write_keras(source: Source, file: Path) -> None:
@@ -117,30 +166,13 @@ def _write_onnx(source: Source, file: Path) -> None:
     function = _function(source)
     with suppressed_stderr():
         converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
-    _replace_erfc(converted.graph)
+    replace_erfc(converted.graph)
     onnx.helper.set_model_props(converted, {KEY: _described(source.about)})
     try:
         onnx.checker.check_model(converted)
     except onnx.checker.ValidationError as error:  # an operation of a head of the user's own
         raise UserError(f"ONNX cannot have this model: {first_line(error)}; choose another --format") from error
     onnx.save(converted, str(file))
-
-
-def _replace_erfc(graph: Any) -> None:
-    """Replaces Erfc, which tf2onnx takes over from the GELU of TensorFlow and ONNX does not have, by 1 - Erf."""
-    import onnx
-
-    nodes = []
-    for node in graph.node:
-        if node.op_type != "Erfc":
-            nodes.append(node)
-            continue
-        erf, one = f"{node.output[0]}_erf", f"{node.output[0]}_one"
-        graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
-        nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
-        nodes.append(onnx.helper.make_node("Sub", [one, erf], node.output, name=node.name))
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _write_litert(source: Source, file: Path) -> None:

@@ -16,18 +16,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wastetune.backbones.own.keras_file import read_keras
+from wastetune.backbones.own.onnx_trunk import FEATURES
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError, first_line, install_command
 from wastetune.evaluation.novelty import likeness
 from wastetune.models.bundle import (
     CENTRES_FILE,
     DESCRIPTION_FILE,
-    MODEL_FILE,
+    ONNX_FILE,
     BundleDescription,
     highest,
     load_centres,
     load_description,
-    read_keras,
+    load_model,
+    model_file,
     split_at_trunk,
 )
 
@@ -93,8 +96,10 @@ def open_model(path: Path, *, threads: int | None = None) -> Model:
 
 
 def _open_bundle(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
+    if (file := model_file(path)).name == ONNX_FILE:
+        return _open_onnx(file, threads)
     _limit_tensorflow(threads)
-    return load_description(path), keras_outputs(read_keras(path / MODEL_FILE), load_centres(path))
+    return load_description(path), keras_outputs(load_model(path), load_centres(path))
 
 
 def _open_keras(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
@@ -132,16 +137,20 @@ def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Run]
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
-    if KEY not in metadata:
+    in_bundle = KEY not in metadata and (path.parent / DESCRIPTION_FILE).exists()
+    if KEY not in metadata and not in_bundle:
         raise ValueError(f"it was not exported by wastetune (no metadata {KEY!r})")
 
-    names = {OUTPUT, LIKENESS} & {each.name for each in session.get_outputs()}
+    about = load_description(path.parent) if in_bundle else _parse(metadata[KEY])
+    centres = load_centres(path.parent) if in_bundle else None
+    names = {OUTPUT, LIKENESS, FEATURES} & {each.name for each in session.get_outputs()}
 
     def run(pixels: NDArray[np.uint8]) -> Outputs:
         made = dict(zip(names, session.run(list(names), {INPUT: pixels}), strict=True))
-        return np.asarray(made[OUTPUT]), made.get(LIKENESS)
+        alike = made.get(LIKENESS) if centres is None else likeness(made[FEATURES], centres)
+        return np.asarray(made[OUTPUT]), alike
 
-    return _parse(metadata[KEY]), run
+    return about, run
 
 
 def _open_litert(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.data.splits import read_split_table
 from wastetune.files import write_whole
-from wastetune.models.bundle import MODEL_FILE
+from wastetune.models.bundle import model_file
 from wastetune.models.saliency import SaliencyModel
 
 _BATCH = 16  # small, so that a prediction between two batches does not wait long
@@ -52,7 +52,7 @@ def open_neighbor_index(
     table = read_split_table(results / "split.csv")
     rows = [row for row in table if row.split == "train"]
     paths = tuple(pictures / row.path for row in rows)
-    key = hashlib.sha256((results / "bundle" / MODEL_FILE).read_bytes())
+    key = hashlib.sha256(model_file(results / "bundle").read_bytes())
     key.update("\n".join(f"{row.path} {row.bytes_sha256}" for row in rows).encode())
     file = cache / f"vectors-{key.hexdigest()[:32]}.npy"
     if file.exists():

@@ -13,8 +13,8 @@ from wastetune.errors import UserError
 from wastetune.evaluation.metrics import metric_value
 from wastetune.files import remove, write_whole
 from wastetune.formatting import aligned
-from wastetune.models.bundle import MODEL_FILE, load_description
-from wastetune.models.export import FORMATS, write_export
+from wastetune.models.bundle import load_description, model_file
+from wastetune.models.export import FORMATS, check_formats, write_export
 from wastetune.models.latency import Latency, measure_latency
 from wastetune.models.loading import Model, open_model
 from wastetune.models.predict import predict_files
@@ -61,12 +61,13 @@ def export_study(
     """
     bundle, folder = results / "bundle", results / FOLDER
     load_description(bundle)  # reports a missing bundle before anything is loaded
+    check_formats(bundle, formats)
     paths, names = _test_pictures(results, pictures)
     model = open_model(bundle)
     labels = np.array([model.classes.index(name) for name in names])
     echo(f"{len(paths):,} test pictures through the original")
     original, likeness = _outputs(model, paths)
-    before = _compare(ORIGINAL, bundle / MODEL_FILE, original, original, labels)
+    before = _compare(ORIGINAL, model_file(bundle), original, original, labels)
     checks = [_timed(before, bundle)]
     for name in formats:
         echo(f"{FORMATS[name].title}: {folder / FORMATS[name].file}")

@@ -1,9 +1,10 @@
 """Saliency maps: how much each place of a picture contributes to a model's prediction.
 
-Every backbone of the catalog ends in global average pooling. So a model is features (h, w, c), their mean (c,), the
-picture's embedding, and a head; the mean of several models has features and a head of each. The contribution of a place
-is the change in the output when the place is left out of the mean, or of all of them. For one linear head this is
-exactly Grad-CAM (Selvaraju et al. 2017); for others, it is a difference that Grad-CAM approximates by a gradient.
+Every backbone of the catalog ends in global average pooling; whether one of the user's own does, is looked at. So a
+model is features (h, w, c), their mean (c,), the picture's embedding, and a head; the mean of several models has
+features and a head of each. The contribution of a place is the change in the output when the place is left out of the
+mean, or of all of them. For one linear head this is exactly Grad-CAM (Selvaraju et al. 2017); for others, it is a
+difference that Grad-CAM approximates by a gradient.
 """
 
 import re
@@ -16,9 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wastetune.backbones.catalog import BACKBONES
+from wastetune.errors import UserError
 from wastetune.models.bundle import load_centres, load_description, load_model
 from wastetune.models.loading import keras_outputs
 from wastetune.training.assembly import BRANCH, BRANCHES, SMALLEST
+
+_TOLERANCE = 1e-3  # in a probability, between the model and its parts
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,10 @@ def open_saliency_model(bundle: Path) -> SaliencyModel:
     """The model in a bundle's folder. Raises UserError if the folder is not a bundle."""
     about = load_description(bundle)
     model, centres = load_model(bundle), load_centres(bundle)
-    parts, scale = split_at_pooling(model)
+    if about.backbone in BACKBONES:
+        parts, scale = split_at_pooling(model)
+    else:
+        parts, scale = _split_if_possible(model, about.input_size, bundle)
     outputs = keras_outputs(model, centres)
     lock = threading.Lock()  # Keras is not thread-safe
 
@@ -75,6 +83,25 @@ def open_saliency_model(bundle: Path) -> SaliencyModel:
             return np.concatenate([each.mean(axis=(1, 2)) for each in features(pixels)], axis=1)
 
     return SaliencyModel(about.classes, about.input_size, explain, embed)
+
+
+def _split_if_possible(model: Any, size: int, bundle: Path) -> "tuple[tuple[Part, ...], float]":
+    """`split_at_pooling` of a model whose backbone is the user's own. UserError where it is not the mean of a map."""
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, size, size, 3)).astype(np.float32)
+    try:
+        parts, scale = split_at_pooling(model)
+        answers = []
+        for part in parts:
+            answers += part.logits_of(np.asarray(part.features_of.predict_on_batch(pixels)).mean(axis=(1, 2)))
+        difference = np.abs(_softmax(_average(answers, scale)) - np.asarray(model.predict_on_batch(pixels))).max()
+    except Exception:  # there is no pooling, or it is inside of a block
+        difference = 1.0
+    if not difference <= _TOLERANCE:
+        raise UserError(
+            f"the backbone of {bundle} does not end in the mean of a map of places, so the app cannot show where in a "
+            "picture a class is seen; `wastetune predict` and `wastetune serve` have its answers"
+        )
+    return parts, scale
 
 
 @dataclass(frozen=True)

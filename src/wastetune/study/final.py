@@ -25,8 +25,8 @@ from wastetune.evaluation.shift import measure_shift
 from wastetune.files import remove
 from wastetune.models.bundle import (
     CENTRES_FILE,
-    MODEL_FILE,
     BundleDescription,
+    model_file,
     save_centres,
     save_description,
     save_model,
@@ -77,7 +77,7 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
     context, prepared = prepared.context, prepared.of(read_attrs(best).config.get(BACKBONE))
     candidates = find_candidates(read_records(study), alone=prepared.context.spec.final == "best")
     bundle = folder / "bundle"
-    earlier = read_report(folder) if (bundle / MODEL_FILE).exists() else None
+    earlier = read_report(folder) if model_file(bundle).exists() else None
     answered = (fingerprint_digest(prepared), best.number, read_attrs(best).config)
     considered = tuple(trial.number for trial in candidates.trials)
     if (
@@ -183,7 +183,7 @@ def _measure(
         versions=package_versions(),
         gain=gain_intervals(labels, fits),
         repeats={key: tuple(getattr(scores, key) for scores in again) for key in _REPEATED if again},
-        model=ModelSize(parameters=ours.parameters, trained=ours.trained, bytes=(bundle / MODEL_FILE).stat().st_size),
+        model=ModelSize(parameters=ours.parameters, trained=ours.trained, bytes=model_file(bundle).stat().st_size),
         final=final.model_copy(update={"unlike_below": lowest}),
         calibration=measure_calibration(labels, probabilities),
         uncalibrated=measure_calibration(labels, ours.uncalibrated),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from wastetune.data.splits import read_split_table
 from wastetune.datasets.identity import content_digest, content_sketch
 from wastetune.evaluation.metrics import METRICS
-from wastetune.models.bundle import MODEL_FILE, load_description
+from wastetune.models.bundle import load_description, model_file
 from wastetune.report.results import Report
 from wastetune.tracking.mlflow_runs import find_final
 from wastetune.tracking.mlflow_store import DATA, Mirror, choose_name, is_name_of, render_clash, search_all
@@ -42,7 +42,7 @@ def register_model(mirror: Mirror, report: Report, folder: Path) -> str | None:
 
     None where there is no model, or it is registered already. Raises what a database, a server or a network may raise.
     """
-    file = folder / "bundle" / MODEL_FILE
+    file = model_file(folder / "bundle")
     if not file.is_file() or not (folder / "split.csv").is_file():
         return None
     digest = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -6,6 +6,7 @@ from typing import Any
 
 from wastetune.backbones.backbone import Backbone, build_trunk
 from wastetune.backbones.cuts import Cut
+from wastetune.backbones.own.onnx_trunk import append_head
 
 BRANCHES = "branches"  # the layer that maps the trunk's activations to logits; it holds a model for each member
 BRANCH = r"branch_\d+_at_(\d+)"  # the name of one, with the number of the output of the trunk that it is for
@@ -34,13 +35,16 @@ def assemble_model(backbone: Backbone, branches: Sequence[Branch], temperature: 
 
     It is a layer `trunk`, whose outputs are the activations at each cut of the branches from the lowest to the
     highest, a layer `branches`, which maps them to logits at the temperature, and a softmax. The trunk runs once for
-    all branches.
+    all branches. Where the trunk is an ONNX file, so is the whole model, an `OnnxModel`, with the features as a second
+    output.
     """
     import keras
 
     cuts = tuple(sorted({branch.cut for branch in branches}, key=lambda cut: cut.frozen_depth))
-    trunk = build_trunk(backbone, cuts)
-    inputs = [keras.Input(each.shape[1:]) for each in trunk.outputs]
+    onnx = backbone.onnx
+    trunk = build_trunk(backbone, cuts) if onnx is None else None
+    shapes = [(onnx.features,)] if onnx is not None else [each.shape[1:] for each in trunk.outputs]  # type: ignore[union-attr]
+    inputs = [keras.Input(shape) for shape in shapes]
     logits = []
     for number, branch in enumerate(branches):
         place = cuts.index(branch.cut)
@@ -48,7 +52,11 @@ def assemble_model(backbone: Backbone, branches: Sequence[Branch], temperature: 
         named = keras.Model(branch.model.input, branch.model.output, name=f"branch_{number}_at_{place}")
         logits.append(named(inputs[place]))
     joined = keras.Model(inputs if len(inputs) > 1 else inputs[0], average_logits(logits, temperature), name=BRANCHES)
+    if onnx is not None:
+        features = joined.input
+        return append_head(onnx, keras.Model(features, keras.layers.Softmax()(joined(features))))
     pixels = keras.Input((backbone.size, backbone.size, 3), name="pixels")
+    assert trunk is not None
     probabilities = keras.layers.Softmax(name="probabilities")(joined(trunk(pixels)))
     return keras.Model(pixels, probabilities, name="wastetune")
 

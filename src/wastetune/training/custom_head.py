@@ -10,7 +10,7 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from wastetune.backbones.own.keras_file import foreign_code
 from wastetune.errors import UserError, did_you_mean, first_line, optional_import
 from wastetune.training.config import HEAD_PREFIX, TrialConfig
 
@@ -187,7 +188,7 @@ def _check_output(file: HeadFile, hp: Any, features: Any, output: Any, classes: 
         model = keras.Model(features, output)
     except ValueError as error:
         raise UserError(f"{where} returned a tensor that is not made from `features`: {first_line(error)}") from error
-    if found := next(_not_of_keras(keras.saving.serialize_keras_object(model)), None):
+    if found := next(foreign_code(keras.saving.serialize_keras_object(model)), None):
         raise UserError(
             f"{where} uses {found}, which a saved model could not be loaded with where this file is not; compose the "
             "head of Keras's own layers, functions and operations"
@@ -206,23 +207,6 @@ def _check_hyperparameter(file: HeadFile, asked: Any) -> None:
         raise UserError(
             f"{file.path}: the name {asked.name!r} of a hyperparameter must have letters, digits, blanks and ._-/: only"
         )
-
-
-def _not_of_keras(config: Any) -> Iterator[str]:
-    """The classes and functions in a serialized model that are not Keras's own."""
-    if isinstance(config, list | tuple):
-        for each in config:
-            yield from _not_of_keras(each)
-    elif isinstance(config, dict):
-        name, module = config.get("class_name"), config.get("module")
-        if name == "__lambda__":
-            yield "a lambda"
-        elif module == "builtins" and name == "function":
-            yield f"the function {config['config']}"
-        elif name and "module" in config and str(module).split(".")[0] != "keras":
-            yield f"the class {name}"
-        for each in config.values():
-            yield from _not_of_keras(each)
 
 
 def _corners(asked: Any) -> tuple[Value, ...]:

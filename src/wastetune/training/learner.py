@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from wastetune.backbones.backbone import Backbone, activation_shape, gains_from_xla, split
+from wastetune.backbones.backbone import Backbone, activation_shape, build_tail, gains_from_xla
 from wastetune.backbones.cuts import TOP, Cut
 from wastetune.training.config import TrialConfig
 from wastetune.training.head import BuildHead, build_head
@@ -100,7 +100,7 @@ def open_keras_model(
     import keras
 
     keras.utils.set_random_seed(seed)
-    _, tail = split(backbone, cut)
+    tail = build_tail(backbone, cut)
     before = tail.get_weights()
     inputs = keras.Input(tail.inputs[0].shape[1:], name="activations")
     features = tail(inputs)

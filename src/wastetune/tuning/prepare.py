@@ -3,19 +3,19 @@
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.activation_store import Store, open_store
 from wastetune.backbones.backbone import Backbone, activation_shape, load_backbone
-from wastetune.backbones.catalog import find_architecture
 from wastetune.backbones.cuts import TOP
 from wastetune.backbones.runtime import choose_runtime
+from wastetune.backbones.schemes import Source, find_source
 from wastetune.console import Console
 from wastetune.data.corrections import correct_index
 from wastetune.data.index import ImageIndex, index_folder
@@ -27,7 +27,7 @@ from wastetune.errors import UserError
 from wastetune.search.choice import GRID, NAMES, QMC, name_of, render_choice
 from wastetune.search.distributions import render_param
 from wastetune.search.sampler import check_search
-from wastetune.search.space import ENQUEUE, SearchSpace, load_space, with_head
+from wastetune.search.space import ENQUEUE, SearchSpace, bounds, load_space, with_head
 from wastetune.search.toml_file import in_toml
 from wastetune.seeding import seed_for
 from wastetune.settings import cache_folder, cache_limit
@@ -101,6 +101,7 @@ _NOT_IN_FINGERPRINT = {
     *("name", "source", "question", "trials", "weights", "dataset", "dataset_name", "space", "final", "corrections"),
     "warm_start",
     "head",
+    *("preprocessing", "layer"),
 }
 
 
@@ -136,7 +137,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             head = load_head(spec.head, Path(spec.source).parent)
     with key_of(spec, "dataset"):
         folder = find_dataset(spec.dataset, data)
-    backbones = [load_backbone(name, spec.weights, size=spec.image_size, folder=weights) for name in spec.backbones]
+    backbones = _load_backbones(spec, check_backbones(spec), weights)
     cache, stamp = cache_folder(), folder_stamp(folder)
     with console.bar("reading pictures", None) as done:
         index = in_folder = index_folder(folder, cache=cache, progress=bar_steps(done), say=console.print)
@@ -185,6 +186,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             _DATA: split_digest(index, splits)[:16],
             "weights": ", ".join(each.digest[:16] for each in backbones),
             **({"warm_start": in_toml(spec.warm_start)} if spec.warm_start else {}),
+            **{key: value for key in ("preprocessing", "layer") if (value := getattr(spec, key)) is not None},
             **{key: number for each in backbones for key, number in recipes_of(space, each).items()},
         },
         check_pictures=watch_pictures(in_folder, stamp, cache, console.print),
@@ -199,15 +201,50 @@ def _in_words(value: object) -> str:
 def read_space(spec: StudySpec) -> SearchSpace:
     """The study's search space. UserError where it, or another key, does not fit one of the study's backbones."""
     with key_of(spec, "backbone"):
-        for name in spec.backbones:
-            find_architecture(name)
+        sources = check_backbones(spec)
         if len(spec.backbones) > 1 and spec.head is not None:
             raise UserError("a head of your own is built for the features of one backbone; name one, or leave out head")
     if len(spec.backbones) > 1 and Path(spec.weights).expanduser().is_file():
         with key_of(spec, "weights"):
             raise UserError(f"one file cannot be the weights of {len(spec.backbones)} backbones; give their folder")
     with key_of(spec, "space"):
-        return load_space(spec.space, own_head=spec.head is not None, backbones=spec.backbones)
+        names = [source.name for source in sources]
+        space = load_space(spec.space, own_head=spec.head is not None, backbones=names)
+        check_depth(spec, space)
+        return space
+
+
+def check_backbones(spec: StudySpec) -> tuple[Source, ...]:
+    """The backbones of a study; nothing of them is loaded. UserError where one is not there, or keys do not fit it."""
+    near, keys = Path(spec.source).parent, _own_keys(spec)
+    sources = tuple(find_source(name, near, weights=spec.weights, **keys) for name in spec.backbones)
+    names = [source.name for source in sources]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two backbones are called {twice}; give one of the files another name")
+    return sources
+
+
+def _own_keys(spec: StudySpec) -> dict[str, Any]:
+    return {"preprocessing": spec.preprocessing, "layer": spec.layer}
+
+
+def check_depth(spec: StudySpec, space: SearchSpace) -> None:
+    """UserError where a space would train a part of a backbone that cannot be trained."""
+    for name in spec.backbones:
+        if name.endswith(".onnx") and bounds(space, "frozen_depth")[0] < 1:
+            raise UserError(
+                f'{name} stays frozen, because an ONNX file cannot be trained: choose space = "head", or fix '
+                "frozen_depth = 1.0"
+            )
+
+
+def _load_backbones(spec: StudySpec, sources: Iterable[Source], weights: Path | None) -> list[Backbone]:
+    loaded = []
+    near, keys = Path(spec.source).parent, _own_keys(spec)
+    for name, source in zip(spec.backbones, sources, strict=True):
+        with nullcontext() if source.kind == "catalog" else key_of(spec, "backbone"):
+            loaded.append(load_backbone(name, spec.weights, size=spec.image_size, folder=weights, near=near, **keys))
+    return loaded
 
 
 def check_choices(spec: StudySpec, *, trials: int | None) -> list[str]:

@@ -181,7 +181,10 @@ def render_preparation(prepared: Prepared) -> Iterator[str]:
         yield f"  the same picture in two classes: {', '.join(picture.path for picture in group)}"
     for each in (prepared.context, *prepared.context.others):
         backbone = each.backbone
-        yield f"{backbone.name} at {backbone.size} px, weights {backbone.digest[:8]}, {len(backbone.cuts)} cuts"
+        cuts = render_count(len(backbone.cuts), "cut") if backbone.onnx else f"{len(backbone.cuts)} cuts"
+        yield f"{backbone.name} at {backbone.size} px, weights {backbone.digest[:8]}, {cuts}"
+        if backbone.left_off:
+            yield f"  left off, as its classification head: {', '.join(backbone.left_off[-_LISTED:])}"
 
 
 def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, width: int = 80) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from wastetune.backbones.catalog import Preprocessing
 from wastetune.errors import UserError
 from wastetune.search.choice import MEDIAN, NAMES, TPE, Named, read_choice
 from wastetune.search.toml_file import check_keys, explain, find_file, in_toml, named_files, read_toml
@@ -31,6 +32,8 @@ class StudySpec(BaseModel):
     seed: int = Field(default=0, ge=0)
     corrections: str | None = Field(default=None, min_length=1)  # a file of corrections.py
     weights: str = Field(default="imagenet", min_length=1)  # "imagenet", "none", a file or a folder
+    preprocessing: Preprocessing | None = None  # how a backbone of one's own wants its pixels; None: as it says itself
+    layer: str | None = Field(default=None, min_length=1)  # its top; None: below its classification head
     image_size: int | None = Field(default=None, ge=32, le=1024)  # pixels a side; None: the backbone's own
     views: int = Field(default=4, ge=1, le=16)
     val_fraction: float = Field(default=0.15, gt=0, lt=0.5)

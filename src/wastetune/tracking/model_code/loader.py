@@ -1,14 +1,15 @@
 """A registered model as MLflow runs it: pictures of any size in, the probabilities of the classes out.
 
 This file, `data/image.py` and `errors.py` are copied into each registered model as a package of another name. So a
-model resizes pictures as its training did, and needs Keras and Pillow, but not wastetune.
+model resizes pictures as its training did, and needs Keras (or ONNX Runtime) and Pillow, but not wastetune.
 """
 
 import base64
 import binascii
 import json
 import os
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,25 +24,45 @@ from wastetune.errors import UserError
 if TYPE_CHECKING:
     import pandas
 
-MODEL, CLASSES = "model.keras", "classes.json"  # the files in the folder that MLflow hands over
+MODEL, ONNX, CLASSES = "model.keras", "model.onnx", "classes.json"  # files in the folder that MLflow hands over
+Run = Callable[[NDArray[np.float32]], Any]  # pixels (n, size, size, 3) in 0..255 -> probabilities (n, classes)
 _BATCH = 64  # pictures
 _KINDS = "arrays (height, width, 3) of 0 to 255, paths of files, bytes of files, or texts in base64"
 
 
 def _load_pyfunc(path: str) -> "PictureModel":
     """The model in a folder; MLflow calls this."""
-    import keras
-
     folder = Path(path)
     classes = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
-    return PictureModel(keras.saving.load_model(folder / MODEL, compile=False), classes)
+    if (folder / ONNX).exists():
+        return PictureModel(*_open_onnx(folder / ONNX), classes)
+    import keras
+
+    with zipfile.ZipFile(folder / MODEL) as archive:
+        has_hub = b'"keras_hub' in archive.read("config.json")
+    if has_hub:
+        import keras_hub  # noqa: F401  (registers its layers, by which Keras finds them)
+
+    model = keras.saving.load_model(folder / MODEL, compile=False)
+    return PictureModel(model.predict_on_batch, int(model.input_shape[1]), classes)
+
+
+def _open_onnx(file: Path) -> tuple[Run, int]:
+    """The model of a study whose backbone is an ONNX file, and the pixels a side that it takes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    given = session.get_inputs()[0]
+    return lambda pixels: session.run(["probabilities"], {given.name: np.rint(pixels).astype(np.uint8)})[
+        0
+    ], given.shape[1]
 
 
 class PictureModel:
-    """A Keras model behind what MLflow's models are asked."""
+    """A model from pixels to probabilities behind what MLflow's models are asked."""
 
-    def __init__(self, model: Any, classes: list[str]) -> None:
-        self._model, self._classes, self._size = model, classes, int(model.input_shape[1])
+    def __init__(self, run: Run, size: int, classes: list[str]) -> None:
+        self._run, self._classes, self._size = run, classes, size
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> "pandas.DataFrame":
         """The probabilities of pictures: a row for each, a column for each class.
@@ -56,7 +77,7 @@ class PictureModel:
         rows = []
         for start in range(0, len(pictures), _BATCH):
             batch = [self._pixels(each, start + n) for n, each in enumerate(pictures[start : start + _BATCH])]
-            rows.append(np.asarray(self._model.predict_on_batch(np.stack(batch))))
+            rows.append(np.asarray(self._run(np.stack(batch))))
         return pandas.DataFrame(np.concatenate(rows).astype(np.float64), columns=self._classes)
 
     def _pixels(self, picture: Any, position: int) -> NDArray[np.float32]:

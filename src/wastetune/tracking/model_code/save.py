@@ -12,17 +12,19 @@ from typing import Any
 
 from PIL import Image
 
+from wastetune.backbones.own.keras_file import needs_hub
 from wastetune.data.image import encode_jpeg, read_picture
 from wastetune.data.splits import read_split_table
 from wastetune.errors import UserError
-from wastetune.models.bundle import MODEL_FILE, BundleDescription, load_description
+from wastetune.models.bundle import ONNX_FILE, BundleDescription, load_description, model_file
 from wastetune.report.results import Report
 
 # The modules of wastetune that are copied into a model, and the package that they are there.
 _CODE = ("errors.py", "data/image.py", "tracking/model_code/loader.py")
 _PACKAGE = "wastetune_model"
-_DATA = ("model.keras", "classes.json")  # as the loader names them; it is not imported here, because it imports MLflow
+_CLASSES = "classes.json"  # as the loader names it; it is not imported here, because it imports MLflow
 _REQUIRED = ("keras", "tensorflow", "numpy", "pillow", "pandas")
+_REQUIRED_BY_ONNX = ("onnxruntime", "numpy", "pillow", "pandas")
 
 
 def save_mlflow_model(path: Path, folder: Path, report: Report, model_id: str, *, pictures: Path) -> None:
@@ -40,8 +42,9 @@ def save_mlflow_model(path: Path, folder: Path, report: Report, model_id: str, *
 
         data, code = Path(temporary) / "model", Path(temporary) / _PACKAGE
         data.mkdir()
-        shutil.copyfile(bundle / MODEL_FILE, data / _DATA[0])
-        (data / _DATA[1]).write_text(json.dumps(report.classes), encoding="utf-8")
+        file = model_file(bundle)
+        shutil.copyfile(file, data / file.name)
+        (data / _CLASSES).write_text(json.dumps(report.classes), encoding="utf-8")
         _copy_code(code)
         signature = ModelSignature(
             inputs=Schema([ColSpec(DataType.binary)]),
@@ -57,7 +60,7 @@ def save_mlflow_model(path: Path, folder: Path, report: Report, model_id: str, *
             mlflow_model=Model(model_id=model_id),
             signature=signature,
             input_example=[_example(folder, pictures, about.input_size)],
-            pip_requirements=[f"{package}=={_version(report, package)}" for package in _REQUIRED],
+            pip_requirements=[f"{package}=={_version(report, package)}" for package in _required(file)],
             metadata=_describe(report, about),
         )
 
@@ -68,6 +71,13 @@ def _copy_code(target: Path) -> None:
         source = files("wastetune").joinpath(name).read_text(encoding="utf-8")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_text(source.replace("from wastetune.", f"from {_PACKAGE}."), encoding="utf-8")
+
+
+def _required(model: Path) -> tuple[str, ...]:
+    """The packages that a model needs."""
+    if model.name == ONNX_FILE:
+        return _REQUIRED_BY_ONNX
+    return (*_REQUIRED, "keras-hub") if needs_hub(model) else _REQUIRED
 
 
 def _version(report: Report, package: str) -> str:

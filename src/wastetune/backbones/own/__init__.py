@@ -1,0 +1,1 @@
+"""Backbones of one's own: a Keras file, an ONNX file, or a preset of KerasHub."""
