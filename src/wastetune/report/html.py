@@ -14,6 +14,7 @@ from wastetune.data.image import draw_thumbnail
 from wastetune.evaluation.calibration import Calibration
 from wastetune.evaluation.conformal import Covered
 from wastetune.evaluation.metrics import METRICS
+from wastetune.evaluation.objectives import COSTS
 from wastetune.evaluation.scores import Scores
 from wastetune.evaluation.selective import Answered, Threshold
 from wastetune.files import write_whole
@@ -33,8 +34,10 @@ from wastetune.report.results import Report
 from wastetune.report.text import (
     best_line,
     class_rows,
+    cost_line,
     data_facts,
     findings,
+    front_rows,
     leak_line,
     problem_lines,
     render_states,
@@ -96,7 +99,9 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
     default = next((trial.config for trial in history.trials if trial.default and trial.state == "complete"), {})
     default = {} if report.default_won else default
     keys = dict.fromkeys([METRICS[report.metric], METRICS["macro_f1"], METRICS["accuracy"]])
+    objectives = list(report.front[0].costs) if report.front else []
     frontiers = (
+        *(draw_frontier(report, history, f"objective {key}", COSTS[key].title + COSTS[key].unit) for key in objectives),
         draw_frontier(report, history, "seconds", "seconds of training"),
         draw_frontier(report, history, "parameters", "trainable parameters"),
     )
@@ -130,6 +135,8 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         enough=ENOUGH_TRIALS,
         slices=draw_slices(report, history),
         frontiers=[chart for chart in frontiers if chart],
+        front=front_rows(report) if report.front else [],
+        front_note=cost_line(report),
         mistakes=None if mistakes is None else mistake_figures(mistakes),
         mistakes_note=mistakes_note(report.test, len(mistakes or ()), "test pictures"),
         class_counts=_class_counts(report),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wastetune.search.choice import Direction
 from wastetune.seeding import seed_for
 from wastetune.storage.records import TrialRecord
 from wastetune.storage.retry import with_retries
@@ -64,7 +65,7 @@ def read_history(study: "optuna.Study") -> History:
 def rank_parameters(study: "optuna.Study") -> dict[str, float]:
     """Parameter -> its importance by Optuna's default, PED-ANOVA, highest first; empty with too few trials.
 
-    The importances sum to 1.
+    With several objectives, it is the importance for reaching the Pareto front. The importances sum to 1.
     """
     from optuna.importance import get_param_importances
 
@@ -98,7 +99,9 @@ def _importance_spread(
             return sample
 
     storage = optuna.storages.InMemoryStorage()
-    study = Resampled(optuna.create_study(storage=storage, direction="maximize").study_name, storage)
+    directions: list[Direction] = ["minimize"] * len(complete[0].values)
+    directions[0] = "maximize"
+    study = Resampled(optuna.create_study(storage=storage, directions=directions).study_name, storage)
     found: dict[str, list[float]] = {}
     for _ in range(_RESAMPLES):
         sample[:] = [complete[i] for i in rng.integers(0, len(complete), len(complete))]

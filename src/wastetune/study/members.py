@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 
 from wastetune.backbones.cuts import TOP
 from wastetune.evaluation.metrics import metric_value
+from wastetune.evaluation.objectives import Goals
 from wastetune.report.results import Kind
 from wastetune.storage.records import TrialRecord
 
 HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost next to nothing
 TAILS = 3  # trials averaged, besides the default, where the winner has a tail: each tail is a pass of its own
+
+
+_ALONE = Goals()  # a score and nothing else
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Candidates:
 
     together: tuple[TrialRecord, ...]  # to be averaged, the winner first
     default: TrialRecord
+    is_default_allowed: bool = True  # whether the default is within the limits of costs
 
     @property
     def trials(self) -> tuple[TrialRecord, ...]:
@@ -44,38 +49,45 @@ class Selection:
     default_score: float
 
 
-def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False) -> Candidates:
+def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False, goals: Goals = _ALONE) -> Candidates:
     """The winner and the next best trials, with the default, among the trials of a study.
+
+    Where costs have limits, only trials within them; the default is then a candidate only if it is.
 
     Where the winner is a head, only heads are averaged, because a tail would cost a pass of its own part of the
     backbone. `alone`: the winner is not averaged with others. Of equal scores, the earlier trial is the better one.
-    ValueError where the default trial is not complete.
+    ValueError where the default trial is not complete, or no trial is within the limits.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
     default = next((trial for trial in complete if trial.default), None)
     if default is None:
         raise ValueError("the default trial is not complete")
+    complete, is_allowed = [trial for trial in complete if goals.allow(trial.costs)], goals.allow(default.costs)
+    if not complete:
+        raise ValueError("no trial is within the limits")
     best = complete[0]
     if alone:
-        return Candidates((best,), default)
+        return Candidates((best,), default, is_allowed)
     heads_only = best.cut == TOP.name
     allowed = [trial for trial in complete if trial.cut == TOP.name] if heads_only else complete
     chosen = allowed[: HEADS if heads_only else TAILS]
-    return Candidates(tuple(chosen if default not in allowed or default in chosen else [*chosen, default]), default)
+    together = chosen if default not in allowed or default in chosen else [*chosen, default]
+    return Candidates(tuple(together), default, is_allowed)
 
 
 def select_members(
     labels: NDArray[Any], held_out: Mapping[int, NDArray[Any]], candidates: Candidates, metric: str
 ) -> Selection:
     """All of the candidates that can be averaged. Where the default is none of them, it is selected instead if it has
-    the higher held-out score.
+    the higher held-out score and is within the limits.
 
     labels: (n,); held_out: trial number -> probabilities (n, c) of the same pictures, for each candidate.
     """
     default, members = candidates.default.number, tuple(each.number for each in candidates.together)
     score = metric_value(metric, labels, np.mean([held_out[number] for number in members], axis=0))
     default_score = metric_value(metric, labels, held_out[default])
-    if members == (default,) or (default not in members and score < default_score):
+    is_better = candidates.is_default_allowed and default not in members and score < default_score
+    if members == (default,) or is_better:
         return Selection("default", (default,), default_score, default_score)
     return Selection("ensemble" if len(members) > 1 else "best", members, score, default_score)
 
