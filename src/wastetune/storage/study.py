@@ -14,7 +14,7 @@ from wastetune.record import Record
 from wastetune.storage.budget import interrupted_trials, is_void, only_finished
 from wastetune.storage.database import engine_of
 from wastetune.storage.locks import LONG_TIMEOUT, exclusive
-from wastetune.storage.records import STATES, Opening, TrialRecord, read_attrs, record, trial_score
+from wastetune.storage.records import STATES, Opening, TrialRecord, read_attrs, record
 from wastetune.storage.retry import with_retries
 
 if TYPE_CHECKING:
@@ -162,14 +162,19 @@ def records_of(trials: "Sequence[FrozenTrial]") -> tuple[TrialRecord, ...]:
 
 
 def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
-    """The complete trial with the best score, the earliest of equals; None before there is one.
+    """The complete trial with the best score; None before there is one.
 
-    Where costs have limits, of the trials within them.
+    Of equal scores, the one with the lowest costs, then the earliest. Where costs have limits, of the trials within.
     """
     goals = read_goals(study)
     allowed = [trial for trial in _complete(study) if goals.allow(read_attrs(trial).costs)]
     sign = -1 if study.directions[0].name == "MINIMIZE" else 1
-    return max(allowed, key=lambda trial: (sign * (trial_score(trial) or 0.0), -trial.number), default=None)
+
+    def rank(trial: "FrozenTrial") -> tuple[float, ...]:
+        score, *costs = trial.values
+        return (-sign * score, *costs, trial.number)
+
+    return min(allowed, key=rank, default=None)
 
 
 def default_trial(study: "optuna.Study") -> "FrozenTrial | None":

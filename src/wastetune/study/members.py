@@ -55,7 +55,8 @@ def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False, goals
     Where costs have limits, only trials within them; the default is then a candidate only if it is.
 
     Where the winner is a head, only heads are averaged, because a tail would cost a pass of its own part of the
-    backbone. `alone`: the winner is not averaged with others. Of equal scores, the earlier trial is the better one.
+    backbone. `alone`: the winner is not averaged with others. Of equal scores, lower costs are better, then the
+    earlier trial.
     ValueError where the default trial is not complete, or no trial is within the limits.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
@@ -92,6 +93,6 @@ def select_members(
     return Selection("ensemble" if len(members) > 1 else "best", members, score, default_score)
 
 
-def _rank(trial: TrialRecord) -> tuple[float, int]:
+def _rank(trial: TrialRecord) -> tuple[float, ...]:
     assert trial.score is not None
-    return -trial.score, trial.number
+    return (-trial.score, *trial.costs.values(), trial.number)

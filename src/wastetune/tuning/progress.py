@@ -14,12 +14,19 @@ from wastetune.console import Console, Row
 from wastetune.data.corrections import render_corrected
 from wastetune.data.index import contradictions
 from wastetune.evaluation.metrics import METRICS
-from wastetune.evaluation.objectives import render_brief, render_costs
+from wastetune.evaluation.objectives import Goals, render_brief, render_costs
 from wastetune.formatting import render_count, render_rough_duration
 from wastetune.search.choice import describe_search
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished, was_interrupted
-from wastetune.storage.records import find_front, read_attrs, render_interruption, trial_score, trial_seconds
+from wastetune.storage.records import (
+    TrialRecord,
+    find_front,
+    read_attrs,
+    render_interruption,
+    trial_score,
+    trial_seconds,
+)
 from wastetune.storage.study import (
     best_trial,
     get_study_attr,
@@ -91,16 +98,21 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
             "score": trial_score(best),
             "config": read_attrs(best).config,
             "origin": read_attrs(best).origin,
-            "costs": dict(read_attrs(best).costs),
+            **({"costs": dict(read_attrs(best).costs)} if goals.costs else {}),
         },
-        "limits": dict(goals.limits),
-        "front": [
-            {"trial": each.number, "score": each.score, "costs": each.costs} for each in find_front(ended, goals)
-        ],
+        **_describe_goals(goals, ended),
         "workers": workers,
         "trials_per_minute": None if step is None else round(60 / step, 2),
         "seconds_left": None if step is None else round(step * left, 1),
     }
+
+
+def _describe_goals(goals: Goals, ended: Sequence[TrialRecord]) -> dict[str, Any]:
+    """The limits and the Pareto front of a study with several objectives."""
+    if not goals.costs:
+        return {}
+    front = [{"trial": each.number, "score": each.score, "costs": each.costs} for each in find_front(ended, goals)]
+    return {"limits": dict(goals.limits), "front": front}
 
 
 def seconds_per_trial(trials: "Sequence[FrozenTrial]") -> float | None:
@@ -133,12 +145,12 @@ def render_status(status: Mapping[str, Any]) -> str:
         lines.append(status["search"])
     name = f" {METRICS[status['metric']][0]}" if status["metric"] else ""
     if best is None:
-        lines.append("best: none yet" + (" within the limits" if status["limits"] else ""))
+        lines.append("best: none yet" + (" within the limits" if status.get("limits") else ""))
     else:
         origin = f", from {best['origin']}" if best["origin"] else ""
-        costs = f", {render_costs(best['costs'], status['limits'])}" if best["costs"] else ""
+        costs = f", {render_costs(best['costs'], status['limits'])}" if "costs" in best else ""
         lines.append(f"best{name}: {best['score']:.4f} (trial {best['trial']}{origin}){costs}")
-    if front := status["front"]:
+    if front := status.get("front"):
         points = [f"{each['score']:.3f} at {render_brief(each['costs'])} (trial {each['trial']})" for each in front]
         lines.append(f"Pareto front: {'; '.join(points[:_POINTS])}" + ("; ..." if len(points) > _POINTS else ""))
     if rate is not None:
