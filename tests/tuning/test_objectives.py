@@ -2,13 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from wastetune.backbones.cuts import TOP
 from wastetune.console import open_console
 from wastetune.errors import UserError
+from wastetune.models.bundle import BundleDescription
+from wastetune.models.export import FORMATS, Source, join_head
 from wastetune.models.latency import check_measurable, mean_costs, model_costs, open_meter
+from wastetune.models.loading import open_session
 from wastetune.search.space import load_space
 from wastetune.storage.database import open_storage
 from wastetune.storage.records import find_front
@@ -22,8 +27,10 @@ from wastetune.storage.study import (
     read_records,
     set_study_attr,
 )
+from wastetune.training.assembly import Branch, assemble_model, with_softmax
 from wastetune.training.config import TrialConfig
 from wastetune.training.head import build_head
+from wastetune.training.learner import open_keras_model
 from wastetune.tuning.prepare import check_choices, goals_of, join_study, prepare_study
 from wastetune.tuning.progress import describe_status, render_status, render_trial
 from wastetune.tuning.spec import load_study
@@ -86,7 +93,7 @@ def test_what_is_above_a_limit_is_not_trained_and_the_sampler_learns_from_it(url
         assert trial.values is None or trial.values[1] == trial.user_attrs["costs"]["parameters"]
         assert trial.constraints["parameters"] == trial.user_attrs["costs"]["parameters"] / 500_000 - 1
         is_allowed = trial.user_attrs["costs"]["parameters"] <= 500_000
-        assert is_allowed == (units <= 99  # 441,000 + 1,154 + 579 for each unit)
+        assert is_allowed == (units <= 99)  # 441,000 + 1,154 + 579 for each unit
         if trial.user_attrs.get("default"):
             assert (trial.state, is_allowed) == (TrialState.COMPLETE, False)  # trained, as all are compared with it
         else:
@@ -152,7 +159,7 @@ def test_a_missing_package_is_told_with_its_command(monkeypatch):
 def test_a_limit_below_the_backbone_itself_is_refused(prepare, tmp_path):
     prepared = prepare('objectives = ["macro_f1", "parameters"]\nmax_parameters = 1000\n')
     study = join_study(prepared, f"sqlite:///{tmp_path / 'study.db'}", open_console())
-    with pytest.raises(UserError, match=r"max_parameters = 1000, but mobilenet_v3_small_minimalistic alone has 441,000"):
+    with pytest.raises(UserError, match=r"max_parameters = 1000, but mobilenet\w+ alone has 441,000"):
         run(study, prepared, 1)
     assert not study.trials
 
@@ -172,7 +179,6 @@ def timed(prepare):
 
 def test_latency_is_measured_once_for_each_architecture_and_on_one_kind_of_machine(timed, tmp_path, monkeypatch):
     study = join_study(timed, f"sqlite:///{tmp_path / 'study.db'}", open_console())
-    space = load_space(timed.context.space.source)
     fixed = SPACE.replace("{ int = [2, 512], log = true, default = 256 }", "16")
     (tmp_path / "fixed.toml").write_text(fixed)
     context = replace(timed.context, space=load_space(str(tmp_path / "fixed.toml")))
@@ -182,14 +188,13 @@ def test_latency_is_measured_once_for_each_architecture_and_on_one_kind_of_machi
     )
     run(study, replace(timed, context=context), 3)
     assert len(calls) == 1
-    assert space.params
     first, *others = [trial.user_attrs["costs"] for trial in study.trials]
     assert 0.01 < first["latency_ms"] < 1000
     assert others == [first, first]
     stored = get_study_attr(study, MEASURED)
     assert 0 < stored["least"]["latency_ms"] < 2 * stored["reference_ms"] + 0.1
     set_study_attr(study, MEASURED, stored | {"machine": "another processor"})
-    with pytest.raises(UserError, match="measures latency on another machine .there: another processor; here: "):
+    with pytest.raises(UserError, match=r"measures latency on another machine \(there: another processor; here: "):
         settle_costs(study, context)
 
 
@@ -200,15 +205,6 @@ def config(units, **keys):
 
 def test_what_is_measured_is_the_exported_model(timed, tmp_path):
     """The model that is joined of two parts answers as Keras's does, and is as large as the file of an export."""
-    import numpy as np
-
-    from wastetune.backbones.cuts import TOP
-    from wastetune.models.bundle import BundleDescription
-    from wastetune.models.export import FORMATS, Source, join_head
-    from wastetune.models.loading import open_session
-    from wastetune.training.assembly import Branch, assemble_model, with_softmax
-    from wastetune.training.learner import open_keras_model
-
     context = timed.context
     meter = open_meter(
         ("latency_ms", "megabytes", "parameters"), context.backbone, 2, build_head, config(256), tmp_path

@@ -17,6 +17,11 @@ class Cost:
     unit: str
     limit: str
 
+    @property
+    def label(self) -> str:
+        """For an axis: `latency in ms`."""
+        return f"{self.title} in{self.unit}" if self.unit else self.title
+
 
 # The objective -> what it is. All of them are figures of the exported model, and fewer is better.
 COSTS = {

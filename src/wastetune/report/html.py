@@ -101,7 +101,7 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
     keys = dict.fromkeys([METRICS[report.metric], METRICS["macro_f1"], METRICS["accuracy"]])
     objectives = list(report.front[0].costs) if report.front else []
     frontiers = (
-        *(draw_frontier(report, history, f"objective {key}", COSTS[key].title + COSTS[key].unit) for key in objectives),
+        *(draw_frontier(report, history, f"objective {key}", COSTS[key].label) for key in objectives),
         draw_frontier(report, history, "seconds", "seconds of training"),
         draw_frontier(report, history, "parameters", "trainable parameters"),
     )

@@ -82,7 +82,7 @@ def note_study(study: "optuna.Study", report: Report | None = None, folder: Path
         assert info is not None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the method is experimental in Optuna
-            costs = [f"{COSTS[key].title}{COSTS[key].unit}" for key in info.objectives[1:]]
+            costs = [COSTS[key].label for key in info.objectives[1:]]
             study.set_metric_names([METRICS[info.metric][0], *costs])  # instead of "Objective 0"
         pages = f"/dashboard/studies/{study._study_id}/trials?numbers="
         note = render_study_note(
