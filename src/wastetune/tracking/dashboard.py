@@ -187,11 +187,16 @@ def _answer(report: Report, metric: str, trial: str, files: str, link: str) -> l
     return [
         f"[Trial {best.number}]({trial}) is best, with a validation {metric} of {best.score:.4f}. "
         f"{_subject(report)} macro F1 **{test.f1_macro:.3f}** and accuracy "
-        f"**{test.accuracy:.3f}** on the sealed test set; {comparison}.",
+        f"**{test.accuracy:.3f}** on the sealed test set; {comparison}.{_costs(report)}",
         "",
         f"{f'[Open the report]({link}). ' if link else ''}Files: `{files}`",
         "",
     ]
+
+
+def _costs(report: Report) -> str:
+    costs = report.final.costs if report.final else {}
+    return f" Its costs: {render_costs(costs, report.limits)}." if costs else ""
 
 
 def _subject(report: Report) -> str:
