@@ -321,3 +321,4 @@ def test_several_objectives_have_a_front_and_the_final_model_has_its_costs():
     )
     assert max(map(len, render_report(with_costs()).splitlines())) <= 80
     assert "Pareto" not in render_report(a_report())
+    assert "Objectives: macro F1, latency (at most 5 ms), parameters; 6 trials above a limit, pruned without" in text

@@ -39,6 +39,7 @@ from wastetune.report.text import (
     findings,
     front_rows,
     leak_line,
+    objectives_line,
     problem_lines,
     render_states,
     render_title,
@@ -279,7 +280,7 @@ def _search_note(report: Report) -> str:
     if search := describe_search(report.begun_with):
         states += f"; {search}"
     note = f"{states}. Scores are on validation pictures; trials far below the others lie at the lower edge."
-    return " ".join([note, *warm_start_lines(report.warm_starts)])
+    return " ".join([note, *objectives_line(report), *warm_start_lines(report.warm_starts)])
 
 
 def _failures(history: History, most: int = 5) -> list[str]:

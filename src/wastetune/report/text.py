@@ -326,6 +326,7 @@ def _facts(report: Report) -> list[str]:
         f"Trials: {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed"
         + (f", {trials.interrupted} interrupted and tried again" if trials.interrupted else "")
         + (f"; {search}." if search else "."),
+        *objectives_line(report),
         *warm_start_lines(report.warm_starts),
         *data_facts(report),
         "Time: " + ", ".join(f"{name} {render_duration(spent)}" for name, spent in seconds.items()) + ".",
@@ -333,6 +334,19 @@ def _facts(report: Report) -> list[str]:
         f"Fingerprint: {report.fingerprint}.",
         *warn_of_reuse(report),
     ]
+
+
+def objectives_line(report: Report) -> list[str]:
+    """The objectives, where there are several, and how many trials were not trained for a limit."""
+    if not report.front:
+        return []
+    names = ", ".join(
+        COSTS[key].title + (f" (at most {render_cost(key, report.limits[key])})" if key in report.limits else "")
+        for key in report.front[0].costs
+    )
+    above = report.trials.pruned
+    stopped = f"; {render_count(above, 'trial')} above a limit, pruned without being trained" if above else ""
+    return [f"Objectives: {METRICS[report.metric][0]}, {names}{stopped}."]
 
 
 def warm_start_lines(origins: Sequence[Origin]) -> list[str]:

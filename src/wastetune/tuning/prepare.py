@@ -27,7 +27,7 @@ from wastetune.errors import UserError
 from wastetune.evaluation.metrics import METRICS
 from wastetune.evaluation.objectives import COSTS, Goals, render_cost
 from wastetune.models.latency import check_measurable
-from wastetune.search.choice import GRID, NAMES, QMC, directions_of, name_of, render_choice
+from wastetune.search.choice import GRID, MEDIAN, NAMES, QMC, directions_of, name_of, render_choice
 from wastetune.search.distributions import render_param
 from wastetune.search.sampler import check_search
 from wastetune.search.space import SearchSpace, load_space, with_head
@@ -166,7 +166,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
                 key: render_choice(value) if key in NAMES else str(value)
                 for key, value in spec.model_dump(exclude=_NOT_IN_FINGERPRINT).items()
                 # A study that does not use keys that came later keeps the fingerprint it began with.
-                if key not in LATER or value != LATER[key]
+                if (key not in LATER or value != LATER[key]) and not (key == "pruner" and spec.objectives)
             },
             # Later parameters depend on earlier ones, so their order matters.
             "space": ", ".join(key for key, _ in space.params),
@@ -197,7 +197,8 @@ def check_choices(spec: StudySpec, *, trials: int | None) -> list[str]:
     goals = goals_of(spec)
     try:
         check_measurable(goals.costs)
-        lines = check_search(spec.sampler, spec.pruner, space, trials=trials, goals=goals)
+        pruner = MEDIAN if goals.costs else spec.pruner  # none, which the objectives imply
+        lines = check_search(spec.sampler, pruner, space, trials=trials, goals=goals)
     except UserError as error:
         raise UserError(f"{spec.source}: {error}") from None
     return [*render_goals(spec.metric, goals), *lines]
@@ -216,7 +217,7 @@ def render_goals(metric: str, goals: Goals) -> list[str]:
         COSTS[key].title + (f" (at most {render_cost(key, goals.limits[key])})" if key in goals.limits else "")
         for key in goals.costs
     ]
-    return [f"objectives: {METRICS[metric][0]}, {', '.join(named)}"]
+    return [f"objectives: {METRICS[metric][0]}, {', '.join(named)}; nothing is pruned by its score"]
 
 
 def fingerprint_digest(prepared: Prepared) -> str:
