@@ -216,7 +216,13 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
         return f"trial {trial.number:3d}  {what}" + (f": {attrs.failure}" if attrs.failure != what else "")
     name = METRICS[metric][0]
     value = trial_score(trial)
-    score = f"{name} {value:.4f}" if state == "COMPLETE" else "pruned" if attrs.history else "not trained"
+    score = (
+        f"{name} {value:.4f}"
+        if state == "COMPLETE"
+        else "pruned"
+        if attrs.history or not attrs.costs
+        else "not trained"
+    )
     score += f", {render_brief(attrs.costs)}" if attrs.costs else ""
     so_far = f"  best {trial_score(best):.4f} (trial {best.number})" if best else ""
     line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {trial_seconds(trial):5.0f} s{so_far}"
