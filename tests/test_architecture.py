@@ -46,7 +46,7 @@ LIBRARIES = {
     "sklearn": "evaluation.shift evaluation.novelty",
     "keras_hub": "backbones.own.keras_file backbones.own.hub_preset tracking.model_code.loader",
     "tensorflow": "backbones.runtime backbones.own.onnx_trunk models",
-    "onnx": "backbones.own.onnx_trunk models.export",
+    "onnx": "backbones.own.onnx_trunk models.export models.latency",
     "onnxruntime": "backbones.own.onnx_trunk models.loading tracking.model_code.loader",
     "ai_edge_litert": "models.loading",
     "tf2onnx": "backbones.own.onnx_trunk models.export",

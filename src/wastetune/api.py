@@ -84,9 +84,10 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
     """A pandas DataFrame with a row for each trial that has ended, by number; the study may still be running.
 
     Columns: number; state (complete, pruned, failed or interrupted); score on the validation pictures, for a pruned
-    trial the last one reported; seconds, without the activations; cut, the block of the backbone below which everything
-    was frozen; each parameter of the configuration, first the backbone where the study has several, those of a head of
-    your own as head.NAME; and failure, the reason why a trial failed or was interrupted, or an empty text.
+    trial the last one reported; the costs of its model, in a study with several objectives; seconds, without the
+    activations; cut, the block of the backbone below which everything was frozen; each parameter of the configuration,
+    first the backbone where the study has several, those of a head of your own as head.NAME; and failure, the reason
+    why a trial failed or was interrupted, or an empty text.
     UserError where the study or the database does not exist.
     """
     import pandas
@@ -100,8 +101,9 @@ def load_trials(study: str | Path, *, storage: str | None = None) -> "pandas.Dat
     several = any(BACKBONE in record.config for record in records)
     keys = [key for key in TrialConfig.model_fields if key not in OWN_HEAD and (several or key != BACKBONE)]
     keys += dict.fromkeys(key for record in records for key in record.config if key not in keys)
-    fields = ("number", "state", "score", "seconds", "cut", *keys, "failure")
-    rows = [{**vars(record), **record.config} for record in records]
+    costs = list(dict.fromkeys(key for record in records for key in record.costs))
+    fields = ("number", "state", "score", *costs, "seconds", "cut", *keys, "failure")
+    rows = [{**vars(record), **record.config, **record.costs} for record in records]
     return pandas.DataFrame(rows, columns=list(fields))
 
 

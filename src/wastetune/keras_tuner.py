@@ -96,10 +96,10 @@ class OptunaOracle(keras_tuner.Oracle):  # type: ignore[misc]
         )
         direction: Literal["maximize", "minimize"] = "maximize" if self.objective.direction == "max" else "minimize"
         fingerprint = {"objective": str(self.objective)}
-        self._study = open_study(open_storage(STORAGE.resolve(storage)), study, fingerprint, direction=direction)
+        self._study = open_study(open_storage(STORAGE.resolve(storage)), study, fingerprint, directions=(direction,))
         if max_trials:
             set_study_attr(self._study, "trials", max_trials)
-        self._memory: InMemoryStudy = open_in_memory_study(direction=direction)
+        self._memory: InMemoryStudy = open_in_memory_study(directions=(direction,))
         self._held: dict[str, tuple[RunningTrial, ExitStack]] = {}  # running trials, and what sends their heartbeats
         self._saved_space: Any = None
         # A notebook's cell that was interrupted leaves a trial behind; the same cell, run again, gets here.

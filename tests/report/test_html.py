@@ -392,3 +392,21 @@ def test_an_importance_comes_with_its_range():
     assert re.search(r"learning_rate\s*70 % \(31 to 82\)\s*dropout\s*30 %\s", mattered)
     assert "where two ranges overlap, the order is not known" in mattered
     assert "overlap" not in Reader(a_page("mixed")).sections["mattered"]
+
+
+def test_several_objectives_have_a_chart_each_and_a_table():
+    history = a_history([a_trial(n, costs={"latency_ms": 2 + n / 10}) for n in range(8)])
+    best = max(history.trials, key=lambda trial: trial.score)
+    front = [{"number": best.number, "score": best.score, "costs": dict(best.costs)}]
+    report = a_report(
+        best=report_values()["best"] | {"number": best.number, "costs": dict(best.costs)},
+        front=front,
+        limits={"latency_ms": 2.5},
+    )
+    page = render_page(report, history, [])
+    assert 'aria-label="scores against latency in ms"' in page
+    assert "<h3>Pareto front</h3>" in page
+    assert f'<td class="n">{best.costs["latency_ms"]:.4g} ms</td>' in page
+    without = render_page(won_by(best.number), history, [])
+    assert "Pareto front</h3>" not in without
+    assert "latency" not in without

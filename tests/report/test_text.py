@@ -340,3 +340,32 @@ def test_the_cheapest_backbone_within_a_point_is_named_with_what_it_saves():
     assert "heap" not in alone  # the winner is the cheapest anyway
     none = of_backbones(RESNET, ("lost_net", 0, None, None, 1_000_000, 5.0))
     assert "against lost_net none (none)" in words(none)
+
+
+def with_costs(**changes):
+    front = [
+        {"number": 3, "score": 0.91, "costs": {"latency_ms": 2.0, "parameters": 586622.0}},
+        {"number": 17, "score": 0.95123, "costs": {"latency_ms": 2.4, "parameters": 696414.0}},
+    ]
+    best = report_values()["best"] | {"costs": front[1]["costs"]}
+    final = {"costs": {"latency_ms": 2.6, "parameters": 900000.0}} | changes.pop("final", {})
+    limits = {"latency_ms": 2.5} | changes.pop("limits", {})
+    return made_of("ensemble", 17, 3, best=best, front=front, limits=limits, final=final, **changes)
+
+
+def test_several_objectives_have_a_front_and_the_final_model_has_its_costs():
+    text = " ".join(render_report(with_costs(limits={"latency_ms": 5})).split())
+    assert (
+        "Costs of the final model: latency 2.6 ms (limit 5 ms), parameters 900,000; of the best trial alone: " in text
+    )
+    assert "3 0.910 2 ms 586,622 in the final model 17 0.951 2.4 ms 696,414 best, in the final model" in text
+    assert "| 17 | 0.951 | 2.4 ms | 696,414 | best, in the final model |" in " ".join(
+        render_markdown(with_costs()).split()
+    )
+    assert "ABOVE" not in text
+    assert "2.6 ms (limit 2.5 ms), parameters 900,000, measured again ABOVE THE LIMIT" in " ".join(
+        render_report(with_costs()).split()
+    )
+    assert max(map(len, render_report(with_costs()).splitlines())) <= 80
+    assert "Pareto" not in render_report(a_report())
+    assert "Objectives: macro F1, latency (at most 5 ms), parameters; 6 trials above a limit, pruned without" in text

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from wastetune.evaluation.objectives import Goals
 from wastetune.storage.records import TrialRecord
 from wastetune.study.members import HEADS, TAILS, find_candidates, select_members
 
 
-def trial(number, score, *, default=False, cut="top", state="complete", backbone=None):
+def trial(number, score, *, default=False, cut="top", state="complete", backbone=None, ms=None):
     return TrialRecord(
         number=number,
         state=state,
@@ -21,6 +22,7 @@ def trial(number, score, *, default=False, cut="top", state="complete", backbone
         best_epoch=1,
         failure="",
         cut=cut,
+        costs={} if ms is None else {"latency_ms": ms},
     )
 
 
@@ -112,3 +114,23 @@ def test_of_several_backbones_only_trials_of_the_winner_s_are_averaged_and_its_d
     assert numbers(find_candidates(small + large[:1]).together) == [2, 0]
     with pytest.raises(ValueError, match="default"):
         find_candidates([*small, large[1]])
+
+
+def test_a_limit_holds_for_every_member_and_for_the_default_too():
+    goals = Goals(("latency_ms",), {"latency_ms": 5.0})
+    trials = [trial(0, 0.95, default=True, ms=6), trial(1, 0.9, ms=4), trial(2, 0.8, ms=5), trial(3, 0.99, ms=7)]
+    found = find_candidates(trials, goals=goals)
+    assert numbers(found.together) == [1, 2]
+    assert numbers(found.trials) == [1, 2, 0]  # it is fitted, to be compared with
+    held_out = {number: np.eye(2)[[0, 1] if number == 0 else [1, 0]] for number in (0, 1, 2)}
+    chosen = select_members(np.array([0, 1]), held_out, found, "accuracy")
+    assert (chosen.kind, chosen.members, chosen.default_score) == ("ensemble", (1, 2), 1.0)
+    alone = find_candidates(trials, alone=True, goals=goals)
+    assert select_members(np.array([0, 1]), held_out, alone, "accuracy").kind == "best"
+    with pytest.raises(ValueError, match="within the limits"):
+        find_candidates(trials, goals=Goals(("latency_ms",), {"latency_ms": 1.0}))
+
+
+def test_of_equal_scores_the_cheaper_trial_is_better():
+    found = find_candidates([trial(0, 0.7, default=True, ms=3), trial(1, 0.7, ms=2), trial(2, 0.6, ms=1)])
+    assert numbers(found.together) == [1, 0, 2]

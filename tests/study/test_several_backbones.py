@@ -112,7 +112,7 @@ def test_the_final_model_is_of_the_winner_s_backbone_and_is_compared_with_its_de
 def test_trackers_and_commands_read_well(finished, there, report):
     name, stdout = report["backbone"], finished[1]
     assert f"duo: {name} (best of 2) on pictures" in stdout
-    assert re.search(r"trial +1  macro F1 .*  mobilenet_v3_", stdout)
+    assert re.search(r"trial +1  macro F1 .*  \S+_minimalistic", stdout)  # its beginning where there is room
     table = wastetune.load_trials("duo")
     assert set(table["backbone"]) == set(NAMES)
     page = (there / "results" / "duo" / "report.html").read_text()

@@ -38,6 +38,7 @@ from wastetune.models.loading import INPUT, INSIDE, KEY, LIKENESS, OUTPUT, SIGNA
 
 OPSET = 18
 LABELS = "labels.txt"
+_BETWEEN = "features"  # the tensor at the top of the trunk
 
 
 @dataclass(frozen=True)
@@ -156,23 +157,65 @@ def _write_saved_model(source: Source, folder: Path) -> None:
 
 
 def _write_onnx(source: Source, file: Path) -> None:
-    import logging
-
     import onnx
-    import tf2onnx
 
     _make_constant(source.model)
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    function = _function(source)
-    with suppressed_stderr():
-        converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
-    replace_erfc(converted.graph)
+    converted = _to_onnx(_function(source))
     onnx.helper.set_model_props(converted, {KEY: _described(source.about)})
     try:
         onnx.checker.check_model(converted)
     except onnx.checker.ValidationError as error:  # an operation of a head of the user's own
         raise UserError(f"ONNX cannot have this model: {first_line(error)}; choose another --format") from error
     onnx.save(converted, str(file))
+
+
+def _to_onnx(function: Any) -> Any:
+    """A TensorFlow function with a signature as an ONNX model."""
+    import logging
+
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    with suppressed_stderr():
+        converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+    replace_erfc(converted.graph)
+    return converted
+
+
+def trunk_as_onnx(trunk: Any) -> Any:
+    """A trunk to the top as an ONNX model: `pixels` in, `features` out, as in an export."""
+    return _pixels_to(_BETWEEN, trunk)
+
+
+def whole_as_onnx(model: Any) -> Any:
+    """A whole model as ONNX, as in an export, but without a description and the likeness."""
+    return _pixels_to(OUTPUT, model)
+
+
+def _pixels_to(output: str, model: Any) -> Any:
+    import tensorflow as tf
+
+    _make_constant(model)
+    pixels = tf.TensorSpec((None, *model.input.shape[1:]), tf.uint8, name=INPUT)
+    run = tf.function(
+        lambda given: {output: model(tf.cast(given, tf.float32), training=False)}, input_signature=[pixels]
+    )
+    return _to_onnx(run)
+
+
+def join_head(trunk: Any, head: Any) -> Any:
+    """A trunk of `trunk_as_onnx` and a Keras model from its features to probabilities as one ONNX model.
+
+    It is the graph that `_write_onnx` makes of both, but the part above the features alone is converted.
+    """
+    import onnx
+    import tensorflow as tf
+
+    _make_constant(head)
+    features = tf.TensorSpec((None, *head.input.shape[1:]), tf.float32, name=_BETWEEN)
+    run = tf.function(lambda given: {OUTPUT: head(given, training=False)}, input_signature=[features])
+    above = onnx.compose.add_prefix(_to_onnx(run), prefix="above_")
+    return onnx.compose.merge_models(trunk, above, io_map=[(_BETWEEN, f"above_{_BETWEEN}")])
 
 
 def _write_litert(source: Source, file: Path) -> None:

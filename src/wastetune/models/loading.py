@@ -128,14 +128,19 @@ def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescriptio
     return about, run
 
 
-def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
+def open_session(model: str | bytes, threads: int | None) -> Any:
+    """A session of ONNX Runtime on the processor, for a file or its content."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:
+    session = open_session(str(path), threads)
     metadata = session.get_modelmeta().custom_metadata_map
     in_bundle = KEY not in metadata and (path.parent / DESCRIPTION_FILE).exists()
     if KEY not in metadata and not in_bundle:

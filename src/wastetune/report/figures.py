@@ -30,6 +30,7 @@ from wastetune.storage.records import TrialRecord
 from wastetune.training.config import BACKBONE
 
 _MANY = 150  # trials; more are drawn smaller
+_OBJECTIVE = "objective "  # before the name of a cost that is an objective of the study
 # Shades grow with the square root of the share, so that a confusion of 5 % is visible.
 SHADE = 0.5
 
@@ -144,20 +145,29 @@ def _draw_slice(report: Report, history: History, key: str) -> Markup | None:
 
 
 def draw_frontier(report: Report, history: History, cost: str, label: str) -> Markup | None:
-    """Score against a cost, `seconds` or `parameters`, with the Pareto front; None where no cost is known."""
-    known = [trial for trial in history.trials if trial.state == "complete" and (getattr(trial, cost) or 0) > 0]
+    """Score against `seconds`, the trained `parameters` or an objective, with the Pareto front; None where it is not
+    known. A limit of an objective is a line.
+    """
+
+    def cost_of(trial: TrialRecord) -> float:
+        return trial.costs.get(cost.removeprefix(_OBJECTIVE), 0.0) if is_objective else getattr(trial, cost) or 0.0
+
+    is_objective = cost.startswith(_OBJECTIVE)
+    limit = report.limits.get(cost.removeprefix(_OBJECTIVE)) if is_objective else None
+    known = [trial for trial in history.trials if trial.state == "complete" and cost_of(trial) > 0]
     if not known:
         return None
-    plot = Plot(number_scale((getattr(trial, cost) for trial in known), log=True), _score_scale(history))
+    across = [cost_of(trial) for trial in known] + ([limit] if limit else [])
+    plot = Plot(number_scale(across, log=True), _score_scale(history))
     frontier: list[Point] = []
-    for trial in sorted(known, key=lambda trial: (getattr(trial, cost), -(trial.score or 0.0))):
+    for trial in sorted(known, key=lambda trial: (cost_of(trial), -(trial.score or 0.0))):
         if trial.score is not None and (not frontier or trial.score > frontier[-1][1]):
-            frontier.append((getattr(trial, cost), trial.score))
+            frontier.append((cost_of(trial), trial.score))
     frontier.append((plot.x.high, frontier[-1][1]))
     part = replace(history, trials=tuple(known))
-    marks = _trial_marks(
-        plot, report, part, lambda trial: getattr(trial, cost), lambda trial: f"{label} {getattr(trial, cost):,.5g}"
-    )
+    marks = _trial_marks(plot, report, part, cost_of, lambda trial: f"{label} {cost_of(trial):,.5g}")
+    if limit:
+        marks.insert(0, line(plot, [(limit, plot.y.low), (limit, plot.y.high)], "grid limit"))
     marks.insert(0, steps(plot, frontier, "best line"))
     return framed(plot, marks, x_label=label, y_label=_score_name(report), what=f"scores against {label}")
 

@@ -14,6 +14,7 @@ from wastetune.data.image import draw_thumbnail
 from wastetune.evaluation.calibration import Calibration
 from wastetune.evaluation.conformal import Covered
 from wastetune.evaluation.metrics import METRICS
+from wastetune.evaluation.objectives import COSTS
 from wastetune.evaluation.scores import Scores
 from wastetune.evaluation.selective import Answered, Threshold
 from wastetune.files import write_whole
@@ -37,9 +38,12 @@ from wastetune.report.text import (
     backbone_rows,
     best_line,
     class_rows,
+    cost_line,
     data_facts,
     findings,
+    front_rows,
     leak_line,
+    objectives_line,
     problem_lines,
     render_states,
     render_title,
@@ -101,7 +105,9 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
     default = next((trial.config for trial in history.trials if is_its_default(report, trial)), {})
     default = {} if report.default_won else default
     keys = dict.fromkeys([METRICS[report.metric], METRICS["macro_f1"], METRICS["accuracy"]])
+    objectives = list(report.front[0].costs) if report.front else []
     frontiers = (
+        *(draw_frontier(report, history, f"objective {key}", COSTS[key].label) for key in objectives),
         draw_frontier(report, history, "seconds", "seconds of training"),
         draw_frontier(report, history, "parameters", "trainable parameters"),
     )
@@ -142,6 +148,8 @@ def render_page(report: Report, history: History, mistakes: Sequence[tuple[Mista
         enough=ENOUGH_TRIALS,
         slices=draw_slices(report, history),
         frontiers=[chart for chart in frontiers if chart],
+        front=front_rows(report) if report.front else [],
+        front_note=cost_line(report),
         mistakes=None if mistakes is None else mistake_figures(mistakes),
         mistakes_note=mistakes_note(report.test, len(mistakes or ()), "test pictures"),
         class_counts=_class_counts(report),
@@ -284,7 +292,7 @@ def _search_note(report: Report) -> str:
     if search := describe_search(report.begun_with):
         states += f"; {search}"
     note = f"{states}. Scores are on validation pictures; trials far below the others lie at the lower edge."
-    return " ".join([note, *warm_start_lines(report.warm_starts)])
+    return " ".join([note, *objectives_line(report), *warm_start_lines(report.warm_starts)])
 
 
 def _failures(history: History, most: int = 5) -> list[str]:

@@ -13,7 +13,7 @@ from wastetune.evaluation.scores import Scores
 from wastetune.evaluation.selective import Answered, Threshold
 from wastetune.evaluation.shift import Shift
 from wastetune.record import Record
-from wastetune.storage.records import BackboneTrials, Opening, Origin
+from wastetune.storage.records import BackboneTrials, FrontPoint, Opening, Origin
 
 FILE = "report.json"
 
@@ -55,6 +55,7 @@ class Best(Record):
     score: float
     config: dict[str, Any]
     origin: str = ""  # the trial of an earlier study that the configuration is from
+    costs: dict[str, float] = Field(default_factory=dict)  # of its model, in a study with several objectives
 
 
 class Edge(Record):
@@ -86,6 +87,7 @@ class FinalModel(Record):
     thresholds: tuple[Threshold, ...] = ()  # of confidence, by those pictures
     set_thresholds: tuple[SetThreshold, ...] = ()
     unlike_below: float | None = None  # the likeness to the training pictures of 5 % of those pictures
+    costs: dict[str, float] = Field(default_factory=dict)  # of this model, in a study with several objectives
 
 
 class ModelSize(Record):
@@ -131,6 +133,8 @@ class StudySummary(Record):
     corrected: dict[str, int] = Field(default_factory=dict)  # decision in corrections.csv -> pictures that it changed
     warm_starts: tuple[Origin, ...] = ()  # of the configurations that ran early
     backbones: tuple[BackboneTrials, ...] = ()  # of a study with several, in its order
+    limits: dict[str, float] = Field(default_factory=dict)  # of costs
+    front: tuple[FrontPoint, ...] = ()  # by the first cost, where the study has several objectives
     leaked: int = 0  # test pictures with a near-duplicate that the model learns from; 0 unless split = "random"
 
     @property

@@ -7,6 +7,7 @@ from wastetune.data.corrections import render_corrected
 from wastetune.data.layout import Problem
 from wastetune.evaluation.metrics import METRICS
 from wastetune.evaluation.novelty import KNOWN
+from wastetune.evaluation.objectives import COSTS, Goals, render_brief, render_cost, render_costs
 from wastetune.evaluation.scores import Scores
 from wastetune.evaluation.selective import Answered
 from wastetune.evaluation.shift import TOLD_APART
@@ -31,6 +32,7 @@ def render_report(report: Report) -> str:
         aligned([BACKBONE_COLUMNS, *backbone_rows(report)]) if report.backbones else [],
         *score_parts(report.test, report.classes),
         [*wrapped([best_line(report)]), *(f"  {line}" for line in aligned(config, left=3))],
+        [FRONT, *(f"  {line}" for line in aligned(front_rows(report)))] if report.front else [],
         wrapped(_facts(report)),
         wrapped(problem_lines(report.problems)),
     )
@@ -50,11 +52,13 @@ def render_markdown(report: Report) -> str:
         matrix_table(report.test, report.classes),
         [f"## {best_line(report)}"],
         markdown_table(("parameter", "value", ""), _config_rows(report)),
+        *([[f"## {FRONT}"], markdown_table(*_table(front_rows(report)))] if report.front else []),
         ["## How it was made"],
         [f"- {line}" for line in [*_facts(report), *problem_lines(report.problems)]],
     )
 
 
+FRONT = "Pareto front (validation score against costs; none is better in all)"
 CONFUSION = "Confusion matrix (rows: true class, columns: predicted class)"
 
 
@@ -115,7 +119,7 @@ def findings(report: Report) -> list[str]:
             lines.append(f"Final model: {final_model(report.final)}.")
         lines.append(f"Tuned against default: {gains}{_doubt(report)}.")
         lines += worse_line(report)
-    lines += optimism(report) + calibration_line(report)
+    lines += cost_line(report) + optimism(report) + calibration_line(report)
     lines += unsure_line(report.answered, "test pictures") + unlike_line(report.unlike, "test pictures")
     too_small = [edge.parameter for edge in report.edges if edge.widen]
     if too_small:
@@ -219,6 +223,38 @@ def shift_line(report: Report) -> list[str]:
         "Your test pictures are not like your training pictures, so expect less than the validation score: "
         f"a classifier tells them apart with AUROC {shift.auroc:.2f}{where} (0.5: alike)."
     ]
+
+
+def cost_line(report: Report) -> list[str]:
+    """What the final model costs, and the best trial alone; whether that is within the limits."""
+    if report.final is None or not report.final.costs:
+        return []
+    goals = Goals(tuple(report.final.costs), report.limits)
+    over = "" if goals.allow(report.final.costs) else ", measured again ABOVE THE LIMIT"
+    line = f"Costs of the final model: {render_costs(report.final.costs, report.limits)}{over}"
+    if report.final.costs != report.best.costs and report.best.costs:
+        line += f"; of the best trial alone: {render_brief(report.best.costs)}"
+    return [f"{line}."]
+
+
+def front_rows(report: Report) -> list[tuple[str, ...]]:
+    """The Pareto front as rows with a header: trial, score, each cost, and what the trial is."""
+    costs = list(report.front[0].costs) if report.front else []
+    members = report.final.members if report.final else ()
+    rows = [("trial", f"validation {METRICS[report.metric][0]}", *(COSTS[key].title for key in costs), "")]
+    for each in report.front:
+        told = [
+            *(["the default"] if each.number == report.default_number else []),
+            *(["best"] if each.number == report.best.number else []),
+            *(["in the final model"] if each.number in members else []),
+        ]
+        values = (render_cost(key, each.costs[key]) for key in costs)
+        rows.append((str(each.number), f"{each.score:.3f}", *values, ", ".join(told)))
+    return rows
+
+
+def _table(rows: list[tuple[str, ...]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    return rows[0], rows[1:]
 
 
 def optimism(report: Report) -> list[str]:
@@ -358,6 +394,7 @@ def _facts(report: Report) -> list[str]:
         f"Trials: {trials.complete} complete, {trials.pruned} pruned, {trials.failed} failed"
         + (f", {trials.interrupted} interrupted and tried again" if trials.interrupted else "")
         + (f"; {search}." if search else "."),
+        *objectives_line(report),
         *warm_start_lines(report.warm_starts),
         *data_facts(report),
         "Time: " + ", ".join(f"{name} {render_duration(spent)}" for name, spent in seconds.items()) + ".",
@@ -365,6 +402,19 @@ def _facts(report: Report) -> list[str]:
         f"Fingerprint: {report.fingerprint}.",
         *warn_of_reuse(report),
     ]
+
+
+def objectives_line(report: Report) -> list[str]:
+    """The objectives, where there are several, and how many trials were not trained for a limit."""
+    if not report.front:
+        return []
+    names = ", ".join(
+        COSTS[key].title + (f" (at most {render_cost(key, report.limits[key])})" if key in report.limits else "")
+        for key in report.front[0].costs
+    )
+    above = report.trials.pruned
+    stopped = f"; {render_count(above, 'trial')} above a limit, pruned without being trained" if above else ""
+    return [f"Objectives: {METRICS[report.metric][0]}, {names}{stopped}."]
 
 
 def warm_start_lines(origins: Sequence[Origin]) -> list[str]:

@@ -7,14 +7,16 @@ worker's copy has it; what it notes with the study is not.
 
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wastetune.errors import UserError, did_you_mean, first_line, install_command
+from wastetune.evaluation.objectives import Goals
 from wastetune.search.toml_file import in_toml
+from wastetune.storage.records import read_attrs, trial_score
 
 if TYPE_CHECKING:
     import optuna
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 Named = str | dict[str, Any]
 
 TPE, GRID, QMC, MEDIAN = "tpe", "grid", "qmc", "median"
+CONSTRAINTS = "constraints"  # Optuna's prefix of the system attributes that hold them
 NAMES = {
     "sampler": (TPE, "gp", "cmaes", "random", QMC, GRID),
     "pruner": (MEDIAN, "percentile", "successive_halving", "hyperband", "none"),
@@ -40,6 +43,8 @@ _FOLDS = (
     "compares the scores of folds, and a trial has one split, whose epochs are no sample; choose one of "
     f"{', '.join(map(in_toml, NAMES['pruner']))}"
 )
+_ALONE = Goals()  # a score and nothing else
+_LEFT_OUT = ("artifacts:", f"{CONSTRAINTS}:")  # of a trial's system attributes
 # The end of a name -> why it is not offered.
 _REFUSED = {
     "QMCSampler": 'keeps its place in the study; write sampler = "qmc"',
@@ -155,26 +160,51 @@ def explained(key: str, choice: Named) -> Iterator[None]:
             raise UserError(f"{key} = {render_choice(choice)} does not work here ({reason})") from error
 
 
-def copy_trials(trials: "Iterable[FrozenTrial]", name: str) -> "optuna.Study":
+Direction = Literal["maximize", "minimize"]
+
+
+def directions_of(goals: Goals) -> tuple[Direction, ...]:
+    """The directions of a study's objectives: the score is maximised, costs are minimised."""
+    costs: list[Direction] = ["minimize"] * len(goals.costs)
+    return ("maximize", *costs)
+
+
+def copy_trials(trials: "Sequence[FrozenTrial]", name: str, goals: Goals = _ALONE) -> "optuna.Study":
     """A study in memory with all trials under their numbers, and with what was noted with them."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna would report every study in memory
-    study = optuna.create_study(study_name=name, direction="maximize")
+    study = optuna.create_study(study_name=name, directions=directions_of(goals))
+    worst = lowest_score(trials)
     for trial in trials:
-        study.add_trial(outline(trial))
+        study.add_trial(outline(trial, goals, worst))
     return study
 
 
-def outline(trial: "FrozenTrial") -> "FrozenTrial":
-    """The part of a trial that samplers and pruners use."""
+def lowest_score(trials: "Iterable[FrozenTrial]") -> float:
+    """The lowest score of the complete trials; 0 where there is none."""
+    scores = (trial_score(trial) for trial in trials if trial.state.name == "COMPLETE")
+    return min((score for score in scores if score is not None), default=0.0)
+
+
+def outline(trial: "FrozenTrial", goals: Goals = _ALONE, worst: float = 0.0) -> "FrozenTrial":
+    """The part of a trial that samplers and pruners use.
+
+    Its constraints are how far its costs are from the limits of now. A trial that was not trained, because it is above
+    one, has the score `worst`, so that samplers that learn from complete trials alone learn from its costs, too.
+    """
     from optuna.trial import TrialState, create_trial
 
+    state, values = trial.state, trial.values
+    costs = read_attrs(trial).costs
+    if goals.costs and state is TrialState.PRUNED and costs and not goals.allow(costs):
+        state, values = TrialState.COMPLETE, [worst, *(costs[key] for key in goals.costs)]
     return create_trial(
-        state=TrialState.FAIL if trial.state is TrialState.WAITING else trial.state,  # or `ask` would take it
-        value=trial.value,
+        state=TrialState.FAIL if state is TrialState.WAITING else state,  # or `ask` would take it
+        values=values,
+        constraints=goals.excess(costs) or None,
         params=trial.params,
         distributions=trial.distributions,
         intermediate_values=trial.intermediate_values,
-        system_attrs={key: value for key, value in trial.system_attrs.items() if not key.startswith("artifacts:")},
+        system_attrs={key: value for key, value in trial.system_attrs.items() if not key.startswith(_LEFT_OUT)},
     )

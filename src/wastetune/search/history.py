@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wastetune.search.choice import Direction
 from wastetune.seeding import seed_for
 from wastetune.storage.budget import only_finished
-from wastetune.storage.records import BackboneTrials, TrialRecord, read_attrs, trial_seconds
+from wastetune.storage.records import BackboneTrials, TrialRecord, read_attrs, trial_score, trial_seconds
 from wastetune.storage.retry import with_retries
 from wastetune.storage.study import read_trials, records_of
 from wastetune.training.config import BACKBONE
@@ -74,13 +75,13 @@ def divide_trials(trials: "Sequence[FrozenTrial]") -> tuple[BackboneTrials, ...]
 
 def _backbone_trials(name: str, trials: "Sequence[FrozenTrial]") -> BackboneTrials:
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+    best = max(complete, key=lambda trial: (trial_score(trial) or 0.0, -trial.number), default=None)
     activations = sum(read_attrs(trial).activation_seconds or 0.0 for trial in trials)
     return BackboneTrials(
         name=name,
         trials=len(only_finished(trials)),
-        default=next((trial.value for trial in complete if read_attrs(trial).default), None),
-        score=best.value if best else None,
+        default=next((trial_score(trial) for trial in complete if read_attrs(trial).default), None),
+        score=trial_score(best) if best else None,
         best=best.number if best else None,
         seconds=round(sum(map(trial_seconds, trials)) - activations, 2),
         activation_seconds=round(activations, 2),
@@ -90,7 +91,7 @@ def _backbone_trials(name: str, trials: "Sequence[FrozenTrial]") -> BackboneTria
 def rank_parameters(study: "optuna.Study") -> dict[str, float]:
     """Parameter -> its importance by Optuna's default, PED-ANOVA, highest first; empty with too few trials.
 
-    The importances sum to 1.
+    With several objectives, it is the importance for reaching the Pareto front. The importances sum to 1.
     """
     from optuna.importance import get_param_importances
 
@@ -124,7 +125,9 @@ def _importance_spread(
             return sample
 
     storage = optuna.storages.InMemoryStorage()
-    study = Resampled(optuna.create_study(storage=storage, direction="maximize").study_name, storage)
+    directions: list[Direction] = ["minimize"] * len(complete[0].values)
+    directions[0] = "maximize"
+    study = Resampled(optuna.create_study(storage=storage, directions=directions).study_name, storage)
     found: dict[str, list[float]] = {}
     for _ in range(_RESAMPLES):
         sample[:] = [complete[i] for i in rng.integers(0, len(complete), len(complete))]

@@ -4,21 +4,25 @@ Nothing here reads or writes the study's database: trials go in, a proposal come
 database in one transaction instead of parameter by parameter, and a proposal that repeats another trial never is.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from wastetune.errors import UserError
+from wastetune.evaluation.objectives import Goals
 from wastetune.search.choice import (
     GRID,
     MEDIAN,
     QMC,
     TPE,
+    Direction,
     Named,
     build,
     copy_trials,
     describe_search,
+    directions_of,
     explained,
+    lowest_score,
     name_of,
     outline,
     render_choice,
@@ -41,6 +45,7 @@ Resolve = Callable[["BaseTrial"], C]
 # Random trials before the sampler has enough to learn from.
 _STARTUP_TRIALS = 8
 # Samplers that model only keys that all trials have.
+_ALONE = Goals()  # a score and nothing else
 _UNCONDITIONAL = ("GPSampler", "CmaEsSampler", "NSGAIISampler", "NSGAIIISampler")
 
 
@@ -60,15 +65,19 @@ class InMemoryStudy:
 
     study: "optuna.Study"
     seen: set[int]
+    goals: Goals = _ALONE
 
 
-def open_in_memory_study(*, epochs: int = 1, direction: Literal["maximize", "minimize"] = "maximize") -> InMemoryStudy:
-    """An empty study in memory, for trials of at most so many epochs."""
+def open_in_memory_study(
+    *, epochs: int = 1, directions: Sequence[Direction] = (), goals: Goals = _ALONE
+) -> InMemoryStudy:
+    """An empty study in memory, for trials of at most so many epochs; by default with the directions of the goals."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna would report every study in memory
     pruner = build_pruner(MEDIAN, epochs=epochs)
-    return InMemoryStudy(optuna.create_study(direction=direction, pruner=pruner), set())
+    study = optuna.create_study(directions=directions or directions_of(goals), pruner=pruner)
+    return InMemoryStudy(study, set(), goals)
 
 
 def build_sampler(choice: Named, *, seed: int) -> "BaseSampler":
@@ -90,7 +99,7 @@ def build_sampler(choice: Named, *, seed: int) -> "BaseSampler":
     return sampler
 
 
-def propose(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]", resolve: Resolve[C], *, seed: int) -> Proposal[C]:
+def propose(memory: InMemoryStudy, trials: "Sequence[FrozenTrial]", resolve: Resolve[C], *, seed: int) -> Proposal[C]:
     """TPE's proposal after these trials."""
     running = _remember(memory, trials)
     memory.study.sampler = build_sampler(TPE, seed=seed)
@@ -100,7 +109,14 @@ def propose(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]", resolve: Res
 
 
 def propose_by(
-    choice: Named, space: SearchSpace, trials: "Iterable[FrozenTrial]", resolve: Resolve[C], *, name: str, seed: int
+    choice: Named,
+    space: SearchSpace,
+    trials: "Sequence[FrozenTrial]",
+    resolve: Resolve[C],
+    *,
+    name: str,
+    seed: int,
+    goals: Goals = _ALONE,
 ) -> Proposal[C]:
     """The proposal of any sampler but `grid` and `qmc`, after all trials of the study of this name, by number.
 
@@ -108,7 +124,7 @@ def propose_by(
     """
     from optuna.samplers import TPESampler
 
-    sampler, study = build_sampler(choice, seed=seed), copy_trials(trials, name)
+    sampler, study = build_sampler(choice, seed=seed), copy_trials(trials, name, goals)
     if not isinstance(sampler, TPESampler):
         # They model the keys that all trials so far have. Once such a key is missing, as one under a condition may be,
         # CMA-ES draws at random for ever.
@@ -123,7 +139,9 @@ def propose_by(
     return replace(proposal, notes=study.get_trials(deepcopy=False)[trial.number].system_attrs)
 
 
-def check_search(sampler: Named, pruner: Named, space: SearchSpace, *, trials: int | None) -> list[str]:
+def check_search(
+    sampler: Named, pruner: Named, space: SearchSpace, *, trials: int | None, goals: Goals = _ALONE
+) -> list[str]:
     """Raises UserError where sampler or pruner cannot do what is asked; gives sentences on what is not the default.
 
     trials: how many the study asks for; None where that is not known, as in a worker.
@@ -137,8 +155,22 @@ def check_search(sampler: Named, pruner: Named, space: SearchSpace, *, trials: i
         lines.append(_check_grid(space, grid_points(sampler), trials))
     elif name_of(sampler) != QMC:
         propose_by(sampler, space, (), lambda trial: sample(space, trial), name="", seed=0)
+        _check_objectives(sampler, space, goals)
         lines.append(_check_keys(sampler, space))
     return [line for line in lines if line]
+
+
+def _check_objectives(sampler: Named, space: SearchSpace, goals: Goals) -> None:
+    """UserError where the sampler works for one objective alone, as it says itself when it is asked."""
+    if not goals.costs:
+        return
+    try:
+        propose_by(sampler, space, (), lambda trial: sample(space, trial), name="", seed=0, goals=goals)
+    except UserError as error:
+        raise UserError(
+            f"sampler = {render_choice(sampler)} cannot search several objectives; choose tpe, gp, random, qmc, grid, "
+            "or optuna.samplers.NSGAIISampler"
+        ) from error
 
 
 def _check_grid(space: SearchSpace, points: int, trials: int | None) -> str:
@@ -178,13 +210,14 @@ def _always_searched(space: SearchSpace) -> set[str]:
     return {key for key, param in space.params if param.when is None}
 
 
-def _remember(memory: InMemoryStudy, trials: "Iterable[FrozenTrial]") -> list[int]:
+def _remember(memory: InMemoryStudy, trials: "Sequence[FrozenTrial]") -> list[int]:
     """Adds trials that ended since the last call, and running ones; gives the numbers of the running ones in memory."""
     running = []
+    worst = lowest_score(trials)
     for trial in trials:
         if trial.number in memory.seen or trial.state.name not in ("COMPLETE", "PRUNED", "RUNNING"):
             continue
-        memory.study.add_trial(outline(trial))
+        memory.study.add_trial(outline(trial, memory.goals, worst))
         if trial.state.name == "RUNNING":
             running.append(len(memory.study.get_trials(deepcopy=False)) - 1)
         else:

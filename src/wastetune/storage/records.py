@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from wastetune.evaluation.objectives import Goals, pareto_front
 from wastetune.record import Record
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class TrialAttrs:
     val_accuracy: float | None = None  # of the best epoch
     confusion_matrix: Sequence[Sequence[int]] | None = None  # of the best epoch, on the validation images
     trainable_parameters: int | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)  # of its model, in a study with several objectives
     seconds: float | None = None  # from begin to end, by a clock that never jumps; None: of an earlier version, or lost
     activation_seconds: float | None = None  # spent on activations, which all trials share
     failure: str = ""  # why a trial is FAIL
@@ -45,6 +47,11 @@ _DEFAULTS = {each.name: getattr(TrialAttrs(), each.name) for each in fields(Tria
 def read_attrs(trial: "FrozenTrial") -> TrialAttrs:
     """The user attributes of a trial; keys that wastetune does not know are left out."""
     return TrialAttrs(**{key: value for key, value in trial.user_attrs.items() if key in _DEFAULTS})
+
+
+def trial_score(trial: "FrozenTrial") -> float | None:
+    """The score of a complete trial, which is the first of several objectives; None of any other."""
+    return trial.values[0] if trial.values else None
 
 
 def trial_seconds(trial: "FrozenTrial") -> float:
@@ -72,6 +79,7 @@ class TrialRecord:
     failure: str
     cut: str | None = None  # the block of the backbone below which everything was frozen
     origin: str = ""  # the trial of an earlier study that the configuration is from
+    costs: Mapping[str, float] = field(default_factory=dict)  # of its model, in a study with several objectives
     again: int | None = None  # of an interrupted trial, the one that tries its configuration again, if begun
 
 
@@ -106,6 +114,21 @@ class BackboneTrials(Record):
     parameters: int | None = None  # of the backbone
 
 
+class FrontPoint(Record):
+    """A trial of the Pareto front: no other one is better in one objective without being worse in another."""
+
+    number: int
+    score: float  # on the validation pictures
+    costs: dict[str, float]
+
+
+def find_front(trials: Sequence[TrialRecord], goals: Goals) -> list[FrontPoint]:
+    """The Pareto front of the complete trials that are within the limits, by the first cost."""
+    known = [trial for trial in trials if trial.state == "complete" and trial.costs and goals.allow(trial.costs)]
+    points = [FrontPoint(number=each.number, score=each.score or 0.0, costs=dict(each.costs)) for each in known]
+    return [points[i] for i in pareto_front([(each.score, *each.costs.values()) for each in points])]
+
+
 class Opening(Record):
     """An evaluation of final models on test pictures."""
 
@@ -124,7 +147,7 @@ def record(trial: "FrozenTrial") -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         state=STATES[trial.state.name],
-        score=trial.value if trial.state.name == "COMPLETE" else reported[-1] if reported else None,
+        score=trial_score(trial) if trial.state.name == "COMPLETE" else reported[-1] if reported else None,
         seconds=max(trial_seconds(trial) - (attrs.activation_seconds or 0.0), 0.0),
         parameters=attrs.trainable_parameters,
         default=attrs.default,
@@ -135,6 +158,7 @@ def record(trial: "FrozenTrial") -> TrialRecord:
         failure=attrs.failure,
         cut=attrs.cut,
         origin=attrs.origin,
+        costs=attrs.costs,
     )
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from wastetune.errors import UserError
+from wastetune.evaluation.objectives import Goals
 from wastetune.record import Record
 from wastetune.storage.budget import interrupted_trials, is_default, is_void, only_finished
 from wastetune.storage.database import engine_of
@@ -34,9 +35,9 @@ def open_study(
     name: str,
     fingerprint: Mapping[str, str],
     explain: Callable[[str, str], str] = lambda key, then: "",
-    direction: Literal["maximize", "minimize"] = "maximize",
+    directions: Sequence[Literal["maximize", "minimize"]] = ("maximize",),
 ) -> "optuna.Study":
-    """The study of that name, created if it does not exist, with this direction of its score.
+    """The study of that name, created if it does not exist, with the direction of each objective, the score first.
 
     UserError where it was created with another fingerprint; the sentence names the difference. `explain` may say more
     of a key that had another value then than both values do.
@@ -44,7 +45,7 @@ def open_study(
     import optuna
 
     def create() -> "optuna.Study":
-        return optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+        return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
 
     with exclusive(engine_of(storage), f"study {name}", timeout=LONG_TIMEOUT):
         study = with_retries(create)
@@ -161,9 +162,19 @@ def records_of(trials: "Sequence[FrozenTrial]") -> tuple[TrialRecord, ...]:
 
 
 def best_trial(study: "optuna.Study") -> "FrozenTrial | None":
-    """The complete trial with the best score, the earliest of equals; None before there is one."""
-    sign = -1 if study.direction.name == "MINIMIZE" else 1
-    return max(_complete(study), key=lambda trial: (sign * (trial.value or 0.0), -trial.number), default=None)
+    """The complete trial with the best score; None before there is one.
+
+    Of equal scores, the one with the lowest costs, then the earliest. Where costs have limits, of the trials within.
+    """
+    goals = read_goals(study)
+    allowed = [trial for trial in _complete(study) if goals.allow(read_attrs(trial).costs)]
+    sign = -1 if study.directions[0].name == "MINIMIZE" else 1
+
+    def rank(trial: "FrozenTrial") -> tuple[float, ...]:
+        score, *costs = trial.values
+        return (-sign * score, *costs, trial.number)
+
+    return min(allowed, key=rank, default=None)
 
 
 def default_trial(study: "optuna.Study") -> "FrozenTrial | None":
@@ -197,6 +208,7 @@ class StudyInfo(Record):
     metric: str
     data: DataSource
     tags: dict[str, str]  # backbone, data set, versions
+    objectives: tuple[str, ...] = ()  # the metric and the costs to minimise; empty: the metric alone
     source: str = ""  # the path of its file where it was begun; empty: of an earlier version
 
 
@@ -211,12 +223,21 @@ def read_study_info(study: "optuna.Study") -> StudyInfo | None:
     return None if values is None else StudyInfo.from_dict(values)
 
 
+def read_goals(study: "optuna.Study") -> Goals:
+    """The costs that the study minimises, and the limits that it was last run with."""
+    if len(with_retries(lambda: study.directions)) == 1 or (info := read_study_info(study)) is None:
+        return Goals()
+    return Goals(info.objectives[1:], get_study_attr(study, LIMITS, {}))
+
+
 _INFO = "about"  # the key in the database
 WARM_STARTS = "warm_starts"
+LIMITS = "limits"  # of costs
+MEASURED = "measured"  # what the costs of all trials are measured against
 _OPENINGS = "test_openings"
 _OPENED = "test_opened_for"  # earlier versions: the winner of each
 STUDY_ATTRS = frozenset(
-    {"id", "fingerprint", "trials", "kerastuner_space", _INFO, WARM_STARTS, _OPENINGS, _OPENED}
+    {"id", "fingerprint", "trials", "kerastuner_space", _INFO, WARM_STARTS, LIMITS, MEASURED, _OPENINGS, _OPENED}
 )  # that wastetune stores with a study
 
 

@@ -120,9 +120,9 @@ def set_trial_attrs(trial: RunningTrial, attrs: TrialAttrs) -> None:
             with_retries(partial(trial.storage.set_trial_user_attr, trial.id, key, value))
 
 
-def complete_trial(trial: RunningTrial, score: float) -> "FrozenTrial":
-    """Finishes the trial as complete, with its score."""
-    return _finish(trial, "COMPLETE", score)
+def complete_trial(trial: RunningTrial, score: float, costs: Sequence[float] = ()) -> "FrozenTrial":
+    """Finishes the trial as complete, with its score and, in a study with several objectives, its costs."""
+    return _finish(trial, "COMPLETE", [score, *costs])
 
 
 def prune_trial(trial: RunningTrial) -> "FrozenTrial":
@@ -151,13 +151,12 @@ def release_trials(study: "optuna.Study", reason: str) -> None:
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
-def _finish(trial: RunningTrial, state: str, score: float | None = None) -> "FrozenTrial":
+def _finish(trial: RunningTrial, state: str, values: Sequence[float] | None = None) -> "FrozenTrial":
     from optuna.trial import TrialState
 
     if trial.begun is not None:
         set_trial_attrs(trial, TrialAttrs(seconds=round(time.monotonic() - trial.begun, 3)))
     with _unless_finished():
-        values = None if score is None else [score]
         with_retries(lambda: trial.storage.set_trial_state_values(trial.id, TrialState[state], values))
     return read_trials(trial.study)[trial.number]
 

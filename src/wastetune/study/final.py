@@ -19,6 +19,7 @@ from wastetune.errors import UserError
 from wastetune.evaluation.calibration import measure_calibration, scale_probabilities
 from wastetune.evaluation.conformal import apply_set_threshold
 from wastetune.evaluation.novelty import fit_centres, fit_lowest, likeness
+from wastetune.evaluation.objectives import render_costs
 from wastetune.evaluation.scores import gain_intervals, score_predictions
 from wastetune.evaluation.selective import accuracy_by_coverage, apply_threshold
 from wastetune.evaluation.shift import measure_shift
@@ -31,19 +32,28 @@ from wastetune.models.bundle import (
     save_description,
     save_model,
 )
+from wastetune.models.latency import mean_costs
 from wastetune.models.parity import FOLDER as EXPORTS
 from wastetune.report.predictions import Predictions
 from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Report, Retrain, read_report
 from wastetune.report.text import final_model
-from wastetune.storage.records import Opening, TrialAttrs, read_attrs
-from wastetune.storage.study import best_trial, note_opening, read_records, read_study_info, read_trials
+from wastetune.storage.records import Opening, TrialAttrs, TrialRecord, read_attrs
+from wastetune.storage.study import (
+    best_trial,
+    note_opening,
+    read_goals,
+    read_records,
+    read_study_info,
+    read_trials,
+)
 from wastetune.study.members import Candidates, find_candidates
 from wastetune.study.refit import RefitResult, refit, refit_again
 from wastetune.study.select import select_final
-from wastetune.training.config import BACKBONE
+from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.training.fit import TrainingFailed
 from wastetune.tuning.objective import plain_set
 from wastetune.tuning.prepare import Bar, Prepared, TrialContext, fingerprint_digest, package_versions
+from wastetune.tuning.worker import settle_costs
 
 if TYPE_CHECKING:
     import optuna
@@ -75,7 +85,8 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
     best = best_trial(study)
     assert best is not None
     context, prepared = prepared.context, prepared.of(read_attrs(best).config.get(BACKBONE))
-    candidates = find_candidates(read_records(study), alone=prepared.context.spec.final == "best")
+    goals = read_goals(study)
+    candidates = find_candidates(read_records(study), alone=prepared.context.spec.final == "best", goals=goals)
     bundle = folder / "bundle"
     earlier = read_report(folder) if model_file(bundle).exists() else None
     answered = (fingerprint_digest(prepared), best.number, read_attrs(best).config)
@@ -84,16 +95,22 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
         earlier
         and (earlier.fingerprint, earlier.best.number, earlier.best.config) == answered
         and (earlier.final is None or earlier.final.considered == considered)
+        and earlier.limits == goals.limits
     ):
         refitted = Refit(earlier.evaluation, earlier.seconds.retrain, earlier=earlier)
     else:
         refitted = _refit_candidates(study, prepared, candidates, folder, console)
         if context.others:
-            latencies = {each.backbone.name: time_one_picture(each.backbone) for each in (context, *context.others)}
-            told = refitted.evaluation.model_copy(update={"latency_ms": latencies})
+            told = refitted.evaluation.model_copy(update={"latency_ms": _latencies(study, context)})
             refitted = replace(refitted, evaluation=told)
     save_description(bundle, _describe(study, prepared, best, refitted.evaluation))
     return refitted
+
+
+def _latencies(study: "optuna.Study", context: TrialContext) -> dict[str, float]:
+    """Milliseconds of one picture for each of several backbones, with the default's head where that is measured."""
+    known = {name: meter.reference_ms for name, meter in settle_costs(study, context).items() if meter.reference_ms}
+    return known or {each.backbone.name: time_one_picture(each.backbone) for each in (context, *context.others)}
 
 
 def _refit_candidates(
@@ -103,7 +120,7 @@ def _refit_candidates(
     context, bundle = prepared.context, folder / "bundle"
     attrs = {trial.number: read_attrs(trial) for trial in read_trials(study)}
     try:
-        final = select_final(context, candidates, console)
+        final = _select(study, context, candidates, console)
         console.print(
             f"retraining the default configuration and the final model, {final_model(final)}, on train + validation"
         )
@@ -119,6 +136,33 @@ def _refit_candidates(
         seconds=time.perf_counter() - started,
         predictions=Predictions(context.classes, prepared.test.paths, labels, probabilities, by_default.argmax(axis=1)),
     )
+
+
+def _select(study: "optuna.Study", context: TrialContext, candidates: Candidates, console: Console) -> FinalModel:
+    """What the final model is made of; where the study has several objectives, with its costs.
+
+    The limits hold for the model itself, which may be the mean of several: the last of them are left out until it is
+    within the limits. TrainingFailed as in `select_final`.
+    """
+    meters, goals = settle_costs(study, context), read_goals(study)
+    if not meters:
+        return select_final(context, candidates, console)
+
+    def measure(trials: Sequence[TrialRecord]) -> dict[str, float]:
+        return mean_costs(meters[context.backbone.name], [TrialConfig.model_validate(trial.config) for trial in trials])
+
+    console.print("measuring what the final model costs")
+    together = candidates.together
+    costs = measure(together)
+    while len(together) > 1 and not goals.allow(costs):
+        console.print(f"  a mean of {len(together)} has {render_costs(costs, goals.limits)}; one less")
+        together = together[:-1]
+        costs = measure(together)
+    final = select_final(context, replace(candidates, together=together), console)
+    if final.members != tuple(trial.number for trial in together):
+        costs = measure([candidates.default])
+    considered = tuple(trial.number for trial in candidates.trials)
+    return final.model_copy(update={"costs": costs, "considered": considered})
 
 
 def _fit(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wastetune.backbones.cuts import TOP
 from wastetune.evaluation.metrics import metric_value
+from wastetune.evaluation.objectives import Goals
 from wastetune.report.results import Kind
 from wastetune.storage.records import TrialRecord
 from wastetune.training.config import BACKBONE
@@ -22,12 +23,16 @@ HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost ne
 TAILS = 3  # trials averaged, besides the default, where the winner has a tail: each tail is a pass of its own
 
 
+_ALONE = Goals()  # a score and nothing else
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The trials that the final model may be made of."""
 
     together: tuple[TrialRecord, ...]  # to be averaged, the winner first
     default: TrialRecord
+    is_default_allowed: bool = True  # whether the default is within the limits of costs
 
     @property
     def trials(self) -> tuple[TrialRecord, ...]:
@@ -45,44 +50,52 @@ class Selection:
     default_score: float
 
 
-def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False) -> Candidates:
+def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False, goals: Goals = _ALONE) -> Candidates:
     """The winner and the next best trials, with the default, among the trials of a study.
+
+    Where costs have limits, only trials within them; the default is then a candidate only if it is.
 
     Of several backbones only trials of the winner's are averaged, and its default is the one to compare with: the final
     model has one trunk. Where the winner is a head, only heads are averaged, because a tail would cost a pass of its
-    own part of the backbone. `alone`: the winner is not averaged with others. Of equal scores, the earlier trial is
-    the better one. ValueError where the default trial is not complete.
+    own part of the backbone. `alone`: the winner is not averaged with others. Of equal scores, lower costs are better,
+    then the earlier trial.
+    ValueError where the default trial is not complete, or no trial is within the limits.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
     complete = [trial for trial in complete if trial.config.get(BACKBONE) == complete[0].config.get(BACKBONE)]
     default = next((trial for trial in complete if trial.default), None)
     if default is None:
         raise ValueError("the default trial is not complete")
+    complete, is_allowed = [trial for trial in complete if goals.allow(trial.costs)], goals.allow(default.costs)
+    if not complete:
+        raise ValueError("no trial is within the limits")
     best = complete[0]
     if alone:
-        return Candidates((best,), default)
+        return Candidates((best,), default, is_allowed)
     heads_only = best.cut == TOP.name
     allowed = [trial for trial in complete if trial.cut == TOP.name] if heads_only else complete
     chosen = allowed[: HEADS if heads_only else TAILS]
-    return Candidates(tuple(chosen if default not in allowed or default in chosen else [*chosen, default]), default)
+    together = chosen if default not in allowed or default in chosen else [*chosen, default]
+    return Candidates(tuple(together), default, is_allowed)
 
 
 def select_members(
     labels: NDArray[Any], held_out: Mapping[int, NDArray[Any]], candidates: Candidates, metric: str
 ) -> Selection:
     """All of the candidates that can be averaged. Where the default is none of them, it is selected instead if it has
-    the higher held-out score.
+    the higher held-out score and is within the limits.
 
     labels: (n,); held_out: trial number -> probabilities (n, c) of the same pictures, for each candidate.
     """
     default, members = candidates.default.number, tuple(each.number for each in candidates.together)
     score = metric_value(metric, labels, np.mean([held_out[number] for number in members], axis=0))
     default_score = metric_value(metric, labels, held_out[default])
-    if members == (default,) or (default not in members and score < default_score):
+    is_better = candidates.is_default_allowed and default not in members and score < default_score
+    if members == (default,) or is_better:
         return Selection("default", (default,), default_score, default_score)
     return Selection("ensemble" if len(members) > 1 else "best", members, score, default_score)
 
 
-def _rank(trial: TrialRecord) -> tuple[float, int]:
+def _rank(trial: TrialRecord) -> tuple[float, ...]:
     assert trial.score is not None
-    return -trial.score, trial.number
+    return (-trial.score, *trial.costs.values(), trial.number)

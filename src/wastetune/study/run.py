@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from wastetune.console import Console
 from wastetune.data.splits import write_split_table
+from wastetune.evaluation.objectives import render_costs
 from wastetune.report.results import Report
 from wastetune.report.results_folder import write_results
 from wastetune.search.history import read_history
@@ -16,10 +17,13 @@ from wastetune.settings import STORAGE, Locations
 from wastetune.signals import raise_on_signals
 from wastetune.storage.budget import is_void
 from wastetune.storage.study import (
+    LIMITS,
     best_trial,
     default_trial,
     finished_trials,
     get_study_attr,
+    read_goals,
+    read_records,
     read_trials,
     set_study_attr,
 )
@@ -34,7 +38,7 @@ from wastetune.tuning.processes import is_replacement, parent_process, run_worke
 from wastetune.tuning.progress import render_preparation, render_trial, show_study, show_trial
 from wastetune.tuning.spec import StudySpec
 from wastetune.tuning.warm_start import check_warm_start, render_warm_starts, settle_warm_starts
-from wastetune.tuning.worker import not_shown, run_worker
+from wastetune.tuning.worker import not_shown, render_meters, run_worker, settle_costs
 
 if TYPE_CHECKING:
     import optuna
@@ -67,8 +71,12 @@ def run_study(
     folder = locations.results / spec.name
     study = join_study(prepared, locations.storage, console, split_table=folder / "split.csv")
     set_study_attr(study, "trials", spec.trials)
+    if spec.objectives:
+        set_study_attr(study, LIMITS, spec.limits)
     write_split_table(prepared.index, prepared.splits, folder / "split.csv")
     for line in render_warm_starts(spec, settle_warm_starts(study, prepared.context)):
+        console.print(line)
+    for line in render_meters(settle_costs(study, prepared.context)):
         console.print(line)
     preparing = time.perf_counter() - started
 
@@ -76,7 +84,7 @@ def run_study(
     with mirrored(partial(open_mirror_of, study, locations.tracking_uri), console, locations.tracking_uri) as submit:
         _search(study, prepared, locations, console, submit, timeout=timeout, workers=workers, renew_after=renew_after)
         if final and (best_trial(study) is None or default_trial(study) is None):
-            console.print("no trial with a score yet, so there is nothing to retrain")
+            console.print(_nothing_to_retrain(study))
         elif final:
             prepared.check_pictures()
             refitted = refit_winner(study, prepared, folder, console)
@@ -86,6 +94,15 @@ def run_study(
             submit(FinalReport(report, folder))
         submit(AllTrials(tuple(read_trials(study))))
     return report
+
+
+def _nothing_to_retrain(study: "optuna.Study") -> str:
+    limits, records = read_goals(study).limits, read_records(study)
+    if not limits or default_trial(study) is None:
+        return "no trial with a score yet, so there is nothing to retrain"
+    least = {key: min((each.costs[key] for each in records if key in each.costs), default=0.0) for key in limits}
+    told = render_costs(least, limits)
+    return f"no trial is within the limits, so there is nothing to retrain; the lowest so far: {told}"
 
 
 def _search(

@@ -15,8 +15,16 @@ from wastetune.search.history import divide_trials
 from wastetune.search.space import bounds, searched_ranges
 from wastetune.search.toml_file import named_files
 from wastetune.storage.budget import is_default
-from wastetune.storage.records import Origin, WarmStart, read_attrs, trial_seconds
-from wastetune.storage.study import WARM_STARTS, best_trial, get_study_attr, read_trials, records_of
+from wastetune.storage.records import Origin, WarmStart, find_front, read_attrs, trial_score, trial_seconds
+from wastetune.storage.study import (
+    WARM_STARTS,
+    best_trial,
+    get_study_attr,
+    read_goals,
+    read_records,
+    read_trials,
+    records_of,
+)
 from wastetune.study.final import Refit, data_name
 from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.tuning.prepare import Prepared, TrialContext, fingerprint_digest
@@ -56,7 +64,9 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
     trials = read_trials(study)
     states = Counter(each.state for each in records_of(trials))
     config, origin = dict(read_attrs(best).config), read_attrs(best).origin
-    assert best.value is not None
+    score, costs = trial_score(best), dict(read_attrs(best).costs)
+    assert score is not None
+    rare: dict[str, Any] = {**({"origin": origin} if origin else {}), **({"costs": costs} if costs else {})}
     return StudySummary(
         study=context.spec.name,
         question=context.spec.question,
@@ -70,10 +80,8 @@ def summarize_search(study: "optuna.Study", prepared: Prepared, best: "FrozenTri
         left_out=len(splits.left_out),
         counts=PictureCounts(train=len(splits.train), val=len(splits.val), test=len(splits.test)),
         trials=_trial_counts(states),
-        default_number=next(
-            (t.number for t in trials if is_default(t, config.get(BACKBONE)) and t.value is not None), 0
-        ),
-        best=Best(number=best.number, score=best.value, config=config, **({"origin": origin} if origin else {})),
+        default_number=next((t.number for t in trials if is_default(t, config.get(BACKBONE)) and t.values), 0),
+        best=Best(number=best.number, score=score, config=config, **rare),
         edges=edge_findings(config, _reachable_ranges(context.of(config.get(BACKBONE)), best)),
         problems=index.problems,
         duplicates=sum(len(group) - 1 for group in duplicate_groups(index)),
@@ -100,6 +108,9 @@ def _rare(study: "optuna.Study", prepared: Prepared) -> dict[str, Any]:
     if divided := divide_trials(read_trials(study)):
         sizes = {each.name: _count_parameters(prepared.context.of(each.name)) for each in divided}
         values["backbones"] = [each.to_dict() | {"parameters": sizes[each.name]} for each in divided]
+    if (goals := read_goals(study)).costs:
+        values["limits"] = dict(goals.limits)
+        values["front"] = [each.to_dict() for each in find_front(read_records(study), goals)]
     if prepared.context.spec.split == "random":
         values["leaked"] = len(leaked_pictures(index, prepared.splits))
     return values

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wastetune.errors import first_line
 from wastetune.evaluation.metrics import METRICS
+from wastetune.evaluation.objectives import COSTS, render_costs
 from wastetune.formatting import render_value
 from wastetune.report.results import Report
 from wastetune.report.text import final_model
@@ -81,7 +82,8 @@ def note_study(study: "optuna.Study", report: Report | None = None, folder: Path
         assert info is not None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the method is experimental in Optuna
-            study.set_metric_names([METRICS[info.metric][0]])  # instead of "Objective 0"
+            costs = [COSTS[key].label for key in info.objectives[1:]]
+            study.set_metric_names([METRICS[info.metric][0], *costs])  # instead of "Objective 0"
         pages = f"/dashboard/studies/{study._study_id}/trials?numbers="
         note = render_study_note(
             info,
@@ -124,6 +126,7 @@ def render_trial_note(
     lines = [
         f"**{METRICS[metric][0]} {best['score']:.4f}**{accuracy} on the validation pictures, "
         f"in epoch {best['number']} of {epochs}; {attrs.trainable_parameters:,} parameters trained.",
+        *(["", f"Its model has {render_costs(attrs.costs)}."] if attrs.costs else []),
         *(["", f"A warm start: the configuration is from {attrs.origin}."] if attrs.origin else []),
         "",
         "Worst classes:",
@@ -164,6 +167,11 @@ def render_study_note(
         f"| classes | {len(data.classes)}: {_first_names(data.classes)} |",
         f"| backbone | {info.tags['backbone']} |",
         f"| maximised | {metric} on the validation pictures |",
+        *(
+            [f"| minimised | {', '.join(COSTS[key].title for key in costs)} |"]
+            if (costs := info.objectives[1:])
+            else []
+        ),
         *([f"| search | {search} |"] if (search := describe_search(info.tags)) else []),
     ]
     return "\n".join(lines)
@@ -180,11 +188,16 @@ def _answer(report: Report, metric: str, trial: str, files: str, link: str) -> l
     return [
         f"[Trial {best.number}]({trial}) is best{whose}, with a validation {metric} of {best.score:.4f}. "
         f"{_subject(report)} macro F1 **{test.f1_macro:.3f}** and accuracy "
-        f"**{test.accuracy:.3f}** on the sealed test set; {comparison}.",
+        f"**{test.accuracy:.3f}** on the sealed test set; {comparison}.{_costs(report)}",
         "",
         f"{f'[Open the report]({link}). ' if link else ''}Files: `{files}`",
         "",
     ]
+
+
+def _costs(report: Report) -> str:
+    costs = report.final.costs if report.final else {}
+    return f" Its costs: {render_costs(costs, report.limits)}." if costs else ""
 
 
 def _subject(report: Report) -> str:

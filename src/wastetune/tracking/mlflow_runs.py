@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wastetune.errors import UserError
 from wastetune.report.results import Report
 from wastetune.storage.budget import is_void
-from wastetune.storage.records import STATES, read_attrs, trial_seconds
+from wastetune.storage.records import STATES, read_attrs, trial_score, trial_seconds
 from wastetune.tracking.mlflow_store import ORDER, PARENT, STUDY, TRIAL, Mirror, log_data, search
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def _amend(mirror: Mirror, run: Any, trial: "FrozenTrial") -> None:
 
 def _order(trial: "FrozenTrial") -> str:
     """The tag by which a study's runs are sorted: greater for a better trial, and for study and final model greater."""
-    return "" if trial.value is None else f"{trial.value:.6f}"
+    score = trial_score(trial)
+    return "" if score is None else f"{score:.6f}"
 
 
 def mirror_final(mirror: Mirror, report: Report, folder: Path) -> None:
@@ -175,7 +176,8 @@ def _copy_final(mirror: Mirror, report: Report, folder: Path, digest: str) -> No
         for key, value in vars(part).items()
         if isinstance(value, float)
     ]
-    _log(client, run, params=report.best.config, metrics=scores)
+    costs = report.final.costs.items() if report.final else ()
+    _log(client, run, params=report.best.config, metrics=scores + [(key, value, 0) for key, value in costs])
     log_data(client, run, mirror.data)
     client.log_artifacts(run, str(folder))
     client.set_terminated(run)
@@ -218,7 +220,8 @@ def _copy_trial(mirror: Mirror, trial: "FrozenTrial") -> None:
     single = [
         (key, float(value), 0)
         for key, value in (
-            ("best_score", trial.value),
+            ("best_score", trial_score(trial)),
+            *attrs.costs.items(),
             ("best_epoch", attrs.best_epoch),
             ("trainable_parameters", attrs.trainable_parameters),
             ("duration_seconds", trial_seconds(trial) if ended else None),

@@ -61,6 +61,13 @@ def assemble_model(backbone: Backbone, branches: Sequence[Branch], temperature: 
     return keras.Model(pixels, probabilities, name="wastetune")
 
 
+def with_softmax(model: Any) -> Any:
+    """A branch at the top alone as `assemble_model` has it above the trunk: activations to probabilities."""
+    import keras
+
+    return keras.Model(model.input, keras.layers.Softmax(name="probabilities")(average_logits([model.output], 1.0)))
+
+
 def average_logits(logits: Sequence[Any], temperature: float) -> Any:
     """Logits (n, classes) of the mean of several models' probabilities, at a temperature; of one model, scaled."""
     import keras

@@ -24,7 +24,10 @@ from wastetune.data.splits import Splits, split_digest, split_index
 from wastetune.datasets.catalog import find_dataset
 from wastetune.datasets.identity import content_digest, content_sketch, name_dataset
 from wastetune.errors import UserError
-from wastetune.search.choice import GRID, NAMES, QMC, name_of, render_choice
+from wastetune.evaluation.metrics import METRICS
+from wastetune.evaluation.objectives import COSTS, Goals, render_cost
+from wastetune.models.latency import check_measurable
+from wastetune.search.choice import GRID, MEDIAN, NAMES, QMC, directions_of, name_of, render_choice
 from wastetune.search.distributions import render_param
 from wastetune.search.sampler import check_search
 from wastetune.search.space import ENQUEUE, SearchSpace, bounds, load_space, with_head
@@ -35,10 +38,12 @@ from wastetune.storage.database import open_storage
 from wastetune.storage.study import (
     FIRST_VERSION,
     LATER,
+    LIMITS,
     DataSource,
     StudyInfo,
     open_study,
     read_study_info,
+    set_study_attr,
     write_study_info,
 )
 from wastetune.storage.trials import fail_lost_trials
@@ -102,6 +107,8 @@ _NOT_IN_FINGERPRINT = {
     "warm_start",
     "head",
     *("preprocessing", "layer"),
+    "objectives",
+    *(cost.limit for cost in COSTS.values()),
 }
 
 
@@ -175,7 +182,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
                 key: render_choice(value) if key in NAMES else _in_words(value)
                 for key, value in spec.model_dump(exclude=_NOT_IN_FINGERPRINT).items()
                 # A study that does not use keys that came later keeps the fingerprint it began with.
-                if key not in LATER or value != LATER[key]
+                if (key not in LATER or value != LATER[key]) and not (key == "pruner" and spec.objectives)
             },
             # Later parameters depend on earlier ones, so their order matters.
             "space": ", ".join(key for key, _ in space.params),
@@ -185,6 +192,7 @@ def prepare_study(spec: StudySpec, *, data: Path | None, weights: Path | None, c
             **({"head": f"{head.function.__name__}, {head.digest[:16]}"} if head else {}),
             _DATA: split_digest(index, splits)[:16],
             "weights": ", ".join(each.digest[:16] for each in backbones),
+            **({"objectives": ", ".join(spec.objectives)} if spec.objectives else {}),
             **({"warm_start": in_toml(spec.warm_start)} if spec.warm_start else {}),
             **{key: value for key in ("preprocessing", "layer") if (value := getattr(spec, key)) is not None},
             **{key: number for each in backbones for key, number in recipes_of(space, each).items()},
@@ -263,10 +271,30 @@ def check_choices(spec: StudySpec, *, trials: int | None) -> list[str]:
     if spec.head is not None and name_of(spec.sampler) in (GRID, QMC):
         with key_of(spec, "sampler"):
             raise UserError("its points are laid out before a head of your own has told its parameters; choose another")
+    goals = goals_of(spec)
     try:
-        return check_search(spec.sampler, spec.pruner, space, trials=trials)
+        check_measurable(goals.costs)
+        pruner = MEDIAN if goals.costs else spec.pruner  # none, which the objectives imply
+        lines = check_search(spec.sampler, pruner, space, trials=trials, goals=goals)
     except UserError as error:
         raise UserError(f"{spec.source}: {error}") from None
+    return [*render_goals(spec.metric, goals), *lines]
+
+
+def goals_of(spec: StudySpec) -> Goals:
+    """The costs that a study's file names as objectives, and their limits."""
+    return Goals(tuple(spec.objectives or ())[1:], spec.limits)
+
+
+def render_goals(metric: str, goals: Goals) -> list[str]:
+    """A line about the objectives, where there are several."""
+    if not goals.costs:
+        return []
+    named = [
+        COSTS[key].title + (f" (at most {render_cost(key, goals.limits[key])})" if key in goals.limits else "")
+        for key in goals.costs
+    ]
+    return [f"objectives: {METRICS[metric][0]}, {', '.join(named)}; nothing is pruned by its score"]
 
 
 def fingerprint_digest(prepared: Prepared) -> str:
@@ -288,13 +316,19 @@ def join_study(
     def explain(key: str, then: str) -> str:
         return changes_since(split_table, then, prepared.index) if split_table and key == _DATA else ""
 
-    study = open_study(open_storage(url, patient=patient), spec.name, prepared.fingerprint, explain)
+    goals = goals_of(spec)
+    study = open_study(
+        open_storage(url, patient=patient), spec.name, prepared.fingerprint, explain, directions_of(goals)
+    )
     info, data = read_study_info(study), _data_source(prepared)
     if info is None:
         search = {key: value for key, value in prepared.fingerprint.items() if key in NAMES}
         tags = {"backbone": ", ".join(spec.backbones), "dataset": data.name, **search, **package_versions()}
         source = str(Path(spec.source).resolve())
-        info = StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags, source=source)
+        several = {"objectives": spec.objectives} if spec.objectives else {}
+        info = StudyInfo(question=spec.question, metric=spec.metric, data=data, tags=tags, source=source, **several)
+        if goals.costs:
+            set_study_attr(study, LIMITS, goals.limits)
         write_study_info(study, info)
         note_study(study)
     elif (known := _update_source(info.data, data, spec.dataset_name)) != info.data:

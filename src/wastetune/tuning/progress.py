@@ -14,13 +14,28 @@ from wastetune.console import Console, Row
 from wastetune.data.corrections import render_corrected
 from wastetune.data.index import contradictions
 from wastetune.evaluation.metrics import METRICS
+from wastetune.evaluation.objectives import Goals, render_brief, render_costs
 from wastetune.formatting import render_count, render_rough_duration
 from wastetune.search.choice import describe_search
 from wastetune.search.history import divide_trials
 from wastetune.settings import lease_seconds
 from wastetune.storage.budget import is_void, only_finished, was_interrupted
-from wastetune.storage.records import read_attrs, render_interruption, trial_seconds
-from wastetune.storage.study import best_trial, get_study_attr, read_study_info, read_trials, records_of
+from wastetune.storage.records import (
+    TrialRecord,
+    find_front,
+    read_attrs,
+    render_interruption,
+    trial_score,
+    trial_seconds,
+)
+from wastetune.storage.study import (
+    best_trial,
+    get_study_attr,
+    read_goals,
+    read_study_info,
+    read_trials,
+    records_of,
+)
 from wastetune.training.config import BACKBONE, HEAD_PREFIX
 from wastetune.training.fit import Epoch
 from wastetune.tuning.prepare import Prepared
@@ -31,6 +46,7 @@ if TYPE_CHECKING:
 
 _STATES = ("COMPLETE", "PRUNED", "RUNNING", "FAIL")
 _INTERRUPTIONS = 5  # listed
+_POINTS = 5  # of a Pareto front, listed
 _JUMP = 60  # times the usual seconds from one trial to the next
 _RECENT = 20  # finished trials that the rate is computed from, so that it follows the number of workers
 
@@ -47,7 +63,7 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
     finished = only_finished(trials)
     ended = records_of(trials)
     interrupted = [record for record in ended if record.state == "interrupted"]
-    best, info = best_trial(study), read_study_info(study)
+    best, info, goals = best_trial(study), read_study_info(study), read_goals(study)
     workers = [
         {
             "host": owner["host"],
@@ -80,15 +96,25 @@ def describe_status(study: "optuna.Study", now: float | None = None) -> dict[str
         if best is None
         else {
             "trial": best.number,
-            "score": best.value,
+            "score": trial_score(best),
             "config": read_attrs(best).config,
             "origin": read_attrs(best).origin,
+            **({"costs": dict(read_attrs(best).costs)} if goals.costs else {}),
         },
         **({"backbones": [each.to_dict() for each in divided]} if (divided := divide_trials(trials)) else {}),
+        **_describe_goals(goals, ended),
         "workers": workers,
         "trials_per_minute": None if step is None else round(60 / step, 2),
         "seconds_left": None if step is None else round(step * left, 1),
     }
+
+
+def _describe_goals(goals: Goals, ended: Sequence[TrialRecord]) -> dict[str, Any]:
+    """The limits and the Pareto front of a study with several objectives."""
+    if not goals.costs:
+        return {}
+    front = [{"trial": each.number, "score": each.score, "costs": each.costs} for each in find_front(ended, goals)]
+    return {"limits": dict(goals.limits), "front": front}
 
 
 def seconds_per_trial(trials: "Sequence[FrozenTrial]") -> float | None:
@@ -121,14 +147,18 @@ def render_status(status: Mapping[str, Any]) -> str:
         lines.append(status["search"])
     name = f" {METRICS[status['metric']][0]}" if status["metric"] else ""
     if best is None:
-        lines.append("best: none yet")
+        lines.append("best: none yet" + (" within the limits" if status.get("limits") else ""))
     else:
         origin = f", from {best['origin']}" if best["origin"] else ""
-        lines.append(f"best{name}: {best['score']:.4f} (trial {best['trial']}{origin})")
+        costs = f", {render_costs(best['costs'], status['limits'])}" if "costs" in best else ""
+        lines.append(f"best{name}: {best['score']:.4f} (trial {best['trial']}{origin}){costs}")
     for each in status.get("backbones", ()):
         score = "no score yet" if each["score"] is None else f"best {each['score']:.4f} (trial {each['best']})"
         spent = render_rough_duration(each["seconds"] + each["activation_seconds"])
         lines.append(f"  {each['name']}: {render_count(each['trials'], 'trial')} in {spent}, {score}")
+    if front := status.get("front"):
+        points = [f"{each['score']:.3f} at {render_brief(each['costs'])} (trial {each['trial']})" for each in front]
+        lines.append(f"Pareto front: {'; '.join(points[:_POINTS])}" + ("; ..." if len(points) > _POINTS else ""))
     if rate is not None:
         left = status["seconds_left"]
         lines.append(f"{rate:.1f} trials a minute" + (f", about {render_rough_duration(left)} left" if left else ""))
@@ -197,8 +227,16 @@ def render_trial(trial: "FrozenTrial", best: "FrozenTrial | None", metric: str, 
         what = "interrupted" if was_interrupted(trial) else "failed"
         return f"trial {trial.number:3d}  {what}" + (f": {attrs.failure}" if attrs.failure != what else "")
     name = METRICS[metric][0]
-    score = f"{name} {trial.value:.4f}" if state == "COMPLETE" else "pruned"
-    so_far = f"  best {best.value:.4f} (trial {best.number})" if best else ""
+    value = trial_score(trial)
+    score = (
+        f"{name} {value:.4f}"
+        if state == "COMPLETE"
+        else "pruned"
+        if attrs.history or not attrs.costs
+        else "not trained"
+    )
+    score += f", {render_brief(attrs.costs)}" if attrs.costs else ""
+    so_far = f"  best {trial_score(best):.4f} (trial {best.number})" if best else ""
     line = f"trial {trial.number:3d}  {score:{len(name) + 7}}  {trial_seconds(trial):5.0f} s{so_far}"
     line += f"  from {attrs.origin}" if attrs.origin else ""
     if backbone := attrs.config.get(BACKBONE):
@@ -263,7 +301,12 @@ def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"]) -> Ro
     """The row of a study, with the time left as `describe_status` tells it."""
     count, step = len(finished), seconds_per_trial(finished)
     left = None if step is None else step * max(asked - count, 0)
-    scores = [(trial.value, -trial.number) for trial in finished if trial.state.name == "COMPLETE"]
+    complete = [
+        trial
+        for trial in finished
+        if trial.state.name == "COMPLETE" and max(trial.constraints.values(), default=0) <= 0
+    ]
+    scores = [(trial_score(trial), -trial.number) for trial in complete]
     best, number = max(scores, default=(None, 0))
     state = "" if best is None else f"best {METRICS[metric][0]} {best:.4f} (trial {-number})"
     return Row(f"{min(count, asked)} of {asked} trials", min(count, asked), asked, state, left)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from wastetune.backbones.catalog import Preprocessing
 from wastetune.errors import UserError
+from wastetune.evaluation.objectives import COSTS, read_objectives
 from wastetune.search.choice import MEDIAN, NAMES, TPE, Named, read_choice
 from wastetune.search.toml_file import check_keys, explain, find_file, in_toml, named_files, read_toml
 
@@ -27,6 +28,10 @@ class StudySpec(BaseModel):
     space: str = Field(default="transfer", min_length=1)
     head: str | None = Field(default=None, min_length=1)  # FILE.py:FUNCTION, beside the study's file; None: wastetune's
     metric: Literal["macro_f1", "accuracy", "balanced_accuracy"] = "macro_f1"
+    objectives: tuple[str, ...] | None = None  # the metric, and costs of the model to minimise; None: the metric alone
+    max_latency_ms: float | None = Field(default=None, gt=0)  # limits of these costs, also for the final model
+    max_megabytes: float | None = Field(default=None, gt=0)
+    max_parameters: int | None = Field(default=None, gt=0)
     trials: int = Field(default=50, ge=1)
     warm_start: Literal["auto"] | tuple[str, ...] | None = None  # earlier studies whose best configurations run early
     seed: int = Field(default=0, ge=0)
@@ -48,11 +53,18 @@ class StudySpec(BaseModel):
         """The names of the study's backbones, one or several; the first is that of trial 0."""
         return (self.backbone,) if isinstance(self.backbone, str) else self.backbone
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limit of each cost that has one."""
+        values = {name: getattr(self, cost.limit) for name, cost in COSTS.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
     @model_validator(mode="before")
     @classmethod
     def _read_choices(cls, values: dict[str, Any]) -> dict[str, Any]:
         _check_twice(values.get("backbone"))
-        return values | {key: read_choice(key, values[key]) for key in NAMES if key in values}
+        choices = {key: read_choice(key, values[key]) for key in NAMES if key in values}
+        return read_objectives(values | choices)
 
     @field_validator("backbone")
     @classmethod

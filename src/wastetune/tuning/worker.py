@@ -1,17 +1,20 @@
 """A worker: chooses a configuration, runs it, reports it, until the study's budget is spent."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import nearest_cut
 from wastetune.backbones.cuts import TOP
 from wastetune.errors import UserError, first_line, is_disk_error, render_os_error
-from wastetune.search.choice import GRID, MEDIAN, QMC, TPE, name_of
+from wastetune.evaluation.objectives import COSTS, Goals, render_cost
+from wastetune.models.latency import Meter, describe_machine, measure_reference, model_costs, open_meter, trunk_costs
+from wastetune.search.choice import CONSTRAINTS, GRID, MEDIAN, QMC, TPE, name_of
 from wastetune.search.points import grid_points, sobol_points, walk_grid
 from wastetune.search.pruner import is_hopeless, is_reported, open_pruning
 from wastetune.search.sampler import (
@@ -26,6 +29,7 @@ from wastetune.search.sampler import (
 )
 from wastetune.search.space import bounds, default_params, enqueued_params, searched_backbones
 from wastetune.seeding import seed_for
+from wastetune.settings import cache_folder
 from wastetune.storage.budget import (
     LOST,
     MAX_RETRIES,
@@ -39,7 +43,7 @@ from wastetune.storage.budget import (
 )
 from wastetune.storage.heartbeat import Heartbeat, heartbeats
 from wastetune.storage.records import TrialAttrs, WarmStart, read_attrs
-from wastetune.storage.study import ask_lock, read_trials
+from wastetune.storage.study import MEASURED, ask_lock, read_goals, read_trials, settle_study_attr
 from wastetune.storage.trials import (
     RunningTrial,
     begin_trial,
@@ -54,7 +58,7 @@ from wastetune.storage.trials import (
     void_reason,
 )
 from wastetune.tracking.dashboard import Notes
-from wastetune.training.config import TrialConfig
+from wastetune.training.config import BACKBONE, HEAD_KEYS, HEAD_PREFIX, TrialConfig
 from wastetune.training.fit import Epoch
 from wastetune.tuning.objective import choose_config, run_trial
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
@@ -79,6 +83,9 @@ ShowTrial = Callable[[int, int], AbstractContextManager[Callable[[Epoch], None]]
 def not_shown(number: int, epochs: int) -> AbstractContextManager[Callable[[Epoch], None]]:
     """A trial that is not shown while it runs."""
     return nullcontext(lambda epoch: None)
+
+
+_ALONE = Goals()  # a score and nothing else
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,8 @@ def run_worker(
     UserError where trial after trial fails, with the reason of the last one.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    memory = open_in_memory_study(epochs=int(bounds(context.space, "epochs")[1]))
+    goals, meters = read_goals(study), settle_costs(study, context)
+    memory = open_in_memory_study(epochs=int(bounds(context.space, "epochs")[1]), goals=goals)
     notes = Notes(study, context.spec.metric, context.classes)
     warm_starts = settle_warm_starts(study, context)
     failures = models = 0
@@ -145,7 +153,7 @@ def run_worker(
                 heartbeat.hold(None)
                 continue
             with show(started.trial.number, started.proposal.config.epochs) as shown:
-                ended = _run_one(started, heartbeat, context, notes, bar, shown, check)
+                ended = _run_one(started, heartbeat, context, notes, bar, shown, check, meters, goals)
             heartbeat.hold(None)
             on_trial(ended)
             attrs = read_attrs(ended)
@@ -155,9 +163,81 @@ def run_worker(
                     f"{failures} trials in a row failed, the last one with: {attrs.failure}; "
                     "mend the cause and run the same command again"
                 )
-            models += attrs.cut != TOP.name or context.space.head is not None
+            models += attrs.cut != TOP.name or context.space.head is not None or bool(meters)
             if renew_after is not None and models >= renew_after:
                 return True
+
+
+def settle_costs(study: "optuna.Study", context: TrialContext) -> dict[str, Meter]:
+    """What measures the costs of trials with each backbone, the same for all workers; empty for a score alone.
+
+    The first worker measures the models that the others are compared with, before any trial runs. UserError where a
+    later one is on another kind of machine, and where even a backbone alone is above a limit.
+    """
+    goals = read_goals(study)
+    if not goals.costs:
+        return {}
+    meters = {each.backbone.name: _open_meter(goals, context, each) for each in (context, *context.others)}
+    machine = describe_machine() if "latency_ms" in goals.costs else ""
+
+    def measure_one(meter: Meter) -> dict[str, Any]:
+        known = replace(meter, reference_ms=measure_reference(meter)) if machine else meter
+        return {"reference_ms": known.reference_ms, "least": trunk_costs(known)}
+
+    def measure() -> dict[str, Any]:
+        return {"machine": machine, "backbones": {name: measure_one(meter) for name, meter in meters.items()}}
+
+    stored = settle_study_attr(study, MEASURED, measure)
+    if stored["machine"] != machine:
+        raise UserError(
+            f"study {study.study_name!r} measures latency on another machine (there: {stored['machine']}; here: "
+            f"{machine}); go on there, or copy the study's file to a new name"
+        )
+    for name in meters:
+        least = stored["backbones"][name]["least"]
+        for key, excess in goals.excess(least).items():
+            if excess > 0:
+                raise UserError(
+                    f"{COSTS[key].limit} = {goals.limits[key]:g}, but {name} alone has "
+                    f"{render_cost(key, least[key])}; raise the limit, or choose a smaller backbone"
+                )
+    return {
+        name: replace(meter, reference_ms=stored["backbones"][name]["reference_ms"]) for name, meter in meters.items()
+    }
+
+
+def _open_meter(goals: Goals, study: TrialContext, context: TrialContext) -> Meter:
+    """The meter of one backbone of the study, whose reference is the model of its default."""
+    named = context.backbone.name if None not in searched_backbones(study.space) else None
+    params = default_params(study.space, named)
+    default = propose_this(params, lambda trial: choose_config(trial, study if named is None else context)).config
+    return open_meter(goals.costs, context.backbone, len(context.classes), context.build_head, default, cache_folder())
+
+
+def render_meters(meters: Mapping[str, Meter]) -> list[str]:
+    """A line on what latencies are measured with; none where none is."""
+    if not any(meter.reference_ms for meter in meters.values()):
+        return []
+    several = len(meters) > 1
+    models = [f"{meter.reference_ms:.3g} ms{f' ({name})' if several else ''}" for name, meter in meters.items()]
+    told = "the defaults' models" if several else "the default's model"
+    return [f"latency on {describe_machine()}, one thread; {told}: {', '.join(models)}"]
+
+
+def _measure(meter: Meter, trial: RunningTrial, config: TrialConfig) -> dict[str, float]:
+    """The costs of a trial's model, measured once for each architecture: weights do not change them."""
+    architecture = _architecture(config.model_dump())
+    for other in read_trials(trial.study):
+        attrs = read_attrs(other)
+        if attrs.costs and _architecture(attrs.config) == architecture:
+            return dict(attrs.costs)
+    return model_costs(meter, config)
+
+
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model's costs depend on: all that makes its head. The whole backbone runs, wherever it was cut."""
+    own = {"head", BACKBONE, *HEAD_KEYS} - {"dropout"}
+    return {key: value for key, value in config.items() if key in own or key.startswith(HEAD_PREFIX)}
 
 
 @contextmanager
@@ -195,6 +275,8 @@ def _begin(
 def _open_pruning(
     trial: RunningTrial, known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext
 ) -> Callable[[int, float], bool]:
+    if memory.goals.costs:  # Optuna's pruners compare one objective
+        return lambda epoch, score: False
     if context.spec.pruner == MEDIAN:
         reported: dict[int, float] = {}
 
@@ -216,8 +298,13 @@ def _run_one(
     bar: Bar,
     show: Callable[[Epoch], None],
     check: Callable[[], None],
+    meters: Mapping[str, Meter] = MappingProxyType({}),
+    goals: Goals = _ALONE,
 ) -> "FrozenTrial":
-    """Runs a trial to its end; gives it as it is in the database."""
+    """Runs a trial to its end; gives it as it is in the database.
+
+    One whose model is above a limit is pruned before it is trained, but for the default, which others are compared to.
+    """
     trial, config = started.trial, started.proposal.config
     history: list[dict[str, Any]] = []
     pruned = False
@@ -233,7 +320,17 @@ def _run_one(
             pruned = hopeless and not started.default  # the winner is compared with it
         return pruned or heartbeat.lost
 
+    costs: dict[str, float] = {}
     try:
+        if meters:
+            costs = _measure(meters[context.of(config.backbone).backbone.name], trial, config)
+            set_trial_attrs(trial, TrialAttrs(costs=costs))
+            for key, excess in goals.excess(costs).items():
+                note_trial(trial, f"{CONSTRAINTS}:{key}", excess)
+            if not started.default and not goals.allow(costs):
+                set_trial_attrs(trial, TrialAttrs(origin=started.origin))
+                return prune_trial(trial)
+            check()
         result = run_trial(config, trial.number, context, bar, on_epoch)
         attrs = TrialAttrs(
             origin=started.origin,
@@ -243,11 +340,14 @@ def _run_one(
             val_accuracy=result.fit.best.accuracy,
             confusion_matrix=result.confusion_matrix,
             trainable_parameters=result.trainable_parameters,
+            costs=costs,
             activation_seconds=result.activation_seconds,
         )
         set_trial_attrs(trial, attrs)
         notes.write(trial, config.model_dump(), attrs, pruned=pruned)
-        return prune_trial(trial) if pruned else complete_trial(trial, result.fit.best.score)
+        if pruned:
+            return prune_trial(trial)
+        return complete_trial(trial, result.fit.best.score, [costs[key] for key in goals.costs])
     except UserError:  # the configuration is not the cause
         raise
     except Exception as error:
@@ -323,7 +423,7 @@ def _proposals(
     if sampler == TPE:
         yield propose(memory, known, resolve, seed=seed)
     else:
-        yield propose_by(sampler, space, known, resolve, name=context.spec.name, seed=seed)
+        yield propose_by(sampler, space, known, resolve, name=context.spec.name, seed=seed, goals=memory.goals)
     for attempt in range(1, _MAX_REPEATS - 1):
         yield propose_at_random(memory, resolve, seed=_sampler_seed(context, name, len(known), attempt))
 
