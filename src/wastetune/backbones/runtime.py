@@ -22,6 +22,7 @@ from wastetune.backbones.backbone import Backbone, build_trunk
 from wastetune.backbones.cuts import Cut
 from wastetune.errors import UserError, install_command
 from wastetune.settings import RUNTIME
+from wastetune.signals import deferred_signals
 
 RUNTIMES = ("auto", "keras", "openvino")
 
@@ -74,7 +75,8 @@ def _open(backbone: Backbone, cuts: tuple[Cut, ...], runtime: str, may_fall_back
     trunk = build_trunk(backbone, cuts)
     if runtime == "openvino":
         try:
-            return _open_openvino(trunk, backbone.size)
+            with deferred_signals():  # an interrupt in the middle would look like an error of the conversion
+                return _open_openvino(trunk, backbone.size)
         except Exception as error:  # conversion raises any exception: for an operation, a version, a processor
             message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             reason = f"OpenVINO cannot run the trunk of {backbone.name} ({message})"
