@@ -565,9 +565,10 @@ def run_chaos(ground, prepared, asked):
             if time.monotonic() >= next_word:
                 next_word = time.monotonic() + 30
                 seen = {arena.study.stem: f"{arena.finished} {dict(arena.done)}" for arena in arenas}
-                print(round(time.monotonic() - began), blows, dict(done), seen, file=sys.stderr, flush=True)
+                told = (round(time.monotonic() - began), blows, done["finished"], dict(done), seen)
+                print(*told, file=sys.stderr, flush=True)
             now, finished = time.monotonic(), done["finished"] + sum(arena.finished for arena in arenas)
-            # By trials, so that there is work between them on a slow machine, and by time, which a standstill needs.
+            # After each trial, so that there is work between them, and after some time, which a standstill needs.
             if arenas and not is_over and (now >= next_blow or finished >= next_count):
                 there = ground.blows()
                 (blow,) = ground.random.choices([*there], [*there.values()])
@@ -582,7 +583,7 @@ def run_chaos(ground, prepared, asked):
                 if has_struck:
                     blows += 1
                     done[blow] += 1
-                    next_blow, next_count = now + ground.random.uniform(0.3, asked.seconds), finished + 1
+                    next_blow, next_count = now + ground.random.uniform(1, asked.seconds), finished + 1
             time.sleep(0.05)
     finally:
         ground.take_back(all=True)
@@ -594,7 +595,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=15, help="no blow falls later")
     parser.add_argument("--blows", type=int, default=1_000_000, help="no more than so many")
-    parser.add_argument("--seconds", type=float, default=2.5, help="at most between two blows")
+    parser.add_argument("--seconds", type=float, default=8, help="at most between two blows")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--trials", type=int, default=150, help="of each study")
     parser.add_argument("--studies", type=int, default=1000, help="no more than so many")
