@@ -12,17 +12,19 @@ wrote. What is assumed and not measured stands in ASSUMED.
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import optuna
 import psutil
 import simpy
@@ -31,15 +33,21 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy.engine import make_url
 from workers import run_nothing, run_workers
 
+from wastetune.backbones.activation_store import CHUNK
 from wastetune.console import open_console
+from wastetune.data.index import Picture
+from wastetune.data.near_duplicates import GRID, LENGTH, group_near_duplicates
+from wastetune.files import is_sound, seal
 from wastetune.search.sampler import open_in_memory_study
 from wastetune.search.space import bounds
 from wastetune.storage.database import engine_of, open_storage
 from wastetune.storage.locks import SHORT_TIMEOUT
 from wastetune.storage.study import open_study
 from wastetune.tuning import worker
+from wastetune.tuning.pictures import folder_stamp
 
-BEAT = 10.0  # seconds between two heartbeats of a worker: a sixth of the lease of 60 s
+READS = 60  # of a study; the system counts a server's processor time in hundredths of a second
+BEATS = 6  # heartbeats of a worker in a lease
 HISTORY = [{"number": n, "loss": 0.123456, "score": 0.8123, "accuracy": 0.8123, "seconds": 0.12} for n in range(40)]
 
 
@@ -80,9 +88,9 @@ ASSUMED = {
 def main() -> None:
     parser = options(__doc__, "costs", "point", "workers", "sizes")
     parser.add_argument("--costs", type=Path, help="the file that `costs --json` wrote")
-    parser.add_argument("--workers", type=int, default=8, help="of `point`")
-    parser.add_argument("--trials", type=int, help="of `point`")
-    parser.add_argument("--milliseconds", type=float, default=20.0, help="of `point`: how far away the database is")
+    parser.add_argument("--workers", type=int, default=6, help="of `point`")
+    parser.add_argument("--trials", type=int, help="of each worker of `point`; by default 6")
+    parser.add_argument("--milliseconds", type=float, default=40.0, help="of `point`: how far away the database is")
     asked = parser.parse_args()
     known = json.loads(asked.costs.read_text())[-1] if asked.costs else None
     parts = {"costs": show_costs, "point": show_point, "workers": show_workers, "sizes": show_sizes}
@@ -142,9 +150,9 @@ def measure_trial(url: str, context: Any, trials: int) -> dict[str, float]:
         run = {"timeout": None, "bar": open_console(quiet=True).bar, "on_trial": lambda trial: None, "name": "one"}
         worker.run_worker(study, context, trials=3, **run)
         with patch.object(worker, "ask_lock", counted):
-            client, trips, server = time.thread_time(), count(), server_seconds()
+            client, trips, server = time.thread_time(), count(), server_seconds(url)
             worker.run_worker(study, context, trials=3 + trials, **run)
-        client, trips, server = time.thread_time() - client, count() - trips, server_seconds() - server
+        client, trips, server = time.thread_time() - client, count() - trips, server_seconds(url) - server
         engine = engine_of(study._storage)
         assert engine is not None
         engine.dispose()
@@ -157,12 +165,16 @@ def measure_trial(url: str, context: Any, trials: int) -> dict[str, float]:
     }
 
 
-def server_seconds() -> float:
-    """Processor time of all processes of PostgreSQL on this machine that are children of one server."""
-    total = 0.0
-    for process in psutil.process_iter(["name", "cpu_times"]):
-        if "postgres" in (process.info["name"] or "") and process.info["cpu_times"]:
-            total += process.info["cpu_times"].user + process.info["cpu_times"].system
+def server_seconds(url: str) -> float:
+    """Processor time of the PostgreSQL server of this URL, all its processes together."""
+    folder, total = str(make_url(url).query["host"]), 0.0
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if "postgres" in (process.info["name"] or "") and folder in (process.info["cmdline"] or []):
+            for each in (process, *process.children()):
+                with suppress(psutil.NoSuchProcess):
+                    used = each.cpu_times()
+                    ended = used.children_user + used.children_system if each is process else 0.0
+                    total += used.user + used.system + ended
     return total
 
 
@@ -202,10 +214,10 @@ def read_costs(url: str) -> tuple[float, float]:
     """Processor seconds of the reader and of the server where a study that was read before is read again."""
     study = open_study(open_storage(url), "filled", {})
     study.get_trials(deepcopy=False)
-    client, server = time.thread_time(), server_seconds()
-    for _ in range(10):
+    client, server = time.thread_time(), server_seconds(url)
+    for _ in range(READS):
         study.get_trials(deepcopy=False)
-    return (time.thread_time() - client) / 10, (server_seconds() - server) / 10
+    return (time.thread_time() - client) / READS, (server_seconds(url) - server) / READS
 
 
 def join(url: str) -> tuple[float, float]:
@@ -265,8 +277,18 @@ def delayed(url: str, seconds: float) -> Iterator[tuple[str, Any]]:
 class Simulation:
     """Workers that share a database until so many trials are finished."""
 
-    def __init__(self, costs: Costs, place: Place, workers: int, trials: int, training: float, known: int = 0):
+    def __init__(
+        self,
+        costs: Costs,
+        place: Place,
+        workers: int,
+        trials: int,
+        training: float,
+        known: int = 0,
+        lease: float = 60.0,
+    ):
         self.costs, self.place, self.training, self.known = costs, place, training, known
+        self.pause = lease / BEATS
         self.env = simpy.Environment()
         self.server = simpy.Resource(self.env, place.server_cores)
         self.turn = simpy.Resource(self.env, 1)
@@ -276,15 +298,19 @@ class Simulation:
         self.ends: list[float] = []
         self.all = self.env.event()
         for number in range(workers):
-            # Not all at the same moment: they started, and read the study, at different times.
-            self.env.process(self.work(number / max(workers, 1) * min(training, 1.0)))
-            self.env.process(self.beat(number / max(workers, 1) * BEAT))
+            self.env.process(self.work(number / workers * training))  # they have begun one after another
+            self.env.process(self.beat(number / workers * self.pause))
 
     def run(self) -> float:
         """Trials a minute, without the first and the last fifth."""
         self.env.run(self.all)
         first, last = len(self.ends) // 5, len(self.ends) * 4 // 5
         return 60 * (last - first) / (self.ends[last] - self.ends[first])
+
+    def run_all(self) -> float:
+        """Trials a minute from the first moment to the last."""
+        self.env.run(self.all)
+        return 60 * self.finished / self.env.now
 
     def compute(self, seconds: float) -> Iterator[Any]:
         """A worker's own work."""
@@ -304,8 +330,13 @@ class Simulation:
         """Round trips to the server, `reads` of which read all running trials."""
         yield self.env.timeout(trips * self.place.trip)
         yield from self.serve(trips * self.costs.trip_server + reads * self.running * self.costs.running_server)
+        reading = reads * self.running * self.costs.running_client
+        if self.place.proxy and reads:  # which reads the study as a worker does, and tells it the worker
+            with self.proxy.request() as turn:
+                yield turn
+                yield self.env.timeout(reading)
         if reads:
-            yield from self.compute(reads * self.running * self.costs.running_client)
+            yield from self.compute(reading)
 
     def begin(self) -> Iterator[Any]:
         yield from self.ask(self.costs.turn_trips, reads=1)
@@ -318,13 +349,15 @@ class Simulation:
             # Half of the rest comes before the turn: lost trials are looked for, which reads the study, too.
             yield from self.ask(self.costs.rest_trips / 4, reads=1)
             if self.place.turns:
-                with self.turn.request() as turn:
-                    got = yield turn | self.env.timeout(SHORT_TIMEOUT)
-                    if turn not in got:
-                        self.in_vain += 1  # it goes on without; the turn is not exact, the budget is
-                        turn.cancel()
-                    yield from self.begin()
-                    yield self.env.timeout(self.place.trip)  # until the server knows that the turn is over
+                turn = self.turn.request()
+                yield turn | self.env.timeout(SHORT_TIMEOUT)
+                if not turn.triggered:
+                    turn.cancel()
+                    self.in_vain += 1  # it goes on without; the turn is not exact, the budget is
+                yield from self.begin()
+                yield self.env.timeout(self.place.trip)  # until the server knows that the turn is over
+                if turn.triggered:
+                    self.turn.release(turn)
             else:
                 yield from self.begin()
             if self.place.proxy:
@@ -344,63 +377,68 @@ class Simulation:
     def beat(self, start: float) -> Iterator[Any]:
         yield self.env.timeout(start)
         while True:
-            yield self.env.timeout(BEAT)
+            yield self.env.timeout(self.pause)
             yield from self.ask(12, reads=1)
 
 
 def show_point(costs: Costs, asked: argparse.Namespace) -> Iterator[Row]:
-    """Real workers and simulated ones, before the same distance."""
+    """Real workers and simulated ones before the same distance; one worker alone tells how long a round trip takes."""
     context = prepare(write_small_study("tiny")).context
-    trials = asked.trials or (16 if asked.quick else 80)
-    seconds = asked.milliseconds / 1000
-    place = Place(trip=seconds, server_cores=os.cpu_count() or 1, shared=True)
-    for workers in sorted({1, asked.workers}):
-        load = os.getloadavg()[0]
+    trials, seconds, cores = asked.trials or (2 if asked.quick else 6), asked.milliseconds / 1000, os.cpu_count() or 1
+    place = Place(trip=seconds, server_cores=cores, shared=True)
+    for workers in (1, asked.workers):
         with open_postgres() as new_database, patch.object(worker, "run_trial", run_nothing):
             url = new_database()
+            run_workers(url, context, 1, 2)  # the tables, and the default
             with delayed(url, seconds) as (far, count):
-                real = run_workers(far, context, workers, trials)
-                trips = count() / trials
-        simulated = Simulation(costs, place, workers, trials, training=0.0).run()
+                load, before = os.getloadavg()[0], count()
+                real = run_workers(far, context, workers, 2 + trials * workers)
+                trips = (count() - before) / (trials * workers)
+        # `run_workers` divides by all trials of the study; two were there.
+        rate = real["trials/min"] * trials * workers / (2 + trials * workers)
+        if workers == 1:
+            computing = costs.turn_client + costs.rest_client
+            trip = (60 / rate - computing) / (costs.turn_trips + costs.rest_trips + 1)
+            place = replace(place, trip=trip)
+        simulation = Simulation(costs, place, workers, trials * workers, training=0.0)
+        simulated = simulation.run_all()
         yield {
             "workers": workers,
             "ms away": asked.milliseconds,
-            "trials": trials,
+            "ms a round trip": 1000 * place.trip,
             "load before": load,
+            "trials": trials * workers,
             "round trips/trial": trips,
-            "real/min": real["trials/min"],
             "cores busy": real["cores busy"],
+            "real/min": rate,
             "simulated/min": simulated,
-            "simulated/real": simulated / real["trials/min"],
+            "simulated/real": simulated / rate,
         }
 
 
 def show_workers(costs: Costs, asked: argparse.Namespace) -> Iterator[Row]:
-    for name, place in ASSUMED.items():
+    rounds = 3 if asked.quick else 10  # trials of each worker
+    for name, lease in (("postgresql", 60.0), ("grpc", 60.0), ("grpc", 600.0)):
         for training in (10.0, 60.0, 600.0):
-            for workers in (1, 30, 1000) if asked.quick else (1, 10, 30, 100, 300, 1000):
-                trials = workers * (4 if asked.quick else 10)
-                simulation = Simulation(costs, place, workers, trials, training)
+            for workers in (1, 30) if asked.quick else (1, 10, 30, 100, 300, 1000):
+                simulation = Simulation(costs, ASSUMED[name], workers, rounds * workers, training, lease=lease)
                 rate = simulation.run()
                 yield {
                     "database": name,
+                    "lease": lease,
                     "s/trial": training,
                     "workers": workers,
                     "trials/min": rate,
                     "of what they could": rate / (60 * workers / training),
                     "server cores busy": simulation.busy / simulation.env.now,
-                    "without the turn": simulation.in_vain / trials,
+                    "without the turn": simulation.in_vain / (rounds * workers),
                 }
-    place = ASSUMED["postgresql"]
     for known in (1_000, 10_000, 100_000, 1_000_000):
-        simulation = Simulation(costs, place, 100, 400, 60.0, known=known)
-        rate = simulation.run()
-        yield {
-            "known trials": known,
-            "workers": 100,
-            "s/trial": 60.0,
-            "trials/min": rate,
-            "of what they could": rate / 100,
+        simulation = Simulation(costs, ASSUMED["postgresql"], 100, 100 * rounds, 60.0, known=known)
+        row = {"known trials": known, "workers": 100, "s/trial": 60.0, "trials/min": simulation.run()}
+        yield row | {
+            "of what they could": row["trials/min"] / 100,
+            "without the turn": simulation.in_vain / 100 / rounds,
         }
 
 
@@ -412,6 +450,71 @@ def show_sizes(costs: Costs, asked: argparse.Namespace) -> Iterator[Row]:
             "s of a proposal": costs.turn_client + costs.known_client * known,
             "GB a worker": costs.known_bytes * known / 1e9,
         }
+    one = measure_picture(2_000 if asked.quick else 10_000)
+    yield {f"of one picture: {name}": value for name, value in one.items()}
+    for pictures in (100_000, 1_000_000, 10_000_000):
+        yield {
+            "pictures": pictures,
+            "h of near-duplicates": one["s of near-duplicates, times n"] * pictures**2 / 3600,
+            "GB of index a process": one["bytes of index"] * pictures / 1e9,
+            "min to look at the folder": one["s to look at its file"] * pictures / 60,
+            "GB of pixels at 224 px": 224 * 224 * 3 * pictures / 1e9,
+            **{f"GB a view, {cut}": size * pictures / 1e9 for cut, size in CUT_BYTES.items()},
+            **{f"h a view, {name}": pictures / rate / 3600 for name, rate in RATES.items()},
+            "s to name parts": one["s to name its part"] * pictures,
+            "parts of a view": pictures / CHUNK,
+            "s to check a view": pictures * CUT_BYTES["mobilenet_v3_small_075 top"] * one["s to check a byte"],
+        }
+
+
+# Bytes of one picture in one view: 432 numbers of four bytes; 14 x 14 x 1024 of two.
+CUT_BYTES = {"mobilenet_v3_small_075 top": 432 * 4, "resnet50 conv4_block6_out": 14 * 14 * 1024 * 2}
+# Images/s through a trunk on two cores (docs/log.md, 2026-11-24, idle).
+RATES = {"mobilenet_v3_small_075": 1164.0, "resnet50": 25.2}
+
+
+def measure_picture(count: int) -> dict[str, float]:
+    """What one picture of many costs before anything is trained."""
+    random = np.random.default_rng(0)
+    names = [f"class{number % 10}/{number:08}.jpg" for number in range(count)]
+    thumbnails = [bytes(random.integers(0, 256, GRID * GRID, np.uint8)).hex() for _ in names]
+    keys = tuple(hashlib.sha256(name.encode()).hexdigest() for name in names)
+    for name in names:
+        file = Path("many", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    content = Path("content")
+    content.write_bytes(random.bytes(64 << 20))
+    seal(content, "content")
+
+    def name_parts() -> None:
+        for start in range(0, count, CHUNK):
+            hashlib.sha256("".join(keys[start : start + CHUNK]).encode()).hexdigest()
+
+    return {
+        "s of near-duplicates, times n": processor_seconds(lambda: group_near_duplicates(thumbnails)) / count**2,
+        "bytes of index": in_child(bytes_of_index, count) / count,
+        "s to look at its file": processor_seconds(lambda: folder_stamp(Path("many"))) / count,
+        "s to name its part": processor_seconds(name_parts) / count,
+        "s to check a byte": processor_seconds(lambda: is_sound(content, "content")) / (64 << 20),
+    }
+
+
+def bytes_of_index(count: int) -> float:
+    """Memory that a process takes for pictures as `index_folder` reads them from its file."""
+    before = psutil.Process().memory_info().rss
+    kept = [
+        Picture(f"class{n % 10}/{n:08}.jpg", n % 10, f"{n:064}", f"{n + 1:064}", f"{n:0{LENGTH}}", 512, 384, None)
+        for n in range(count)
+    ]
+    return (psutil.Process().memory_info().rss - before) * len(kept) / count
+
+
+def processor_seconds(action: Callable[[], object]) -> float:
+    """Processor time of this process, all threads together: it depends less than the clock on what else runs."""
+    began = time.process_time()
+    action()
+    return time.process_time() - began
 
 
 if __name__ == "__main__":

@@ -200,19 +200,20 @@ class Surroundings:
             take_back()
 
     def count(self, study):
-        """The finished trials of a study; None where that cannot be seen now."""
+        """The finished trials of a study, and those of the default among them; None where that cannot be seen now."""
         query = (
-            "SELECT count(*) FROM trials JOIN studies USING (study_id) "
+            "SELECT count(*), count(a.trial_id) FROM trials JOIN studies USING (study_id) "
+            "LEFT JOIN trial_user_attributes a ON a.trial_id = trials.trial_id AND a.key = 'default' "
             f"WHERE study_name = '{study}' AND state IN ('COMPLETE', 'PRUNED')"
         )
         try:
             if self.postgres is None:
                 with closing(sqlite3.connect(f"file:{self.file}?mode=rw", uri=True, timeout=0.1)) as connection:
-                    return connection.execute(query).fetchone()[0]
+                    return connection.execute(query).fetchone()
             import psycopg
 
             with psycopg.connect(self.direct.replace("+psycopg", ""), connect_timeout=1) as connection:
-                return connection.execute(query).fetchone()[0]
+                return connection.execute(query).fetchone()
         except Exception:  # not there yet, away, without room
             return None
 
@@ -230,7 +231,7 @@ class Arena:
         self.spec = load_study(str(self.study))
         self.prepared = replace(prepared, context=replace(prepared.context, spec=self.spec))
         self.run, self.workers, self.orphans, self.paused, self.logs, self.wrong = None, [], [], [], [], []
-        self.finished, self.changed, self.counted = 0, time.monotonic(), 0.0
+        self.finished, self.has_default, self.changed, self.counted = 0, False, time.monotonic(), 0.0
         self.may_end = (0.0, 0)  # when somebody may be made to end again, and from how many finished trials on
 
     def open_log(self):
@@ -278,11 +279,11 @@ class Arena:
         if self.run is not None and self.run.poll() is not None:
             self.note_end("run", self.run, (0, 130, -signal.SIGKILL, -signal.SIGTERM))
             self.run = None
-        finished = None
         if now - self.counted > 0.2:
-            finished, self.counted = self.ground.count(self.study.stem), now
-        if finished is not None and finished != self.finished:
-            self.finished, self.changed = finished, now
+            finished, default = self.ground.count(self.study.stem) or (self.finished, self.has_default)
+            if finished != self.finished:
+                self.changed = now
+            self.finished, self.has_default, self.counted = finished, bool(default), now
         if self.finished < self.trials:
             if self.run is None:
                 self.start_run()
@@ -573,7 +574,7 @@ def run_chaos(ground, prepared, asked):
                 there = ground.blows()
                 (blow,) = ground.random.choices([*there], [*there.values()])
                 # A study whose default was lost three times is given up, as it should be: nobody is killed before.
-                victims = [arena for arena in arenas if 0 < arena.finished < asked.trials]
+                victims = [arena for arena in arenas if arena.has_default and arena.finished < asked.trials]
                 if blow.startswith(("worker", "run")):
                     has_struck = bool(victims) and ground.random.choice(victims).strike(blow)
                 else:
