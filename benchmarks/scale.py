@@ -78,7 +78,8 @@ class Place:
     proxy: float = 0.0  # seconds of the one core of a gRPC proxy for a trial
 
 
-# Not measured: a server and a network of a usual cluster. The proxy's is what docs/log.md found: 11.9 trials a second.
+# Not measured: a server and a network of a usual cluster. The proxy's is the most that docs/log.md found, 11.9 trials a
+# second.
 ASSUMED = {
     "postgresql": Place(trip=0.0005, server_cores=16),
     "grpc": Place(trip=0.001, server_cores=16, turns=False, proxy=1 / 11.9),

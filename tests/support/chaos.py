@@ -232,6 +232,7 @@ class Arena:
         self.prepared = replace(prepared, context=replace(prepared.context, spec=self.spec))
         self.run, self.workers, self.orphans, self.paused, self.logs, self.wrong = None, [], [], [], [], []
         self.finished, self.has_default, self.changed, self.counted = 0, False, time.monotonic(), 0.0
+        self.not_before = 0.0
         self.may_end = (0.0, 0)  # when somebody may be made to end again, and from how many finished trials on
 
     def open_log(self):
@@ -284,12 +285,12 @@ class Arena:
             if finished != self.finished:
                 self.changed = now
             self.finished, self.has_default, self.counted = finished, bool(default), now
-        if self.finished < self.trials:
+        if self.finished < self.trials and now >= self.not_before:
             if self.run is None:
                 self.start_run()
             if not self.workers:
                 self.start_worker()
-        elif not self.workers and self.run is None:
+        if self.finished >= self.trials and not self.workers and self.run is None:
             return False
         if now - self.changed > 60 * PATIENCE:
             self.wrong.append(f"{self.finished} of {self.trials} trials, and nothing more for {PATIENCE} minutes")
@@ -307,6 +308,7 @@ class Arena:
             self.wrong.append(f"a {who} ended with {process.returncode}: {said[-3000:]}")
         else:
             self.done[f"{who} said: {excuse}"] += 1
+            self.not_before = time.monotonic() + 1  # what it came for is not there yet
 
     def strike(self, blow):
         """One of the blows that fall on a process; false where there is none to fall on."""

@@ -2,11 +2,16 @@
 
 import json
 import shutil
+import sys
 from importlib.util import find_spec
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux" or not find_spec("openvino"), reason="needs Linux's /proc and OpenVINO"),
+]
 
 CHAOS = "from support.chaos import main; main()"
 
