@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: demo test lint docs bench golden chaos clean
+.PHONY: demo test lint audit docs bench golden chaos clean
 
 demo: $(READY) demo/pictures  ## a small study on generated pictures, half a minute
 	$(BIN)/wastetune run --study demo
@@ -16,10 +16,18 @@ demo/pictures: | $(READY)
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
-lint: $(READY)  ## ruff and mypy
+lint: $(READY)  ## ruff, mypy, and known vulnerabilities of what is installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) --no-print-directory audit
+
+OSV = https://api.osv.dev
+
+audit: $(READY)  ## known vulnerabilities of what is installed, where the database of them can be reached
+	@if $(BIN)/python -c "import urllib.request as ask; ask.urlopen('$(OSV)/v1/vulns/OSV-2020-111', timeout=10)" 2>/dev/null; \
+	then $(BIN)/pip-audit --local --skip-editable --vulnerability-service osv --progress-spinner off; \
+	else echo "pip-audit: left out, $(OSV) cannot be reached from here"; fi
 
 docs: $(READY)  ## docs/commands.md from the command line's own help, and the site; a broken link is an error
 	$(BIN)/python docs/write_commands.py
@@ -41,9 +49,9 @@ bench: $(READY)  ## every figure of docs/log.md's speed table, some hours; WASTE
 golden: $(READY)  ## renews the golden scores in tests/fixtures/recipes.json, once recipe numbers are raised
 	PYTHONPATH=tests $(BIN)/python -m support.recipes $(ARGS)
 
-chaos: $(READY)  ## half an hour of killed workers and stopped databases
-	PYTHONPATH=tests $(BIN)/python -m support.chaos --minutes 15 --database sqlite
-	PYTHONPATH=tests $(BIN)/python -m support.chaos --minutes 15 --database postgresql
+chaos: $(READY)  ## 2,000 blows on each database, two hours at most; as root also full disks and memory limits
+	PYTHONPATH=tests $(BIN)/python -m support.chaos --blows 2000 --minutes 60 --database sqlite
+	PYTHONPATH=tests $(BIN)/python -m support.chaos --blows 2000 --minutes 60 --database postgresql
 
 clean:  ## what make made but for studies: those are in wastetune.db, mlruns and results
 	rm -rf $(VENV) demo site

@@ -1,7 +1,9 @@
 """Runtimes: which one is taken, that they agree, and what happens when one fails."""
 
+import signal
 import sys
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,6 +15,7 @@ from wastetune.backbones.cuts import TOP
 from wastetune.backbones.runtime import choose_runtime, open_trunk
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.errors import UserError
+from wastetune.signals import raise_on_signals
 
 pytestmark = pytest.mark.slow
 
@@ -169,3 +172,24 @@ def test_a_trunk_that_openvino_cannot_convert_runs_with_keras_and_that_is_said_o
     monkeypatch.setenv("WASTETUNE_RUNTIME", "openvino")
     with pytest.raises(UserError, match="set WASTETUNE_RUNTIME to keras"):
         open_trunk(backbone, (TOP,))
+
+
+@needs_openvino
+@pytest.mark.usefixtures("_forgotten")
+def test_ctrl_c_during_the_conversion_is_no_failure_of_it(backbone, monkeypatch):
+    with monkeypatch.context() as hidden:
+        hidden.setitem(sys.modules, "openvino_telemetry", None)
+        decoder = import_module("openvino.frontend.tensorflow.node_decoder").TFGraphNodeDecoder
+    told, get_op_type = [], decoder.get_op_type
+
+    def interrupted(self):
+        if not told:
+            told.append(True)
+            signal.raise_signal(signal.SIGTERM)
+        return get_op_type(self)
+
+    monkeypatch.setattr(decoder, "get_op_type", interrupted)  # which OpenVINO calls, and takes its errors for its own
+    monkeypatch.setenv("WASTETUNE_RUNTIME", "auto")
+    with raise_on_signals(), warnings.catch_warnings(action="error"), pytest.raises(KeyboardInterrupt):
+        open_trunk(backbone, (TOP,))
+    assert told

@@ -4,15 +4,17 @@ import resource
 import socket
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import psutil
 import pytest
 import uvicorn
+from starlette.middleware.exceptions import ExceptionMiddleware
 
 from wastetune.network import listen
 from wastetune.serving.server import BoundedConnection, serve_at
+from wastetune.serving.uploads import BoundedBody
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: x\r\n"
 
@@ -28,8 +30,8 @@ async def app(scope, receive, send):
 
 
 @contextmanager
-def served(monkeypatch, **limits):
-    """The port of that app behind connections with these limits, in a thread of this process."""
+def served(monkeypatch, app=app, **limits):
+    """The port of an app behind connections with these limits, in a thread of this process."""
     for name, value in limits.items():
         monkeypatch.setattr(BoundedConnection, name, value)
     servers = []
@@ -101,6 +103,35 @@ def test_a_client_that_dribbles_its_second_request_is_cut_off_and_one_in_progres
         time.sleep(1)  # longer than the patience
         uploading.sendall(b"0123456789")
         assert b"200 OK" in uploading.recv(1000)
+
+
+def test_slow_senders_of_bodies_are_answered_and_cut_off_and_hold_up_nobody(monkeypatch):
+    bounded = BoundedBody(ExceptionMiddleware(app), most=10_000, together=100_000, seconds=0.6)
+    with served(monkeypatch, bounded, patience=0.4) as port, ExitStack() as stack:
+        slow = [stack.enter_context(connect(port)) for _ in range(50)]
+        for client in slow:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        ended = threading.Event()
+
+        def dribble():
+            while not ended.wait(0.1):
+                for client in slow:
+                    with suppress(OSError):
+                        client.send(b"x")
+
+        thread = threading.Thread(target=dribble)
+        thread.start()
+        started = time.monotonic()
+        quick = httpx.post(f"http://127.0.0.1:{port}/", content=b"all at once", timeout=30, trust_env=False)
+        assert quick.status_code == 200
+        # Each is told why, and closed though it goes on sending; a reset may take the answer with it.
+        answers = [read_all(client) for client in slow]
+        assert time.monotonic() - started < 20
+        ended.set()
+        thread.join()
+        told = [answer for answer in answers if answer]
+        assert len(told) > 25
+        assert all(b" 408 " in answer[:20] and b"did not arrive within 0.6 seconds" in answer for answer in told)
 
 
 def test_a_head_without_end_is_refused(monkeypatch):

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 
 from wastetune.errors import UserError
@@ -145,3 +146,33 @@ def test_a_server_that_is_restarted_again_and_again_breaks_no_statement(postgres
     complete = [trial.user_attrs["owner"]["token"] for trial in trials if trial.state.name == "COMPLETE"]
     assert len(set(complete)) == len(complete)
     assert {trial.user_attrs["owner"]["token"] for trial in trials} == set(complete)
+
+
+def test_a_connection_that_is_cut_while_the_tables_are_checked_is_told_or_waited_for(postgres):
+    url = postgres.new_database()
+    engine_of(open_storage(url)).dispose()
+    name, seen, cut = url.rpartition("/test_")[2].partition("?")[0], [], []
+
+    def see(connection, cursor, statement, *given):
+        if "version_info" in statement:
+            seen.append(statement)
+
+    def end_connections(connection):
+        if seen and not cut:
+            cut.append(True)
+            postgres.server.psql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE datname = 'test_{name}' AND pid <> pg_backend_pid();"
+            )
+
+    event.listen(Engine, "before_cursor_execute", see)
+    event.listen(Engine, "commit", end_connections)
+    try:
+        with pytest.raises(UserError, match=r"cannot be opened: .*terminating connection"):
+            open_storage(url)
+        cut.clear()
+        engine_of(open_storage(url, patient=True)).dispose()
+        assert cut
+    finally:
+        event.remove(Engine, "before_cursor_execute", see)
+        event.remove(Engine, "commit", end_connections)

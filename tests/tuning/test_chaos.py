@@ -1,12 +1,17 @@
-"""A study is exact and loses nothing while its workers and its database are struck; the short form of `make chaos`."""
+"""A study is exact and loses nothing while all that it stands on is struck; the short form of `make chaos`."""
 
 import json
 import shutil
+import sys
 from importlib.util import find_spec
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux" or not find_spec("openvino"), reason="needs Linux's /proc and OpenVINO"),
+]
 
 CHAOS = "from support.chaos import main; main()"
 
@@ -22,6 +27,6 @@ def test_studies_under_blows_end_exact_and_whole(start_python, tmp_path, empty_s
         assert process.returncode == 0, database + stdout[-3000:] + stderr[-3000:]
         found = json.loads(stdout.splitlines()[-1])
         assert (found["wrong"], found["done"]["finished"]) == ([], 12)
-        assert sum(found["done"].get(blow, 0) for blow in ("kill", "pause", "term", "restart", "away")) >= 2
+        assert found["blows"] >= 2
     if not has_postgres:
         pytest.skip("SQLite's study is right; PostgreSQL's tests need pip install '.[dev]'")

@@ -60,8 +60,9 @@ def open_storage(url: str, *, patient: bool = False) -> "BaseStorage":
         raise UserError(
             f"the driver for {shown} is not installed ({error}); for PostgreSQL: {install_command('postgres')}"
         ) from error
-    except (SQLAlchemyError, OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or first_line(getattr(error, "orig", None) or error)
+    except (SQLAlchemyError, OSError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+        reason = getattr(cause, "strerror", None) or first_line(getattr(cause, "orig", None) or cause or error)
         remedy = find_remedy(error)
         if not remedy and parsed.get_backend_name() == "sqlite":  # which says little of a full or read-only disk
             remedy = "see that its folder may be written to and has room, or give another --storage"
