@@ -108,6 +108,20 @@ def test_a_killed_worker_is_replaced_and_its_trial_tried_again(slow_study, start
     assert (handed_back.state.name, handed_back.user_attrs["failure"]) == ("FAIL", "interrupted")
 
 
+def test_a_run_whose_only_worker_is_told_to_end_is_stopped_and_opens_no_test_set(
+    slow_study, start_cli, tmp_path, mlflow_store
+):
+    url = f"sqlite:///{tmp_path / 'wastetune.db'}"
+    run = start_cli("run", "--study", slow_study, "--trials", 1, "--workers", 1, WASTETUNE_CACHE="cache")
+    ((_, worker),) = wait_until(lambda: running(url)).items()
+    os.kill(worker, signal.SIGTERM)
+    stdout, stderr = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "stopped; what is finished is kept. Go on with:" in stderr
+    assert "retraining" not in stdout
+    assert [trial.state.name for trial in study_of(url, "slow").trials] == ["FAIL"]
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_that_is_told_to_end_hands_its_trial_back_within_ten_seconds(slow_study, start_cli, tmp_path, how):
     url = f"sqlite:///{tmp_path / 'wastetune.db'}"

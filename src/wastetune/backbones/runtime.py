@@ -83,12 +83,8 @@ def _open(backbone: Backbone, cuts: tuple[Cut, ...], runtime: str, may_fall_back
     instead = "Keras" if onnx is None else "ONNX Runtime"
     if runtime == "openvino":
         try:
-<<<<<<< HEAD
-            return _open_openvino(trunk, backbone.size) if onnx is None else _open_onnx_in_openvino(onnx)
-=======
             with deferred_signals():  # an interrupt in the middle would look like an error of the conversion
-                return _open_openvino(trunk, backbone.size)
->>>>>>> chaos
+                return _open_openvino(trunk, backbone.size) if onnx is None else _open_onnx_in_openvino(onnx)
         except Exception as error:  # conversion raises any exception: for an operation, a version, a processor
             message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             reason = f"OpenVINO cannot run the trunk of {backbone.name} ({message})"

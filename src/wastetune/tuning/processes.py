@@ -55,7 +55,8 @@ def run_workers(
     `environment` is for what a command line must not show, such as passwords. `echo` gets what the workers print, line
     by line, so that they do not write over each other. `tick` is called a few times per second. With a count of 0,
     waits until workers elsewhere have finished the study's trials.
-    UserError where a worker ends with a UserError, and where workers crash again and again.
+    UserError where a worker ends with a UserError, and where workers crash again and again; KeyboardInterrupt where
+    somebody has told the last of them to end.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     workers = [_start(arguments, environment, echo) for _ in range(count)]
@@ -93,6 +94,8 @@ def run_workers(
         raise
     fail_lost_trials(study)
     tick()
+    if count and time.monotonic() < deadline and len(finished_trials(study)) < trials:
+        raise KeyboardInterrupt  # each worker was told to end, which is how this process is told, too
 
 
 def _start(arguments: Sequence[str], environment: dict[str, str], echo: Callable[[str], None]) -> _WorkerProcess:
