@@ -198,6 +198,17 @@ def test_a_trial_far_below_the_others_is_pruned_and_counts_but_the_default_never
     assert len(pruned.user_attrs["history"]) == len(pruned.intermediate_values)
 
 
+@pytest.mark.parametrize(("cut", "pruned"), [("top", 0), ("pixels", 1)])
+def test_a_whole_network_is_compared_with_whole_networks_alone(begin, with_space, cut, pruned):
+    space = "head_layers = 0\nfrozen_depth = 0.0\naugmentation = { float = [0.1, 1.0], default = 0.1 }\n" + FIXED
+    context = with_space(space)
+    study = begin(context)
+    for _ in range(5):  # better than any score can be
+        study.add_trial(create_trial(value=2.0, intermediate_values={1: 2.0, 2: 2.0}, user_attrs={"cut": cut}))
+    run(study, context, 7)
+    assert len(study.get_trials(states=[TrialState.PRUNED])) == pruned
+
+
 def test_one_seed_gives_one_study_also_when_it_was_stopped_in_between(begin, context, monkeypatch):
     def outcome(study):
         return [(trial.value, trial.params, trial.user_attrs["history"][0]["loss"]) for trial in study.trials]

@@ -80,6 +80,13 @@ def open_in_memory_study(
     return InMemoryStudy(study, set(), goals)
 
 
+def copy_in_memory(trials: "Sequence[FrozenTrial]", *, epochs: int) -> InMemoryStudy:
+    """These trials as they are now, of at most so many epochs, as a study in memory."""
+    memory = open_in_memory_study(epochs=epochs)
+    _remember(memory, trials)
+    return memory
+
+
 def build_sampler(choice: Named, *, seed: int) -> "BaseSampler":
     """A study's sampler, but for `grid` and `qmc`. UserError, with a sentence, where it cannot be built."""
     import optuna

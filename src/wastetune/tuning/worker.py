@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import nearest_cut
-from wastetune.backbones.cuts import TOP
+from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.errors import UserError, first_line, is_disk_error, render_os_error
 from wastetune.evaluation.objectives import COSTS, Goals, render_cost
 from wastetune.models.latency import Meter, describe_machine, measure_reference, model_costs, open_meter, trunk_costs
@@ -21,6 +21,7 @@ from wastetune.search.sampler import (
     InMemoryStudy,
     Proposal,
     Resolve,
+    copy_in_memory,
     open_in_memory_study,
     propose,
     propose_at_random,
@@ -269,23 +270,27 @@ def _begin(
     cut = nearest_cut(context.of(proposal.config.backbone).backbone, proposal.config.frozen_depth)
     attrs = TrialAttrs(config=config, cut=cut.name, default=default, origin=origin)
     trial = begin_trial(study, proposal.params, proposal.distributions, attrs, proposal.notes)
-    return _StartedTrial(trial, proposal, default, origin, _open_pruning(trial, known, memory, context))
+    return _StartedTrial(trial, proposal, default, origin, _open_pruning(trial, cut, known, memory, context))
 
 
 def _open_pruning(
-    trial: RunningTrial, known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext
+    trial: RunningTrial, cut: Cut, known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext
 ) -> Callable[[int, float], bool]:
     if memory.goals.costs:  # Optuna's pruners compare one objective
         return lambda epoch, score: False
+    epochs, note = int(bounds(context.space, "epochs")[1]), partial(note_trial, trial)
     if context.spec.pruner == MEDIAN:
         reported: dict[int, float] = {}
+        if (
+            cut == PIXELS
+        ):  # with new views in every epoch, a whole network learns slower than a head, and overtakes it late
+            memory = copy_in_memory([each for each in known if read_attrs(each).cut == PIXELS.name], epochs=epochs)
 
         def is_below_median(epoch: int, score: float) -> bool:
             reported[epoch] = score
             return is_hopeless(memory.study, reported)
 
         return is_below_median
-    epochs, note = int(bounds(context.space, "epochs")[1]), partial(note_trial, trial)
     name, number = context.spec.name, trial.number
     return open_pruning(context.spec.pruner, known, epochs=epochs, name=name, number=number, note=note)
 
