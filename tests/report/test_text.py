@@ -323,7 +323,7 @@ def test_the_report_says_which_backbone_won_and_how_the_trials_were_divided():
     assert [line.split() for line in table] == [
         ["backbone", "trials", "default", "best", "time", "M", "params", "ms"],
         ["resnet50", "20", "0.941", "0.951", "2", "min", "10", "s", "23.6", "61"],
-        ["tiny_net", "4", "0.905", "0.921", "2", "min", "10", "s", "1.0", "7"],
+        ["tiny_net", "4", "0.905", "0.921", "2", "min", "10", "s", "1.0", "7.4"],
     ]
     assert page.count('href="#backbones"') == page.count('id="backbones"') == 1
     assert "ackbones" not in render_page(a_report(), History((), {}, {}), None)
@@ -332,7 +332,7 @@ def test_the_report_says_which_backbone_won_and_how_the_trials_were_divided():
 def test_the_cheapest_backbone_within_a_point_is_named_with_what_it_saves():
     near = ("tiny_net", 4, 0.905, 0.942, 1_000_000, 7.4)
     assert (
-        "Cheapest within 0.01 of the best: tiny_net, 0.942 (trial 17), with 7 ms a picture and 1.0 M parameters "
+        "Cheapest within 0.01 of the best: tiny_net, 0.942 (trial 17), with 7.4 ms a picture and 1.0 M parameters "
         "instead of 61 ms a picture and 23.6 M parameters; it was not evaluated on the test set."
         in words(of_backbones(near, RESNET))
     )

@@ -140,7 +140,7 @@ def backbone_rows(report: Report) -> list[tuple[str, ...]]:
             _score(each.score),
             render_duration(each.seconds + each.activation_seconds),
             f"{(each.parameters or 0) / 1e6:.1f}",
-            f"{latency:.0f}" if (latency := report.latency_ms.get(each.name)) else "",
+            _milliseconds(latency) if (latency := report.latency_ms.get(each.name)) else "",
         )
         for each in _by_score(report)
     ]
@@ -151,7 +151,10 @@ def _score(score: float | None) -> str:
 
 
 def _by_score(report: Report) -> list[BackboneTrials]:
-    return sorted(report.backbones, key=lambda each: (-(each.score or 0.0), each.best or 0))
+    """The winner's first, also where a default that is above a limit has a better score."""
+    return sorted(
+        report.backbones, key=lambda each: (each.name != report.backbone, -(each.score or 0.0), each.best or 0)
+    )
 
 
 def backbone_lines(report: Report) -> list[str]:
@@ -164,7 +167,8 @@ def backbone_lines(report: Report) -> list[str]:
     )
     lines = [
         f"Backbone: {first.name}, by the best validation {METRICS[report.metric][0]}, {_score(first.score)} "
-        f"({_score(first.default)} with the default configuration), against {others}, on {report.counts.val} pictures."
+        f"{'within the limits ' if report.limits else ''}({_score(first.default)} with the default configuration), "
+        f"against {others}, on {report.counts.val} pictures."
     ]
     cheapest = min(
         (each for each in report.backbones if (each.score or 0.0) >= report.best.score - NEARLY),
@@ -183,7 +187,11 @@ def backbone_lines(report: Report) -> list[str]:
 def _cost(report: Report, backbone: BackboneTrials) -> str:
     latency = report.latency_ms.get(backbone.name)
     size = f"{(backbone.parameters or 0) / 1e6:.1f} M parameters"
-    return size if latency is None else f"{latency:.0f} ms a picture and {size}"
+    return size if latency is None else f"{_milliseconds(latency)} ms a picture and {size}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def worse_line(report: Report) -> list[str]:
