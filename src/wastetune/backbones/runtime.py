@@ -153,7 +153,10 @@ def _open_openvino(trunk: Any, size: int) -> TrunkRunner:
     import tensorflow
 
     pixels = tensorflow.TensorSpec((_OPENVINO_BATCH, size, size, 3), tensorflow.uint8)
-    whole = tensorflow.function(lambda batch: trunk(tensorflow.cast(batch, tensorflow.float32), training=False))
+    # Without AutoGraph, which nothing here needs: on Python 3.13 it loses the names that a lambda takes from outside.
+    whole = tensorflow.function(
+        lambda batch: trunk(tensorflow.cast(batch, tensorflow.float32), training=False), autograph=False
+    )
     function = whole.get_concrete_function(pixels)
     names = [tensor.name for tensor in function.outputs]  # OpenVINO orders the outputs by their names
     return _compile(openvino.convert_model(function), names)

@@ -198,7 +198,9 @@ def _pixels_to(output: str, model: Any) -> Any:
     _make_constant(model)
     pixels = tf.TensorSpec((None, *model.input.shape[1:]), tf.uint8, name=INPUT)
     run = tf.function(
-        lambda given: {output: model(tf.cast(given, tf.float32), training=False)}, input_signature=[pixels]
+        lambda given: {output: model(tf.cast(given, tf.float32), training=False)},
+        input_signature=[pixels],
+        autograph=False,
     )
     return _to_onnx(run)
 
@@ -213,7 +215,7 @@ def join_head(trunk: Any, head: Any) -> Any:
 
     _make_constant(head)
     features = tf.TensorSpec((None, *head.input.shape[1:]), tf.float32, name=_BETWEEN)
-    run = tf.function(lambda given: {OUTPUT: head(given, training=False)}, input_signature=[features])
+    run = tf.function(lambda given: {OUTPUT: head(given, training=False)}, input_signature=[features], autograph=False)
     above = onnx.compose.add_prefix(_to_onnx(run), prefix="above_")
     return onnx.compose.merge_models(trunk, above, io_map=[(_BETWEEN, f"above_{_BETWEEN}")])
 
@@ -265,7 +267,8 @@ def _function(source: Source) -> Any:
 
     centres = source.centres
     parts: tuple[Any, Any] = (None, None) if centres is None else split_at_trunk(source.model)
-    return tf.function(run, input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, name=INPUT)])
+    signature = [tf.TensorSpec((None, size, size, 3), tf.uint8, name=INPUT)]
+    return tf.function(run, input_signature=signature, autograph=False)
 
 
 def _make_constant(model: Any) -> None:

@@ -137,7 +137,9 @@ def convert_keras(model: Any, opset: int) -> Any:
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     signature = [tensorflow.TensorSpec(model.input.shape, tensorflow.float32, name=FEATURES)]
-    function = tensorflow.function(lambda given: model(given, training=False), input_signature=signature)
+    function = tensorflow.function(
+        lambda given: model(given, training=False), input_signature=signature, autograph=False
+    )
     with suppressed_stderr():
         converted, _ = tf2onnx.convert.from_function(function, signature, opset=opset)
     replace_erfc(converted.graph)
