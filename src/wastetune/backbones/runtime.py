@@ -159,6 +159,11 @@ def _open_openvino(trunk: Any, size: int) -> TrunkRunner:
     )
     function = whole.get_concrete_function(pixels)
     names = [tensor.name for tensor in function.outputs]  # OpenVINO orders the outputs by their names
+    if sys.version_info >= (3, 13):
+        # OpenVINO 2026.4 finds TensorFlow's version by two calls of `exec` that share a name, which Python 3.13 ended.
+        from openvino.frontend.tensorflow import utils
+
+        utils.get_environment_setup = lambda framework: {"tensorflow": tensorflow.__version__}
     return _compile(openvino.convert_model(function), names)
 
 
