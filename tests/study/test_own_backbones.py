@@ -149,6 +149,22 @@ def test_a_space_that_would_train_an_onnx_file_is_refused_before_pictures_are_re
         prepare(study)
 
 
+@pytest.mark.parametrize("key", ["objectives", "backbone"])
+def test_an_onnx_file_among_several_or_with_objectives_is_refused_before_pictures_are_read(
+    tmp_path, tiny_heads, monkeypatch, key
+):
+    monkeypatch.setattr("wastetune.tuning.prepare.index_folder", None)
+    save_onnx(tmp_path / "own.onnx")
+    study = write_study(tmp_path, tiny_heads, *KINDS["onnx"], tails=False)
+    if key == "objectives":
+        study.write_text(study.read_text() + 'objectives = ["macro_f1", "parameters"]\n')
+    else:
+        save_onnx(tmp_path / "other.onnx")
+        study.write_text(study.read_text().replace('"own.onnx"', '["own.onnx", "other.onnx"]'))
+    with pytest.raises(UserError, match=r"own\.onnx, an ONNX file, cost is not measured: make it the study's only"):
+        prepare(study)
+
+
 def test_a_mistake_in_the_backbone_is_told_with_its_key_before_pictures_are_read(tmp_path, tiny_heads, monkeypatch):
     monkeypatch.setattr("wastetune.tuning.prepare.index_folder", None)
     study = write_study(tmp_path, tiny_heads, "own.keras", "", tails=False)

@@ -9,12 +9,12 @@ import pytest
 from optuna.trial import TrialState
 
 from wastetune.backbones.cuts import TOP
+from wastetune.backbones.own.onnx_trunk import open_session
 from wastetune.console import open_console
 from wastetune.errors import UserError
 from wastetune.models.bundle import BundleDescription
 from wastetune.models.export import FORMATS, Source, join_head
 from wastetune.models.latency import check_measurable, mean_costs, model_costs, open_meter
-from wastetune.models.loading import open_session
 from wastetune.search.space import load_space
 from wastetune.storage.database import open_storage
 from wastetune.storage.records import find_front

@@ -275,8 +275,12 @@ def _share_cores() -> None:
 
     TensorFlow reads this before its first operation, and not again.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // 2)))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, count_cores() // 2)))
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def activation_shape(backbone: Backbone, cut: Cut) -> tuple[int, ...]:

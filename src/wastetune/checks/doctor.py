@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from wastetune.backbones.backbone import count_cores
 from wastetune.backbones.runtime import choose_runtime, list_gpus
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError, did_you_mean, first_line, install_command
@@ -109,10 +110,9 @@ def _machine() -> Iterator[Finding]:
     """Cores, memory, GPUs, and what runs frozen trunks."""
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = psutil.virtual_memory()
     free = f"{render_bytes(memory.available)} of {render_bytes(memory.total)} memory free"
-    yield Finding("machine", f"{render_count(cores, 'core')}, {free}")
+    yield Finding("machine", f"{render_count(count_cores(), 'core')}, {free}")
     if find_spec("tensorflow") is None:
         return  # it is missing, as was said
     try:

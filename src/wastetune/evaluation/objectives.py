@@ -47,6 +47,9 @@ class Goals:
         return {key: costs[key] / limit - 1 for key, limit in self.limits.items() if key in costs}
 
 
+SCORE_ALONE = Goals()
+
+
 def read_objectives(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a study's file with what its objectives imply: the metric, and no pruner; the score comes first.
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wastetune.backbones.own.onnx_trunk import FEATURES, replace_erfc
+from wastetune.backbones.own.onnx_trunk import FEATURES, convert_function
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError, first_line, install_command
 from wastetune.files import remove, write_whole
@@ -160,26 +160,13 @@ def _write_onnx(source: Source, file: Path) -> None:
     import onnx
 
     _make_constant(source.model)
-    converted = _to_onnx(_function(source))
+    converted = convert_function(_function(source), OPSET)
     onnx.helper.set_model_props(converted, {KEY: _described(source.about)})
     try:
         onnx.checker.check_model(converted)
     except onnx.checker.ValidationError as error:  # an operation of a head of the user's own
         raise UserError(f"ONNX cannot have this model: {first_line(error)}; choose another --format") from error
     onnx.save(converted, str(file))
-
-
-def _to_onnx(function: Any) -> Any:
-    """A TensorFlow function with a signature as an ONNX model."""
-    import logging
-
-    import tf2onnx
-
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    with suppressed_stderr():
-        converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
-    replace_erfc(converted.graph)
-    return converted
 
 
 def trunk_as_onnx(trunk: Any) -> Any:
@@ -202,7 +189,7 @@ def _pixels_to(output: str, model: Any) -> Any:
         input_signature=[pixels],
         autograph=False,
     )
-    return _to_onnx(run)
+    return convert_function(run, OPSET)
 
 
 def join_head(trunk: Any, head: Any) -> Any:
@@ -216,7 +203,7 @@ def join_head(trunk: Any, head: Any) -> Any:
     _make_constant(head)
     features = tf.TensorSpec((None, *head.input.shape[1:]), tf.float32, name=_BETWEEN)
     run = tf.function(lambda given: {OUTPUT: head(given, training=False)}, input_signature=[features], autograph=False)
-    above = onnx.compose.add_prefix(_to_onnx(run), prefix="above_")
+    above = onnx.compose.add_prefix(convert_function(run, OPSET), prefix="above_")
     return onnx.compose.merge_models(trunk, above, io_map=[(_BETWEEN, f"above_{_BETWEEN}")])
 
 

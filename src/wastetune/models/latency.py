@@ -29,10 +29,11 @@ import numpy as np
 
 from wastetune.backbones.backbone import Backbone, build_trunk, nearest_cut
 from wastetune.backbones.cuts import TOP
+from wastetune.backbones.own.onnx_trunk import open_session
 from wastetune.errors import UserError, first_line, install_command
 from wastetune.files import write_whole
 from wastetune.models.export import OPSET, join_head, trunk_as_onnx, whole_as_onnx
-from wastetune.models.loading import INPUT, open_model, open_session
+from wastetune.models.loading import INPUT, open_model
 from wastetune.training.assembly import assemble_model, copy_branch, with_softmax
 from wastetune.training.config import TrialConfig
 from wastetune.training.head import BuildHead
@@ -141,8 +142,6 @@ def open_meter(
 
     The trunk as ONNX, whose conversion takes seconds, is kept in the cache folder.
     """
-    if backbone.onnx:
-        raise UserError(f"the costs of models of {backbone.name}, an ONNX file, are not measured; leave objectives out")
     meter = Meter(tuple(costs), backbone, classes, build)
     if not set(costs) & set(_EXPORTED):
         return meter

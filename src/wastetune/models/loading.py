@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wastetune.backbones.own.keras_file import read_keras
-from wastetune.backbones.own.onnx_trunk import FEATURES
+from wastetune.backbones.own.onnx_trunk import FEATURES, open_session
 from wastetune.console import suppressed_stderr
 from wastetune.errors import UserError, first_line, install_command
 from wastetune.evaluation.novelty import likeness
@@ -126,17 +126,6 @@ def _open_saved_model(path: Path, threads: int | None) -> tuple[BundleDescriptio
         return np.asarray(made[OUTPUT]), np.asarray(made[LIKENESS]) if LIKENESS in made else None
 
     return about, run
-
-
-def open_session(model: str | bytes, threads: int | None) -> Any:
-    """A session of ONNX Runtime on the processor, for a file or its content."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _open_onnx(path: Path, threads: int | None) -> tuple[BundleDescription, Run]:

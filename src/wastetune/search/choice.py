@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from wastetune.errors import UserError, did_you_mean, first_line, install_command
-from wastetune.evaluation.objectives import Goals
+from wastetune.evaluation.objectives import SCORE_ALONE, Goals
 from wastetune.search.toml_file import in_toml
 from wastetune.storage.records import read_attrs, trial_score
 
@@ -43,7 +43,6 @@ _FOLDS = (
     "compares the scores of folds, and a trial has one split, whose epochs are no sample; choose one of "
     f"{', '.join(map(in_toml, NAMES['pruner']))}"
 )
-_ALONE = Goals()  # a score and nothing else
 _LEFT_OUT = ("artifacts:", f"{CONSTRAINTS}:")  # of a trial's system attributes
 # The end of a name -> why it is not offered.
 _REFUSED = {
@@ -169,7 +168,7 @@ def directions_of(goals: Goals) -> tuple[Direction, ...]:
     return ("maximize", *costs)
 
 
-def copy_trials(trials: "Sequence[FrozenTrial]", name: str, goals: Goals = _ALONE) -> "optuna.Study":
+def copy_trials(trials: "Sequence[FrozenTrial]", name: str, goals: Goals = SCORE_ALONE) -> "optuna.Study":
     """A study in memory with all trials under their numbers, and with what was noted with them."""
     import optuna
 
@@ -187,7 +186,7 @@ def lowest_score(trials: "Iterable[FrozenTrial]") -> float:
     return min((score for score in scores if score is not None), default=0.0)
 
 
-def outline(trial: "FrozenTrial", goals: Goals = _ALONE, worst: float = 0.0) -> "FrozenTrial":
+def outline(trial: "FrozenTrial", goals: Goals = SCORE_ALONE, worst: float = 0.0) -> "FrozenTrial":
     """The part of a trial that samplers and pruners use.
 
     Its constraints are how far its costs are from the limits of now. A trial that was not trained, because it is above

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from wastetune.errors import UserError
-from wastetune.evaluation.objectives import Goals
+from wastetune.evaluation.objectives import SCORE_ALONE, Goals
 from wastetune.search.choice import (
     GRID,
     MEDIAN,
@@ -45,7 +45,6 @@ Resolve = Callable[["BaseTrial"], C]
 # Random trials before the sampler has enough to learn from.
 _STARTUP_TRIALS = 8
 # Samplers that model only keys that all trials have.
-_ALONE = Goals()  # a score and nothing else
 _UNCONDITIONAL = ("GPSampler", "CmaEsSampler", "NSGAIISampler", "NSGAIIISampler")
 
 
@@ -65,11 +64,11 @@ class InMemoryStudy:
 
     study: "optuna.Study"
     seen: set[int]
-    goals: Goals = _ALONE
+    goals: Goals = SCORE_ALONE
 
 
 def open_in_memory_study(
-    *, epochs: int = 1, directions: Sequence[Direction] = (), goals: Goals = _ALONE
+    *, epochs: int = 1, directions: Sequence[Direction] = (), goals: Goals = SCORE_ALONE
 ) -> InMemoryStudy:
     """An empty study in memory, for trials of at most so many epochs; by default with the directions of the goals."""
     import optuna
@@ -123,7 +122,7 @@ def propose_by(
     *,
     name: str,
     seed: int,
-    goals: Goals = _ALONE,
+    goals: Goals = SCORE_ALONE,
 ) -> Proposal[C]:
     """The proposal of any sampler but `grid` and `qmc`, after all trials of the study of this name, by number.
 
@@ -147,7 +146,7 @@ def propose_by(
 
 
 def check_search(
-    sampler: Named, pruner: Named, space: SearchSpace, *, trials: int | None, goals: Goals = _ALONE
+    sampler: Named, pruner: Named, space: SearchSpace, *, trials: int | None, goals: Goals = SCORE_ALONE
 ) -> list[str]:
     """Raises UserError where sampler or pruner cannot do what is asked; gives sentences on what is not the default.
 

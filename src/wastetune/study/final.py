@@ -39,7 +39,9 @@ from wastetune.report.results import FinalEvaluation, FinalModel, ModelSize, Rep
 from wastetune.report.text import final_model
 from wastetune.storage.records import Opening, TrialAttrs, TrialRecord, read_attrs
 from wastetune.storage.study import (
+    MEASURED,
     best_trial,
+    get_study_attr,
     note_opening,
     read_goals,
     read_records,
@@ -109,7 +111,8 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
 
 def _latencies(study: "optuna.Study", context: TrialContext) -> dict[str, float]:
     """Milliseconds of one picture for each of several backbones, with the default's head where that is measured."""
-    known = {name: meter.reference_ms for name, meter in settle_costs(study, context).items() if meter.reference_ms}
+    measured = get_study_attr(study, MEASURED, {"backbones": {}})["backbones"]
+    known = {name: each["reference_ms"] for name, each in measured.items() if each["reference_ms"]}
     return known or {each.backbone.name: time_one_picture(each.backbone) for each in (context, *context.others)}
 
 

@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 
 from wastetune.backbones.cuts import TOP
 from wastetune.evaluation.metrics import metric_value
-from wastetune.evaluation.objectives import Goals
+from wastetune.evaluation.objectives import SCORE_ALONE, Goals
 from wastetune.report.results import Kind
 from wastetune.storage.records import TrialRecord
 from wastetune.training.config import BACKBONE
 
 HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost next to nothing
 TAILS = 3  # trials averaged, besides the default, where the winner has a tail: each tail is a pass of its own
-
-
-_ALONE = Goals()  # a score and nothing else
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Selection:
     default_score: float
 
 
-def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False, goals: Goals = _ALONE) -> Candidates:
+def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False, goals: Goals = SCORE_ALONE) -> Candidates:
     """The winner and the next best trials, with the default, among the trials of a study.
 
     Where costs have limits, only trials within them; the default is then a candidate only if it is.

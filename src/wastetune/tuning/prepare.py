@@ -226,6 +226,12 @@ def check_backbones(spec: StudySpec) -> tuple[Source, ...]:
     """The backbones of a study; nothing of them is loaded. UserError where one is not there, or keys do not fit it."""
     near, keys = Path(spec.source).parent, _own_keys(spec)
     sources = tuple(find_source(name, near, weights=spec.weights, **keys) for name in spec.backbones)
+    frozen = [name for name, source in zip(spec.backbones, sources, strict=True) if source.kind == "onnx"]
+    if frozen and (len(sources) > 1 or spec.objectives):
+        raise UserError(
+            f"what models of {frozen[0]}, an ONNX file, cost is not measured: make it the study's only backbone, "
+            "without objectives"
+        )
     names = [source.name for source in sources]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two backbones are called {twice}; give one of the files another name")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wastetune.backbones.backbone import nearest_cut
 from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.errors import UserError, first_line, is_disk_error, render_os_error
-from wastetune.evaluation.objectives import COSTS, Goals, render_cost
+from wastetune.evaluation.objectives import COSTS, SCORE_ALONE, Goals, render_cost
 from wastetune.models.latency import Meter, describe_machine, measure_reference, model_costs, open_meter, trunk_costs
 from wastetune.search.choice import CONSTRAINTS, GRID, MEDIAN, QMC, TPE, name_of
 from wastetune.search.points import grid_points, sobol_points, walk_grid
@@ -84,9 +84,6 @@ ShowTrial = Callable[[int, int], AbstractContextManager[Callable[[Epoch], None]]
 def not_shown(number: int, epochs: int) -> AbstractContextManager[Callable[[Epoch], None]]:
     """A trial that is not shown while it runs."""
     return nullcontext(lambda epoch: None)
-
-
-_ALONE = Goals()  # a score and nothing else
 
 
 @dataclass(frozen=True)
@@ -281,9 +278,7 @@ def _open_pruning(
     epochs, note = int(bounds(context.space, "epochs")[1]), partial(note_trial, trial)
     if context.spec.pruner == MEDIAN:
         reported: dict[int, float] = {}
-        if (
-            cut == PIXELS
-        ):  # with new views in every epoch, a whole network learns slower than a head, and overtakes it late
+        if cut == PIXELS:  # views that are new in every epoch are harder: it learns more slowly than what is stored
             memory = copy_in_memory([each for each in known if read_attrs(each).cut == PIXELS.name], epochs=epochs)
 
         def is_below_median(epoch: int, score: float) -> bool:
@@ -304,7 +299,7 @@ def _run_one(
     show: Callable[[Epoch], None],
     check: Callable[[], None],
     meters: Mapping[str, Meter] = MappingProxyType({}),
-    goals: Goals = _ALONE,
+    goals: Goals = SCORE_ALONE,
 ) -> "FrozenTrial":
     """Runs a trial to its end; gives it as it is in the database.
 

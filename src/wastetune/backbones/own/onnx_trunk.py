@@ -58,13 +58,15 @@ class OnnxModel:
 
 
 @lru_cache(maxsize=1)
-def open_session(content: bytes) -> Any:
-    """ONNX Runtime with this model, on the CPU."""
+def open_session(model: str | bytes, threads: int | None = None) -> Any:
+    """ONNX Runtime with the model in a file, or with its content, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    if threads:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def load_onnx(file: Path, size: int | None, scaling: Scaling, layer: str | None) -> OnnxTrunk:
@@ -127,22 +129,29 @@ def append_head(trunk: OnnxTrunk, head: Any) -> OnnxModel:
     return OnnxModel(model.SerializeToString(), trunk.parameters + int(head.count_params()))
 
 
-def convert_keras(model: Any, opset: int) -> Any:
-    """A Keras model of one input as an ONNX model. UserError where ONNX cannot have it."""
+def convert_function(function: Any, opset: int) -> Any:
+    """A TensorFlow function with a signature as an ONNX model."""
     import logging
 
-    import onnx
-    import tensorflow
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    with suppressed_stderr():
+        converted, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=opset)
+    replace_erfc(converted.graph)
+    return converted
+
+
+def convert_keras(model: Any, opset: int) -> Any:
+    """A Keras model of one input as an ONNX model. UserError where ONNX cannot have it."""
+    import onnx
+    import tensorflow
+
     signature = [tensorflow.TensorSpec(model.input.shape, tensorflow.float32, name=FEATURES)]
     function = tensorflow.function(
         lambda given: model(given, training=False), input_signature=signature, autograph=False
     )
-    with suppressed_stderr():
-        converted, _ = tf2onnx.convert.from_function(function, signature, opset=opset)
-    replace_erfc(converted.graph)
+    converted = convert_function(function, opset)
     try:
         onnx.checker.check_model(converted)
     except onnx.checker.ValidationError as error:  # an operation of a head of the user's own

@@ -53,9 +53,11 @@ def _open_onnx(file: Path) -> tuple[Run, int]:
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
-    return lambda pixels: session.run(["probabilities"], {given.name: np.rint(pixels).astype(np.uint8)})[
-        0
-    ], given.shape[1]
+
+    def run(pixels: NDArray[np.float32]) -> Any:
+        return session.run(["probabilities"], {given.name: np.rint(pixels).astype(np.uint8)})[0]
+
+    return run, given.shape[1]
 
 
 class PictureModel:
