@@ -32,7 +32,7 @@ from common import (
 from wastetune.console import open_console
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import open_study
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.workers.worker import run_worker
 
 LIMIT = 4 * 2**30  # bytes
 

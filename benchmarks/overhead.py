@@ -24,7 +24,8 @@ from wastetune.storage.study import open_study
 from wastetune.storage.trials import begin_trial, complete_trial, set_trial_attrs
 from wastetune.tracking.artifacts import draw_pictures
 from wastetune.tracking.dashboard import Notes
-from wastetune.tuning import objective, worker
+from wastetune.tuning import objective
+from wastetune.tuning.workers import worker
 
 EPOCHS = 30
 # Each name is replaced where its caller looks it up.

@@ -43,8 +43,8 @@ from wastetune.search.space import bounds
 from wastetune.storage.database import engine_of, open_storage
 from wastetune.storage.locks import SHORT_TIMEOUT
 from wastetune.storage.study import open_study
-from wastetune.tuning import worker
 from wastetune.tuning.pictures import folder_stamp
+from wastetune.tuning.workers import worker
 
 READS = 60  # of a study; the system counts a server's processor time in hundredths of a second
 BEATS = 6  # heartbeats of a worker in a lease

@@ -45,7 +45,7 @@ from wastetune.training.config import TrialConfig
 from wastetune.training.fit import ValidationSet, predict_probabilities
 from wastetune.tuning.objective import cross_predict, fitted_learner, fitting_set, plain_set, run_trial, tuning_sets
 from wastetune.tuning.prepare import join_study, trial_seed
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.workers.worker import run_worker
 
 BACKBONE = {"backbone": "mobilenet_v3_small_075", "weights": "imagenet", "space": "head"}
 DEVELOPED = ("trashnet", "wid_to_trashnet", "small")
@@ -162,7 +162,7 @@ def collect(case: str, seed: int, trials: int, folder: Path, *, crossed: bool, r
         chdir(here),
         patch("wastetune.tuning.prepare.open_pixels", no_pixels),
         patch("wastetune.tuning.objective._activations", Vectors(data).look_up),
-        patch("wastetune.tuning.worker.run_trial", run),
+        patch("wastetune.tuning.workers.worker.run_trial", run),
     ):
         console, started = open_console(quiet=True), [time.perf_counter()]
         pictures = link_case(case, seed, data, links)

@@ -26,7 +26,7 @@ from wastetune.console import open_console
 from wastetune.datasets.synthetic import write_sample
 from wastetune.storage.study import read_trials
 from wastetune.tuning.prepare import join_study
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.workers.worker import run_worker
 
 CASES = ("trashnet", "wid")
 AFTER = (5, 10, 20)  # trials

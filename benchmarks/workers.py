@@ -45,8 +45,8 @@ from wastetune.storage.budget import is_void, only_finished
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import find_study, open_study, read_trials
 from wastetune.training.fit import Epoch, FitResult
-from wastetune.tuning import worker
 from wastetune.tuning.objective import TrialResult
+from wastetune.tuning.workers import worker
 
 
 def main() -> None:

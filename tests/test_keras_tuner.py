@@ -18,7 +18,7 @@ from wastetune.errors import UserError
 from wastetune.storage.budget import LOST
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import best_trial, find_study, get_study_attr
-from wastetune.tuning.progress import describe_status
+from wastetune.tuning.workers.progress import describe_status
 
 keras_tuner = pytest.importorskip("keras_tuner")
 pytest.importorskip("tensorboard")  # KerasTuner asks for it in every search of a Keras model

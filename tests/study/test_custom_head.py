@@ -14,9 +14,9 @@ from wastetune.storage.study import best_trial, read_trials
 from wastetune.study.final import refit_winner
 from wastetune.study.summary import summarize
 from wastetune.tuning.prepare import check_choices, join_study, prepare_study
-from wastetune.tuning.progress import render_trial
 from wastetune.tuning.spec import load_study
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.workers.progress import render_trial
+from wastetune.tuning.workers.worker import run_worker
 
 pytest.importorskip("keras_tuner")
 

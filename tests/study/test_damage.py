@@ -17,7 +17,7 @@ from wastetune.training.config import TrialConfig
 from wastetune.tuning.objective import fitting_set, plain_set
 from wastetune.tuning.prepare import prepare_study
 from wastetune.tuning.spec import load_study
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.workers.worker import run_worker
 
 TRIALS = 3
 

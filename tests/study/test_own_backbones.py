@@ -23,9 +23,9 @@ from wastetune.storage.study import read_trials
 from wastetune.study.final import refit_winner
 from wastetune.study.summary import summarize
 from wastetune.tuning.prepare import join_study, prepare_study
-from wastetune.tuning.progress import render_preparation
 from wastetune.tuning.spec import load_study
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.workers.progress import render_preparation
+from wastetune.tuning.workers.worker import run_worker
 
 TAILS = "frozen_depth = { float = [0.4, 1.0], default = 0.7 }"
 KINDS = {

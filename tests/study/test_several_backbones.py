@@ -19,8 +19,8 @@ from wastetune.storage.study import find_study, read_records, read_study_info
 from wastetune.study.run import run_study
 from wastetune.training.config import TrialConfig
 from wastetune.tuning.prepare import prepare_study
-from wastetune.tuning.progress import describe_status, render_status
 from wastetune.tuning.spec import load_study
+from wastetune.tuning.workers.progress import describe_status, render_status
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from wastetune.tuning import processes
-from wastetune.tuning.processes import PARENT
+from wastetune.tuning.workers import processes
+from wastetune.tuning.workers.processes import PARENT
 
 WORKER, NURSERY = "worker", "nursery"  # names of processes
 _NAME, _SUBREAPER = 15, 36  # PR_SET_NAME, PR_SET_CHILD_SUBREAPER

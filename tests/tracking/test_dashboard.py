@@ -21,7 +21,7 @@ from wastetune.storage.trials import begin_trial, complete_trial, fail_trial, pr
 from wastetune.tracking.artifacts import DrawnPictures, Pictures, artifact_folder
 from wastetune.tracking.dashboard import Notes, note_study
 from wastetune.tracking.ui import _without_records
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.workers.worker import run_worker
 
 CLASSES = ("box", "leaf", "can")
 CONFIG = {"dropout": 0.123456, "head_layers": 0, "head_units": None}

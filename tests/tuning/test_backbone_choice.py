@@ -17,7 +17,7 @@ from wastetune.storage.study import ask_lock, default_trial, open_study, read_tr
 from wastetune.tuning.objective import choose_config
 from wastetune.tuning.prepare import check_choices, prepare_study
 from wastetune.tuning.spec import changed_study, load_study
-from wastetune.tuning.worker import _begin, run_worker
+from wastetune.tuning.workers.worker import _begin, run_worker
 
 SMALL, LARGE = "mobilenet_v3_small_minimalistic", "mobilenet_v3_large_minimalistic"
 CONSOLE = open_console(quiet=True)

@@ -7,9 +7,9 @@ from wastetune.errors import UserError
 from wastetune.storage.study import best_trial
 from wastetune.study.summary import summarize_search
 from wastetune.tuning.prepare import join_study, prepare_study
-from wastetune.tuning.progress import render_preparation
 from wastetune.tuning.spec import load_study
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.workers.progress import render_preparation
+from wastetune.tuning.workers.worker import run_worker
 
 DROPPED, RELABELLED = "box/box003.jpg", "leaf/leaf004.jpg"
 

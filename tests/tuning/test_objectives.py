@@ -33,9 +33,10 @@ from wastetune.training.config import TrialConfig
 from wastetune.training.head import build_head
 from wastetune.training.learner import open_keras_model
 from wastetune.tuning.prepare import check_choices, goals_of, join_study, prepare_study
-from wastetune.tuning.progress import describe_status, render_status, render_trial
 from wastetune.tuning.spec import load_study
-from wastetune.tuning.worker import render_meters, run_worker, settle_costs
+from wastetune.tuning.workers.model_costs import render_meters, settle_costs
+from wastetune.tuning.workers.progress import describe_status, render_status, render_trial
+from wastetune.tuning.workers.worker import run_worker
 
 SPACE = """\
 head_layers = 1
@@ -188,7 +189,7 @@ def test_latency_is_measured_once_for_each_architecture_and_on_one_kind_of_machi
     context = replace(timed.context, space=load_space(str(tmp_path / "fixed.toml")))
     calls = []
     monkeypatch.setattr(
-        "wastetune.tuning.worker.model_costs", lambda *given: calls.append(given) or model_costs(*given)
+        "wastetune.tuning.workers.model_costs.model_costs", lambda *given: calls.append(given) or model_costs(*given)
     )
     run(study, replace(timed, context=context), 3)
     assert len(calls) == 1

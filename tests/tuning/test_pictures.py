@@ -15,7 +15,7 @@ from wastetune.storage.study import open_study
 from wastetune.tuning.pictures import folder_stamp, pictures_of, render_changes, seldom, watch_pictures
 from wastetune.tuning.prepare import prepare_study
 from wastetune.tuning.spec import load_study
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.workers.worker import run_worker
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from wastetune.search.choice import describe_search
 from wastetune.storage.study import find_study, read_study_info, write_study_info
 from wastetune.study.summary import summarize_search
 from wastetune.tuning.prepare import fingerprint_digest, join_study, prepare_study
-from wastetune.tuning.progress import describe_status, render_status
 from wastetune.tuning.spec import load_study
+from wastetune.tuning.workers.progress import describe_status, render_status
 
 
 def prepare(tiny, **changes):

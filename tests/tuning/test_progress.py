@@ -14,7 +14,7 @@ from wastetune.storage.database import open_storage
 from wastetune.storage.records import record, trial_seconds
 from wastetune.storage.study import DataSource, StudyInfo, open_study, set_study_attr, write_study_info
 from wastetune.training.fit import Epoch
-from wastetune.tuning.progress import (
+from wastetune.tuning.workers.progress import (
     describe_status,
     render_status,
     render_trial,

@@ -18,10 +18,10 @@ from wastetune.study.run import run_one_worker, run_study
 from wastetune.study.summary import summarize_search
 from wastetune.training.config import TrialConfig
 from wastetune.tuning.prepare import join_study, prepare_study
-from wastetune.tuning.progress import describe_status, render_status
 from wastetune.tuning.spec import load_study
 from wastetune.tuning.warm_start import check_warm_start, render_warm_starts, settle_warm_starts
-from wastetune.tuning.worker import run_worker
+from wastetune.tuning.workers.progress import describe_status, render_status
+from wastetune.tuning.workers.worker import run_worker
 
 CONSOLE = open_console(quiet=True)
 

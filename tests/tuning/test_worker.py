@@ -18,7 +18,7 @@ from wastetune.storage.database import open_storage
 from wastetune.storage.study import default_trial, finished_trials, open_study
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.tuning.prepare import TuningData
-from wastetune.tuning.worker import _begin, _choose, run_worker
+from wastetune.tuning.workers.worker import _begin, _choose, run_worker
 
 FIXED = "dropout = 0.1\nlearning_rate = 1e-2\nbatch_size = 16\nepochs = 2\n"
 
@@ -252,7 +252,7 @@ def test_any_sampler_goes_on_where_it_was_stopped(begin, chosen, sampler):
 
 
 def test_workers_share_a_grid_and_end_with_it(begin, with_space, monkeypatch):
-    monkeypatch.setattr("wastetune.tuning.worker.run_trial", lambda *given: pytest.fail("not to be run"))
+    monkeypatch.setattr("wastetune.tuning.workers.worker.run_trial", lambda *given: pytest.fail("not to be run"))
     space = 'head_layers = 0\noptimizer = { choice = ["adam", "sgd", "adamw"], default = "adam" }\n' + FIXED
     context = with_space(space.replace("dropout = 0.1", "dropout = { float = [0.1, 0.2], default = 0.1 }"))
     context = replace(context, spec=context.spec.model_copy(update={"sampler": {"class": "grid", "points": 2}}))
@@ -307,7 +307,7 @@ def test_what_a_worker_tells_that_was_taken_for_dead_is_not_heard(begin, context
 
 
 def test_workers_of_different_names_propose_different_points(begin, context, monkeypatch):
-    monkeypatch.setattr("wastetune.tuning.worker.run_trial", lambda *given: pytest.fail("not to be run"))
+    monkeypatch.setattr("wastetune.tuning.workers.worker.run_trial", lambda *given: pytest.fail("not to be run"))
     known = [create_trial(value=0.5, user_attrs={"default": True, "config": {}})]
     memory = open_in_memory_study(epochs=2)
     points = [_choose(known, memory, context, (), name).params for name in ("", "a 1", "a 2", "b 1")]

@@ -167,8 +167,8 @@ def worker(
         with raise_on_signals() as check:
             from wastetune.console import open_console
             from wastetune.study.run import run_one_worker
-            from wastetune.tuning.processes import parent_process, restart_process
             from wastetune.tuning.spec import changed_study
+            from wastetune.tuning.workers.processes import parent_process, restart_process
 
             spec, weights_folder = changed_study(study, seed=seed, weights=weights)
             locations = Locations(storage, "", Path(), folder, weights_folder)

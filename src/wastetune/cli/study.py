@@ -27,7 +27,7 @@ def status(study: str, storage: str, watch: bool, as_json: bool) -> None:
     """
     import time
 
-    from wastetune.tuning.progress import describe_status, render_status
+    from wastetune.tuning.workers.progress import describe_status, render_status
 
     found = lookup_study(study, storage)
     while True:

@@ -55,7 +55,7 @@ from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.training.fit import TrainingFailed
 from wastetune.tuning.objective import plain_set
 from wastetune.tuning.prepare import Bar, Prepared, TrialContext, fingerprint_digest, package_versions
-from wastetune.tuning.worker import settle_costs
+from wastetune.tuning.workers.model_costs import settle_costs
 
 if TYPE_CHECKING:
     import optuna

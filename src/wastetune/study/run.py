@@ -34,11 +34,12 @@ from wastetune.tracking.mlflow_mirror import AllTrials, FinalReport, Submit, mir
 from wastetune.tracking.mlflow_uri import check_uri
 from wastetune.tuning.pictures import seldom
 from wastetune.tuning.prepare import Prepared, check_choices, join_study, prepare_study
-from wastetune.tuning.processes import is_replacement, parent_process, run_workers, worker_arguments
-from wastetune.tuning.progress import render_preparation, render_trial, show_study, show_trial
 from wastetune.tuning.spec import StudySpec
 from wastetune.tuning.warm_start import check_warm_start, render_warm_starts, settle_warm_starts
-from wastetune.tuning.worker import not_shown, render_meters, run_worker, settle_costs
+from wastetune.tuning.workers.model_costs import render_meters, settle_costs
+from wastetune.tuning.workers.processes import is_replacement, parent_process, run_workers, worker_arguments
+from wastetune.tuning.workers.progress import render_preparation, render_trial, show_study, show_trial
+from wastetune.tuning.workers.worker import not_shown, run_worker
 
 if TYPE_CHECKING:
     import optuna

@@ -1,0 +1,1 @@
+"""Workers: they choose configurations and run trials, in one process or in many."""
