@@ -80,7 +80,7 @@ def run_nothing(config: Any, number: int, context: Any, bar: Any, on_epoch: Any)
     """A trial without training; its score is a function of the configuration, so that the sampler has a task."""
     epoch = Epoch(1, 1.0, 1.0 - abs(config.learning_rate - 0.01), 0.5, 0.0)
     on_epoch(epoch)
-    return TrialResult(FitResult(epoch, (epoch,), None), [[1, 0], [0, 1]], 0.0, 1)  # type: ignore[arg-type]
+    return TrialResult(FitResult(epoch, (epoch,), None, None), [[1, 0], [0, 1]], 0.0, 1)  # type: ignore[arg-type]
 
 
 def run_workers(url: str, context: Any, workers: int, trials: int) -> Row:

@@ -22,6 +22,7 @@ def run_study(
     trials: int | None = None,
     seed: int | None = None,
     timeout: float | None = None,
+    time_limit: float | None = None,
     workers: int | None = None,
     data: str | Path | None = None,
     weights: str | Path | None = None,
@@ -32,15 +33,17 @@ def run_study(
 ) -> dict[str, Any]:
     """The report of a study, after running it up to its number of trials as `wastetune run` does.
 
-    `study` is a name or the path of a .toml file; `trials` counts all runs together; `timeout` is in seconds. Running
-    a study again resumes it. The report is the content of report.json, which is in `results` with the other files.
+    `study` is a name or the path of a .toml file; `trials` counts all runs together. No trial begins after
+    `timeout` seconds, and the report is there after about `time_limit`. Running a study again resumes it. The report is
+    the content of report.json, which is in `results` with the other files.
     `quiet` keeps this process, but not its workers, from printing.
 
     UserError, in one sentence, for what the caller can mend, and where no trial has a score yet. After Ctrl-C,
     finished trials are kept.
     """
-    if timeout is not None and not timeout > 0:
-        raise UserError(f"timeout is {timeout}, but must be a number of seconds above 0, or None")
+    for name, seconds in (("timeout", timeout), ("time_limit", time_limit)):
+        if seconds is not None and not seconds > 0:
+            raise UserError(f"{name} is {seconds}, but must be a number of seconds above 0, or None")
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}, but must be 0 or more, or None for this process alone")
     silence_tensorflow()
@@ -58,7 +61,9 @@ def run_study(
     check_results(locations.results)
     from wastetune.study import run
 
-    report = run.run_study(spec, locations, open_console(quiet=quiet), timeout=timeout, workers=workers)
+    report = run.run_study(
+        spec, locations, open_console(quiet=quiet), timeout=timeout, time_limit=time_limit, workers=workers
+    )
     if report is None:
         raise UserError(f"study {spec.name!r} has no trial with a score yet, so there is no report; run it again")
     return report.to_dict()

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,12 @@ if TYPE_CHECKING:
     help="Start no trial after so many seconds; then retrain, unless --no-retrain.",
 )
 @click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Have the report after about so many seconds: search no longer than leaves time to retrain.",
+)
+@click.option(
     "--no-retrain", is_flag=True, help="Only search: do not retrain the winner, and leave the test set sealed."
 )
 @click.option(
@@ -64,6 +71,7 @@ def run(
     results: Path,
     seed: int | None,
     timeout: float | None,
+    time_limit: float | None,
     no_retrain: bool,
     workers: int | None,
     renew_after: int,
@@ -77,9 +85,11 @@ def run(
     Example:
       wastetune run --study mobilenet_small_trashnet --trials 30
       wastetune run --study my_study.toml --data ~/pictures --weights ~/weights --timeout 3600
+      wastetune run --study my_study.toml --time-limit 600
       wastetune run --study inception_wid --workers 4
       wastetune run --study 'inception_*' --trials 30
     """
+    began = time.monotonic()  # Keras alone takes seconds to import
     from wastetune.console import open_console
     from wastetune.tuning.spec import changed_study, is_pattern, matching_studies
 
@@ -93,6 +103,8 @@ def run(
     from wastetune.study.run import run_study
 
     console = open_console()
+    if time_limit is not None:
+        time_limit = max(time_limit - (time.monotonic() - began), 0.0)
 
     def run_one(name: str) -> bool:
         spec, weights_folder = first or changed_study(name, trials=trials, seed=seed, weights=weights)
@@ -103,6 +115,7 @@ def run(
                 locations,
                 console,
                 timeout=timeout,
+                time_limit=time_limit,
                 final=not no_retrain,
                 workers=workers,
                 renew_after=renew_after,

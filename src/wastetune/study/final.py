@@ -51,6 +51,7 @@ from wastetune.storage.study import (
 from wastetune.study.members import Candidates, find_candidates
 from wastetune.study.refit import RefitResult, refit, refit_again
 from wastetune.study.select import select_final
+from wastetune.study.time_limit import REPORT_SECONDS, open_pace, time_left, trim_candidates
 from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.training.fit import TrainingFailed
 from wastetune.tuning.objective import plain_set
@@ -78,8 +79,13 @@ class Refit:
     earlier: Report | None = None  # the report of that run
 
 
-def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, console: Console) -> Refit:
+def refit_winner(
+    study: "optuna.Study", prepared: Prepared, folder: Path, console: Console, end: float | None = None
+) -> Refit:
     """Refits the final model and the default configuration, evaluates both, and writes the bundle to the folder.
+
+    With `end`, a moment of `time.monotonic`, no more trials are averaged, and nothing is fitted with more seeds, than
+    there is time for.
 
     Nothing is trained where the folder's report and bundle are of these trials already. The study stores that the test
     set was opened before it is read. UserError where a configuration can no longer be trained.
@@ -89,6 +95,8 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
     context, prepared = prepared.context, prepared.of(read_attrs(best).config.get(BACKBONE))
     goals = read_goals(study)
     candidates = find_candidates(read_records(study), alone=prepared.context.spec.final == "best", goals=goals)
+    if end is not None:
+        candidates = trim_candidates(candidates, open_pace(context), time_left(end))
     bundle = folder / "bundle"
     earlier = read_report(folder) if model_file(bundle).exists() else None
     answered = (fingerprint_digest(prepared), best.number, read_attrs(best).config)
@@ -101,7 +109,7 @@ def refit_winner(study: "optuna.Study", prepared: Prepared, folder: Path, consol
     ):
         refitted = Refit(earlier.evaluation, earlier.seconds.retrain, earlier=earlier)
     else:
-        refitted = _refit_candidates(study, prepared, candidates, folder, console)
+        refitted = _refit_candidates(study, prepared, candidates, folder, console, end)
         if context.others:
             told = refitted.evaluation.model_copy(update={"latency_ms": _latencies(study, context)})
             refitted = replace(refitted, evaluation=told)
@@ -117,7 +125,12 @@ def _latencies(study: "optuna.Study", context: TrialContext) -> dict[str, float]
 
 
 def _refit_candidates(
-    study: "optuna.Study", prepared: Prepared, candidates: Candidates, folder: Path, console: Console
+    study: "optuna.Study",
+    prepared: Prepared,
+    candidates: Candidates,
+    folder: Path,
+    console: Console,
+    end: float | None,
 ) -> Refit:
     started = time.perf_counter()
     context, bundle = prepared.context, folder / "bundle"
@@ -128,7 +141,7 @@ def _refit_candidates(
             f"retraining the default configuration and the final model, {final_model(final)}, on train + validation"
         )
         openings = note_opening(study, final.members)
-        ours, fits = _fit(prepared, final, candidates.default.number, attrs, bundle, console.bar)
+        ours, fits = _fit(prepared, final, candidates.default.number, attrs, bundle, console.bar, end)
     except TrainingFailed as error:
         raise UserError(f"retraining came to nothing: {error}; the trials are kept") from error
     remove(folder / EXPORTS)  # they are of an earlier winner
@@ -169,10 +182,16 @@ def _select(study: "optuna.Study", context: TrialContext, candidates: Candidates
 
 
 def _fit(
-    prepared: Prepared, final: FinalModel, default: int, attrs: Mapping[int, TrialAttrs], bundle: Path, bar: Bar
+    prepared: Prepared,
+    final: FinalModel,
+    default: int,
+    attrs: Mapping[int, TrialAttrs],
+    bundle: Path,
+    bar: Bar,
+    end: float | None,
 ) -> tuple[RefitResult, list[_Fit]]:
     """The final model, saved to the bundle; its predictions and those of the default, of each seed."""
-    context, test = prepared.context, prepared.test
+    context, test, started = prepared.context, prepared.test, time.monotonic()
     ours = refit(
         context,
         test,
@@ -188,7 +207,10 @@ def _fit(
     fits = [(ours.probabilities, by_default)]
     everyone = {number: attrs[number] for number in {*final.members, default}}
     whole_network = any(each.cut == PIXELS.name for each in everyone.values())
+    seconds = time.monotonic() - started
     for repeat in range(1, 1 if whole_network else _SEEDS):
+        if end is not None and time_left(end) < seconds + REPORT_SECONDS:
+            break
         each = refit_again(context, test, everyone, repeat=repeat, bar=bar)
         mean = np.mean([each[number] for number in final.members], axis=0)
         fits.append((scale_probabilities(mean, final.temperature).astype(np.float32), each[default]))

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from wastetune.backbones.backbone import nearest_cut
 from wastetune.console import Console
 from wastetune.data.splits import write_split_table
+from wastetune.errors import UserError
 from wastetune.evaluation.objectives import render_costs
 from wastetune.report.results import Report
 from wastetune.report.results_folder import write_results
@@ -25,21 +27,31 @@ from wastetune.storage.study import (
     read_goals,
     read_records,
     read_trials,
+    records_of,
     set_study_attr,
 )
 from wastetune.study.final import refit_winner
 from wastetune.study.summary import summarize
+from wastetune.study.time_limit import affordable, open_pace, time_left
 from wastetune.tracking.dashboard import note_study
 from wastetune.tracking.mlflow_mirror import AllTrials, FinalReport, Submit, mirrored, open_mirror_of
 from wastetune.tracking.mlflow_uri import check_uri
+from wastetune.training.config import TrialConfig
 from wastetune.tuning.pictures import seldom
-from wastetune.tuning.prepare import Prepared, check_choices, join_study, prepare_study
+from wastetune.tuning.prepare import Prepared, TrialContext, check_choices, join_study, prepare_study
 from wastetune.tuning.spec import StudySpec
 from wastetune.tuning.warm_start import check_warm_start, render_warm_starts, settle_warm_starts
 from wastetune.tuning.workers.model_costs import render_meters, settle_costs
-from wastetune.tuning.workers.processes import is_replacement, parent_process, run_workers, worker_arguments
+from wastetune.tuning.workers.processes import (
+    END,
+    end_of_run,
+    is_replacement,
+    parent_process,
+    run_workers,
+    worker_arguments,
+)
 from wastetune.tuning.workers.progress import render_preparation, render_trial, show_study, show_trial
-from wastetune.tuning.workers.worker import not_shown, run_worker
+from wastetune.tuning.workers.worker import Afford, afford_all, not_shown, run_worker
 
 if TYPE_CHECKING:
     import optuna
@@ -52,6 +64,7 @@ def run_study(
     console: Console,
     *,
     timeout: float | None = None,
+    time_limit: float | None = None,
     final: bool = True,
     workers: int | None = None,
     renew_after: int | None = None,
@@ -62,8 +75,13 @@ def run_study(
     for workers elsewhere. Finished trials and an unchanged winner are not computed again. None where nothing was
     refitted: `final` is false, or no trial has a score yet. After Ctrl-C, finished trials are kept and the
     KeyboardInterrupt is raised again.
+    After `timeout` seconds no trial begins. The search ends early enough for the report to be there after about
+    `time_limit` seconds, counted from the call; a default always runs.
     """
     started = time.perf_counter()
+    end = None if time_limit is None else time.monotonic() + time_limit
+    if end is not None and workers == 0:
+        raise UserError("--time-limit is for workers that this command starts, not for --workers 0; give --timeout")
     check_uri(locations.tracking_uri)
     search = check_choices(spec, trials=spec.trials)
     check_warm_start(spec, locations.storage)
@@ -83,12 +101,24 @@ def run_study(
 
     report = None
     with mirrored(partial(open_mirror_of, study, locations.tracking_uri), console, locations.tracking_uri) as submit:
-        _search(study, prepared, locations, console, submit, timeout=timeout, workers=workers, renew_after=renew_after)
+        _search(
+            study,
+            prepared,
+            locations,
+            console,
+            submit,
+            timeout=timeout,
+            end=end,
+            workers=workers,
+            renew_after=renew_after,
+        )
+        if end is not None:
+            console.print(f"{len(finished_trials(study))} trials are finished; {max(time_left(end), 0):.0f} s are left")
         if final and (best_trial(study) is None or default_trial(study) is None):
             console.print(_nothing_to_retrain(study))
         elif final:
             prepared.check_pictures()
-            refitted = refit_winner(study, prepared, folder, console)
+            refitted = refit_winner(study, prepared, folder, console, end)
             report = summarize(study, prepared, refitted, preparing)
             write_results(report, refitted.predictions, read_history(study), prepared.index.folder, folder)
             note_study(study, report, folder)
@@ -114,6 +144,7 @@ def _search(
     submit: Submit,
     *,
     timeout: float | None,
+    end: float | None,
     workers: int | None,
     renew_after: int | None,
 ) -> None:
@@ -151,18 +182,32 @@ def _search(
                 show=partial(show_trial, console, metric),
                 check=check,
                 before_trial=seldom(prepared.check_pictures),
+                afford=_within(prepared.context, end),
             )
         elif len(finished_trials(study)) < spec.trials:
             run_workers(
                 worker_arguments(spec, locations, timeout, renew_after),
-                {STORAGE.variable: locations.storage},
+                {STORAGE.variable: locations.storage, **({} if end is None else {END: str(end)})},
                 workers,
                 study=study,
                 trials=spec.trials,
-                timeout=timeout,
+                timeout=timeout if end is None else 0.0,  # they end when they have no time for another trial
                 echo=console.print,
                 tick=on_change,
             )
+
+
+def _within(context: TrialContext, end: float | None) -> Afford:
+    """Which configurations there is time for until a moment of `time.monotonic`; None: for all."""
+    if end is None:
+        return afford_all
+    pace = open_pace(context)
+
+    def afford(known: Sequence["FrozenTrial"], config: TrialConfig) -> TrialConfig | None:
+        cut = nearest_cut(context.of(config.backbone).backbone, config.frozen_depth)
+        return affordable(config, cut, records_of(known), time_left(end), pace)
+
+    return afford
 
 
 def run_one_worker(
@@ -200,6 +245,7 @@ def run_one_worker(
         show=partial(show_trial, console, spec.metric) if parent is None else not_shown,
         check=check,
         before_trial=seldom(prepared.check_pictures),
+        afford=_within(prepared.context, end_of_run()),
         renew_after=renew_after,
         parent=parent,
         name=f"{socket.gethostname()} {os.getpid()}",

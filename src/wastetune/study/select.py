@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from wastetune.backbones.cuts import TOP
 from wastetune.console import Console
 from wastetune.evaluation.calibration import fit_temperature, scale_probabilities
 from wastetune.evaluation.conformal import fit_set_thresholds
@@ -11,6 +12,8 @@ from wastetune.seeding import seed_for
 from wastetune.study.fits import FitTask, fit_each
 from wastetune.study.members import Candidates, select_members
 from wastetune.training.config import TrialConfig
+from wastetune.training.learner import FloatArray
+from wastetune.tuning.held_out import read_held_out
 from wastetune.tuning.objective import tuning_sets
 from wastetune.tuning.prepare import TrialContext, trial_seed
 
@@ -18,18 +21,26 @@ from wastetune.tuning.prepare import TrialContext, trial_seed
 def select_final(context: TrialContext, candidates: Candidates, console: Console) -> FinalModel:
     """What the final model is made of, its temperature and its thresholds.
 
-    Each candidate is fitted again on the training pictures alone. TrainingFailed where one cannot be.
+    Each candidate is fitted again on the training pictures alone, but for tails whose trial has done the same.
+    TrainingFailed where one cannot be.
     """
     trials, labels = candidates.trials, context.data.val.labels
     console.print(f"comparing {len(trials)} trials on validation pictures that they are not fitted on")
-    tasks = []
+    held_out: dict[int, FloatArray] = {}
+    tasks: dict[int, FitTask] = {}
     for trial in trials:
-        config = TrialConfig.model_validate(trial.config)
+        config, number = TrialConfig.model_validate(trial.config), trial.number
+        if trial.cut != TOP.name:
+            kept = read_held_out(context, config, seed := trial_seed(context, number))
+            if kept is not None:
+                held_out[number] = kept
+                continue
+        else:
+            seed = seed_for("fold", trial_seed(context, number), 0)
         train, val = tuning_sets(context, config, console.bar)
-        seed = seed_for("fold", trial_seed(context, trial.number), 0)
-        tasks.append(FitTask(config, train, val.activations, config.epochs, seed))
-    fitted = fit_each(context, tasks)
-    held_out = {trial.number: predicted for trial, (_, predicted) in zip(trials, fitted, strict=True)}
+        tasks[number] = FitTask(config, train, val.activations, config.epochs, seed)
+    for number, (_, predicted) in zip(tasks, fit_each(context, list(tasks.values())), strict=True):
+        held_out[number] = predicted
     chosen = select_members(labels, held_out, candidates, context.spec.metric)
     mean = np.mean([held_out[number] for number in chosen.members], axis=0)
     temperature = fit_temperature(labels, mean)

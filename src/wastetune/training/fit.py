@@ -76,6 +76,7 @@ class FitResult:
     best: Epoch
     history: tuple[Epoch, ...]
     probabilities: FloatArray  # (n, classes) of the validation pictures after the best epoch
+    last: FloatArray  # likewise, after the last epoch
 
 
 def fit(
@@ -116,7 +117,7 @@ def fit(
             break
     if best is None:
         raise TrainingFailed("no epoch was trained: epochs is 0")
-    return FitResult(best, tuple(history), best_probabilities)
+    return FitResult(best, tuple(history), best_probabilities, probabilities)
 
 
 def fit_final(learner: Learner, train: TrainingSet, *, config: TrialConfig, steps: int, seed: int) -> None:

@@ -18,7 +18,7 @@ from wastetune.backbones.activation_store import (
 )
 from wastetune.backbones.augmentation import snap_strength, usable_views, view_magnitude
 from wastetune.backbones.backbone import nearest_cut, reachable_cuts
-from wastetune.backbones.cuts import PIXELS, Cut
+from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.backbones.live_views import pixel_activations
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
@@ -39,6 +39,7 @@ from wastetune.training.fit import (
 )
 from wastetune.training.head_start import fit_head_first
 from wastetune.training.learner import FloatArray, Learner, count_parameters, open_learner
+from wastetune.tuning.held_out import keep_held_out
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def run_trial(
         fit_head_first(learner, train, config, seed=seed, build=context.build_head)
         fitted = fit(learner, train, val, config=config, metric=context.spec.metric, seed=seed, on_epoch=on_epoch)
         parameters = count_parameters(learner)
+    if cut != TOP and len(fitted.history) == config.epochs:
+        keep_held_out(context, config, seed, fitted.last)
     confusion = confusion_counts(val.labels, fitted.probabilities).tolist()
     return TrialResult(fitted, confusion, activation_seconds, parameters)
 

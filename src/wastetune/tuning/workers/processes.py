@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import optuna
 
 # Environment variables between a run and its worker processes. PARENT is the number of the process that started the
-# worker; when it is gone, the worker ends.
+# worker; when it is gone, the worker ends. END is when the final model must be there.
 PARENT = "WASTETUNE_PARENT"
+END = "WASTETUNE_END"
 _RENEWED = "WASTETUNE_RENEWED"
 _POLL_INTERVAL = 0.3  # seconds
 _GRACE = 10.0  # seconds from SIGTERM to SIGKILL
@@ -142,6 +143,15 @@ def parent_process() -> int | None:
     """The number of the process that started this worker, if `wastetune run` did."""
     number = os.environ.get(PARENT, "")
     return int(number) if number.isdigit() else None
+
+
+def end_of_run() -> float | None:
+    """When the run that started this worker must have its final model, by `time.monotonic`; None: it may take longer.
+
+    The clock is that of the machine, so it is the same for a worker that is restarted.
+    """
+    moment = os.environ.get(END)
+    return float(moment) if moment else None
 
 
 def is_replacement() -> bool:

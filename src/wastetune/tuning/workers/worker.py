@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,18 @@ _WAIT = 0.5
 # (number of a trial, its epochs) -> a context manager whose value takes each epoch
 ShowTrial = Callable[[int, int], AbstractContextManager[Callable[[Epoch], None]]]
 
+# (all trials, a configuration) -> the configuration as there is time for it, or None where there is none
+Afford = Callable[["Sequence[FrozenTrial]", TrialConfig], TrialConfig | None]
+
+
+class _NoTime(Exception):
+    """There is no time for any more trial."""
+
+
+def afford_all(known: "Sequence[FrozenTrial]", config: TrialConfig) -> TrialConfig | None:
+    """Of a study without a limit of time."""
+    return config
+
 
 def not_shown(number: int, epochs: int) -> AbstractContextManager[Callable[[Epoch], None]]:
     """A trial that is not shown while it runs."""
@@ -108,6 +120,7 @@ def run_worker(
     show: ShowTrial = not_shown,
     check: Callable[[], None] = lambda: None,
     before_trial: Callable[[], None] = lambda: None,
+    afford: Afford = afford_all,
     renew_after: int | None = None,
     parent: int | None = None,
     name: str = "",
@@ -118,7 +131,8 @@ def run_worker(
     only freed when the process ends.
     `on_trial` gets each trial of this worker when it ends, and `show` shows one while it runs. `check` is called
     between epochs and may raise KeyboardInterrupt; the running trial is then handed back, and the KeyboardInterrupt is
-    raised again. `before_trial` is called before each trial and may raise UserError, which ends the worker. With
+    raised again. `before_trial` is called before each trial and may raise UserError, which ends the worker. `afford`
+    is asked for each configuration but a default, and the worker ends where there is no time for any more. With
     `parent`, a process number, the worker ends when that process is gone. Workers of one study have different names.
     UserError where trial after trial fails, with the reason of the last one.
     """
@@ -140,7 +154,10 @@ def run_worker(
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
                 is_wanted = count_live(known) < trials
-                started = _begin(study, known, memory, context, name, warm_starts) if is_wanted else None
+                try:
+                    started = _begin(study, known, memory, context, name, afford, warm_starts) if is_wanted else None
+                except _NoTime:
+                    return False
             if started is None:  # trials of other workers may still fail
                 time.sleep(_WAIT)
                 continue
@@ -185,11 +202,12 @@ def _begin(
     memory: InMemoryStudy,
     context: TrialContext,
     name: str,
+    afford: Afford,
     warm_starts: Sequence[WarmStart] = (),
 ) -> _StartedTrial:
     backbones = [each for each in searched_backbones(context.space) if default_is_due(known, each)]
     default = bool(backbones)
-    proposal = _choose(known, memory, context, backbones, name, warm_starts)
+    proposal = _choose(known, memory, context, backbones, name, afford, warm_starts)
     config = proposal.config.model_dump()
     origin = next((str(start) for start in warm_starts if start.config == config), "")  # also when it is tried again
     cut = nearest_cut(context.of(proposal.config.backbone).backbone, proposal.config.frozen_depth)
@@ -292,10 +310,12 @@ def _choose(
     context: TrialContext,
     defaults: Sequence[str | None],
     name: str,
+    afford: Afford,
     warm_starts: Sequence[WarmStart] = (),
 ) -> Proposal[TrialConfig]:
     """What to run next: the default of each backbone that it is due for, then configurations to retry, then those that
-    the space enqueues and those of earlier studies, then what the sampler proposes.
+    the space enqueues and those of earlier studies, then what the sampler proposes. _NoTime where there is time for
+    none of them.
     """
 
     def resolve(trial: "optuna.trial.BaseTrial") -> TrialConfig:
@@ -312,15 +332,23 @@ def _choose(
                 f"lower batch_size or image_size, or raise the default of frozen_depth in {context.space.source}"
             )
         return proposal
-    if retry := retry_due(known):
-        return propose_this(retry.params, resolve)
-    for params in (*enqueued_params(context.space), *(start.params for start in warm_starts)):
-        proposal = propose_this(params, resolve)
-        if find_duplicate(known, proposal.config.model_dump()) is None:
-            return proposal
-    for proposal in _proposals(known, memory, context, resolve, name):
-        if find_duplicate(known, proposal.config.model_dump()) is None:
-            return proposal
+    retry = retry_due(known)
+    if retry and (config := afford(known, (proposal := propose_this(retry.params, resolve)).config)):
+        return replace(proposal, config=config)
+    chosen = (*enqueued_params(context.space), *(start.params for start in warm_starts))
+    proposals = chain(
+        (propose_this(each, resolve) for each in chosen), _proposals(known, memory, context, resolve, name)
+    )
+    tried, is_too_long = [trial.params for trial in known], False
+    for proposal in proposals:
+        config = afford(known, proposal.config)
+        is_too_long = is_too_long or config is None
+        if config is None or (config != proposal.config and proposal.params in tried):  # with other epochs
+            continue
+        if find_duplicate(known, config.model_dump()) is None:
+            return replace(proposal, config=config)
+    if is_too_long:
+        raise _NoTime
     is_grid = name_of(context.spec.sampler) == GRID
     raise UserError(
         f"the {'grid of the ' if is_grid else ''}space {context.space.source} has no configuration left that was not "

@@ -1,0 +1,76 @@
+"""A limit of time: what may still begin, and what the final model can be made of, by pure functions over trials."""
+
+import pytest
+
+from wastetune.backbones.cuts import PIXELS, TOP, Cut
+from wastetune.storage.records import TrialRecord
+from wastetune.study.members import find_candidates
+from wastetune.study.time_limit import REPORT_SECONDS, Pace, affordable, retraining_seconds, trim_candidates
+from wastetune.training.config import TrialConfig
+
+# An epoch takes the backbone's 0.01 s a picture times three, 100 pictures: 3 s; the final model takes 1.5 times that.
+PACE = Pace(train=100, everything=150, views=4, forward=lambda backbone: 0.01)
+WHOLE = TrialConfig(head_layers=0, dropout=0.1, learning_rate=1e-3, batch_size=32, frozen_depth=0.0, epochs=10)
+HEAD = WHOLE.model_copy(update={"frozen_depth": 1.0})
+HALF = WHOLE.model_copy(update={"frozen_depth": 0.5})
+MIDDLE = Cut("middle", 0.5)
+
+
+def trial(number, score, *, seconds, cut=TOP, default=False, epochs=10):
+    return TrialRecord(
+        number=number,
+        state="complete",
+        score=score,
+        seconds=seconds * epochs,
+        parameters=1,
+        default=default,
+        config={"epochs": epochs},
+        drawn={},
+        epochs=[{"seconds": seconds}] * epochs,
+        best_epoch=1,
+        failure="",
+        cut=cut.name,
+    )
+
+
+DEFAULT = trial(0, 0.8, seconds=0.1, default=True)  # fitted again twice: 1 s + 1.5 s
+
+
+def test_a_head_has_to_leave_time_to_fit_it_and_the_others_again():
+    # 1 s for the trial, 1 s and 1.5 s to fit it again, and 2.5 s for the default
+    assert affordable(HEAD, TOP, [DEFAULT], REPORT_SECONDS + 6.1, PACE) == HEAD
+    assert affordable(HEAD, TOP, [DEFAULT], REPORT_SECONDS + 5.9, PACE) is None
+
+
+def test_a_tail_is_presumed_to_take_three_passes_and_is_known_after_the_first_one():
+    # 30 s for the trial, 45 s for the final model, 2.5 s for the default
+    assert affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 78, PACE) == WHOLE
+    known = [DEFAULT, trial(1, 0.7, seconds=1.0, cut=PIXELS)]  # is not averaged with a better head
+    assert affordable(WHOLE, PIXELS, known, REPORT_SECONDS + 28, PACE) == WHOLE
+
+
+def test_a_tail_that_is_too_long_has_fewer_epochs_but_at_least_half():
+    shorter = affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 7.5 * 6.5, PACE)
+    assert shorter == WHOLE.model_copy(update={"epochs": 6})
+    assert affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 7.5 * 4.5, PACE) is None
+
+
+def test_another_tail_has_to_leave_time_for_the_best_before_it_too():
+    known = [DEFAULT, trial(1, 0.9, seconds=2.0, cut=PIXELS)]
+    # 20 s for the trial, twice 30 s for the final model, 1 s and 1.5 s for the default
+    assert affordable(WHOLE, PIXELS, known, REPORT_SECONDS + 82.6, PACE) == WHOLE
+    assert affordable(WHOLE, PIXELS, known, REPORT_SECONDS + 82.4, PACE).epochs == 9
+
+
+def test_an_unknown_cut_also_needs_its_activations():
+    # an epoch of half of the layers is 1.5 s: 15 s and 22.5 s; activations of four views of 100 pictures and 50 more: 4.5 s
+    assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.6, PACE) == HALF
+    assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.4, PACE).epochs == 9
+
+
+@pytest.mark.parametrize(("left", "members"), [(100, [2, 1, 0]), (62, [2, 0]), (0, [2, 0])])
+def test_as_many_are_averaged_as_there_is_time_for_the_winner_and_the_default_in_any_case(left, members):
+    trials = [DEFAULT, trial(1, 0.9, seconds=2.0, cut=PIXELS), trial(2, 0.95, seconds=2.0, cut=PIXELS)]
+    assert retraining_seconds(trials, PACE) == pytest.approx(62.5)
+    trimmed = trim_candidates(find_candidates(trials), PACE, left + REPORT_SECONDS)
+    assert [each.number for each in trimmed.together] == members
