@@ -42,7 +42,7 @@ def main() -> None:
     file = asked.file.resolve()
     with temporary_folder() as folder:
         if asked.quick:
-            file, asked.datasets, asked.seeds, asked.seconds = folder / "anytime.json", ["small"], [0], [10]
+            file, asked.datasets, asked.seeds, asked.seconds = folder / "anytime.json", ["small"], [0], [30]
         file.parent.mkdir(parents=True, exist_ok=True)
         runs = json.loads(file.read_text()) if file.exists() else []
         done = {tuple(run[key] for key in KEY) for run in runs}

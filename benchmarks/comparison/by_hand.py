@@ -74,7 +74,7 @@ def fine_tune(question: Question, seconds: float) -> dict[str, Any]:
     compile_model(model, 0.0)
     step = time_steps(model, iter(batches))
     left = seconds * (1 - EVALUATION) - 2 - (time.time() - STARTED)
-    steps = max(int(left / step), 1)
+    steps = max(int(left / step), 2)
     warm_up = max(int(WARM_UP * steps), 1)
     compile_model(
         model,
