@@ -19,7 +19,7 @@ pytest_plugins = [
 ]
 
 
-OURS = (*(setting.variable for setting in SETTINGS), "WASTETUNE_PARENT")
+OURS = (*(setting.variable for setting in SETTINGS), "WASTETUNE_PARENT", "WASTETUNE_END")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,10 +10,12 @@ import wastetune.study.final
 import wastetune.study.fits
 import wastetune.study.refit
 import wastetune.tuning.objective
+from wastetune.backbones.activation_store import open_store
 from wastetune.backbones.backbone import build_trunk
 from wastetune.backbones.cuts import TOP
 from wastetune.console import open_console
 from wastetune.data.splits import draw_folds
+from wastetune.evaluation.metrics import metric_value
 from wastetune.evaluation.novelty import fit_centres, likeness
 from wastetune.models.bundle import (
     BundleDescription,
@@ -25,11 +27,15 @@ from wastetune.models.bundle import (
 )
 from wastetune.models.loading import open_model
 from wastetune.models.saliency import open_saliency_model
-from wastetune.storage.records import TrialAttrs
+from wastetune.storage.records import TrialAttrs, TrialRecord
+from wastetune.study.members import Candidates
 from wastetune.study.refit import refit, refit_again
+from wastetune.study.select import select_final
 from wastetune.training.config import TrialConfig
-from wastetune.training.fit import TrainingFailed
-from wastetune.tuning.objective import cross_predict, run_trial
+from wastetune.training.fit import TrainingFailed, predict_probabilities
+from wastetune.tuning.held_out import read_held_out
+from wastetune.tuning.objective import cross_predict, fitted_learner, run_trial, tuning_sets
+from wastetune.tuning.prepare import trial_seed
 
 BAR = open_console().bar
 
@@ -198,6 +204,41 @@ def test_out_of_fold_predictions_come_from_models_that_did_not_see_the_pictures(
     everything = cross_predict(context, config, folds, number=0, epochs=1, bar=BAR)
     assert fitted[1:] == [int((folds != fold).sum()) for fold in range(3)]
     np.testing.assert_allclose(everything.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_tail_that_ran_its_whole_schedule_is_not_fitted_again_to_be_compared(prepared, tmp_path, monkeypatch):
+    context = replace(prepared.context, store=open_store(tmp_path / "cache"))
+    config = TrialConfig.model_validate(attrs(frozen_depth=11 / 12).config)
+    run_trial(config, 5, context, BAR, lambda epoch: False)
+    (kept,) = (tmp_path / "cache").rglob("held_out/*.npy")
+    train, val = tuning_sets(context, config, BAR)
+    with fitted_learner(context, config, train, epochs=config.epochs, seed=trial_seed(context, 5)) as learner:
+        again = predict_probabilities(learner, val.activations)
+    np.testing.assert_array_equal(read_held_out(context, config, trial_seed(context, 5)), again)
+
+    fitted = []
+    monkeypatch.setattr("wastetune.study.select.fit_each", lambda context, tasks: fitted.extend(tasks) or iter(()))
+    ended = TrialRecord(
+        **dict.fromkeys(("parameters", "best_epoch"), 1),
+        **{"number": 5, "state": "complete", "score": 1.0, "seconds": 1.0, "default": True, "failure": ""},
+        **{"config": config.model_dump(), "drawn": {}, "epochs": (), "cut": "expanded_conv_10"},
+    )
+    final = select_final(context, Candidates((ended,), ended), open_console(quiet=True))
+    assert (final.members, fitted) == ((5,), [])
+    assert final.score == metric_value(context.spec.metric, val.labels, again)
+
+    kept.write_bytes(kept.read_bytes()[:-1])  # damaged: fitted again
+    assert read_held_out(context, config, trial_seed(context, 5)) is None
+    with pytest.raises(ValueError, match="zip"):  # as nothing is fitted here
+        select_final(context, Candidates((ended,), ended), open_console(quiet=True))
+    assert len(fitted) == 1
+
+
+def test_a_trial_that_was_stopped_early_keeps_no_predictions(prepared, tmp_path):
+    context = replace(prepared.context, store=open_store(tmp_path))
+    config = TrialConfig.model_validate(attrs(frozen_depth=11 / 12).config)
+    run_trial(config, 5, context, BAR, lambda epoch: epoch.number == 2)
+    assert not list(tmp_path.rglob("held_out/*"))
 
 
 @pytest.mark.parametrize("frozen_depth", [1.0, 11 / 12])

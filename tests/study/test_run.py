@@ -256,6 +256,19 @@ def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, ru
     assert len(report["openings"]) == 1 + (3 in report["final"]["members"])
 
 
+def test_a_limit_of_time_leaves_time_for_the_report(finished, run_cli, tiny):
+    result = run_cli("run", "--study", tiny, "--trials", 500, "--time-limit", 1, **CACHE)
+    assert result.returncode == 0, result.stderr
+    assert "3 trials are finished; " in result.stdout
+    result = run_cli("run", "--study", tiny, "--trials", 500, "--time-limit", 40, **CACHE)
+    assert result.returncode == 0, result.stderr
+    assert 3 < len(trials_of(finished)) < 500
+    assert "Test set:" in result.stdout
+    refused = run_cli("run", "--study", tiny, "--time-limit", 40, "--workers", 0, **CACHE)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "--time-limit" in refused.stderr
+
+
 def test_a_lost_page_is_written_again_without_training(finished, run_cli, tiny):
     page = finished / "results" / "tiny" / "report.html"
     before = page.read_bytes()

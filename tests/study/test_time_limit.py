@@ -63,7 +63,7 @@ def test_another_tail_has_to_leave_time_for_the_best_before_it_too():
 
 
 def test_an_unknown_cut_also_needs_its_activations():
-    # an epoch of half of the layers is 1.5 s: 15 s and 22.5 s; activations of four views of 100 pictures and 50 more: 4.5 s
+    # an epoch of half of the layers is 1.5 s: 15 s and 22.5 s; activations of 4 x 100 pictures and 50 more: 4.5 s
     assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.6, PACE) == HALF
     assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.4, PACE).epochs == 9
 

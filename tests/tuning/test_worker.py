@@ -186,6 +186,48 @@ def test_after_the_timeout_no_trial_begins(begin, context):
     assert states(study) == ["COMPLETE"]
 
 
+def test_what_there_is_no_time_for_is_passed_over_or_shortened_and_without_time_for_any_the_search_ends(
+    begin, with_space
+):
+    context = with_space(
+        "head_layers = 0\nfrozen_depth = { float = [0.0, 1.0], default = 1.0 }\n"
+        + FIXED
+        + "[[enqueue]]\nfrozen_depth = 0.0\n[[enqueue]]\nfrozen_depth = 0.9\n"
+    )
+    asked = []
+
+    def afford(known, config):
+        asked.append((len(known), config.frozen_depth))
+        if len(known) == 2 or config.frozen_depth == 0:
+            return None
+        return config.model_copy(update={"epochs": 1})
+
+    study = begin(context)
+    bar = open_console(quiet=True).bar
+    run_worker(study, context, trials=9, timeout=None, bar=bar, on_trial=lambda trial: None, afford=afford)
+    default, other = study.trials
+    assert (default.user_attrs["config"]["epochs"], other.user_attrs["config"]["epochs"]) == (2, 1)
+    assert other.user_attrs["config"]["frozen_depth"] == pytest.approx(11 / 12)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+    assert asked[:2] == [(1, 0.0), (1, pytest.approx(11 / 12))]
+    assert {known for known, _ in asked} == {1, 2}
+
+
+def test_a_configuration_that_was_shortened_does_not_run_again_with_other_epochs(begin, with_space):
+    context = with_space(
+        "head_layers = 0\ndropout = { float = [0.0, 0.5], default = 0.1 }\n" + FIXED.partition("\n")[2]
+    )
+    given = {"trials": 4, "timeout": None, "bar": open_console(quiet=True).bar, "on_trial": lambda trial: None}
+    context = replace(context, space=replace(context.space, enqueued=({"dropout": 0.2},)))
+    study, epochs = begin(context), iter(range(50, 2, -1))
+    run_worker(
+        study, context, **given, afford=lambda known, config: config.model_copy(update={"epochs": next(epochs) // 25})
+    )
+    dropouts = [trial.params["dropout"] for trial in study.trials]
+    assert dropouts[1] == 0.2
+    assert dropouts.count(0.2) == 1
+
+
 def test_a_trial_far_below_the_others_is_pruned_and_counts_but_the_default_never(begin, context):
     study = begin()
     for _ in range(5):  # better than any score can be

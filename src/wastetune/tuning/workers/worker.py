@@ -155,7 +155,7 @@ def run_worker(
                     return False
                 is_wanted = count_live(known) < trials
                 try:
-                    started = _begin(study, known, memory, context, name, afford, warm_starts) if is_wanted else None
+                    started = _begin(study, known, memory, context, name, warm_starts, afford) if is_wanted else None
                 except _NoTime:
                     return False
             if started is None:  # trials of other workers may still fail
@@ -202,12 +202,12 @@ def _begin(
     memory: InMemoryStudy,
     context: TrialContext,
     name: str,
-    afford: Afford,
     warm_starts: Sequence[WarmStart] = (),
+    afford: Afford = afford_all,
 ) -> _StartedTrial:
     backbones = [each for each in searched_backbones(context.space) if default_is_due(known, each)]
     default = bool(backbones)
-    proposal = _choose(known, memory, context, backbones, name, afford, warm_starts)
+    proposal = _choose(known, memory, context, backbones, name, warm_starts, afford)
     config = proposal.config.model_dump()
     origin = next((str(start) for start in warm_starts if start.config == config), "")  # also when it is tried again
     cut = nearest_cut(context.of(proposal.config.backbone).backbone, proposal.config.frozen_depth)
@@ -310,8 +310,8 @@ def _choose(
     context: TrialContext,
     defaults: Sequence[str | None],
     name: str,
-    afford: Afford,
     warm_starts: Sequence[WarmStart] = (),
+    afford: Afford = afford_all,
 ) -> Proposal[TrialConfig]:
     """What to run next: the default of each backbone that it is due for, then configurations to retry, then those that
     the space enqueues and those of earlier studies, then what the sampler proposes. _NoTime where there is time for
