@@ -26,33 +26,45 @@ def trial(number, score, *, default=False, cut="top", state="complete", backbone
     )
 
 
+def candidates_of(trials, **options):
+    return find_candidates(trials, **{"validated": 100, **options})
+
+
 def numbers(trials):
     return [each.number for each in trials]
 
 
 def test_the_best_heads_and_the_default_are_averaged():
     trials = [trial(0, 0.1, default=True), *(trial(n, 0.5 + n / 100) for n in range(1, 9))]
-    found = find_candidates(trials)
+    found = candidates_of(trials)
     assert numbers(found.together) == [8, 7, 6, 5, 4, 0]
     assert len(found.together) == HEADS + 1
     assert numbers(found.trials) == numbers(found.together)
 
 
 def test_a_default_among_the_best_is_counted_once_and_of_equal_scores_the_earlier_is_better():
-    found = find_candidates([trial(0, 0.7, default=True), trial(1, 0.7), trial(2, 0.9)])
+    found = candidates_of([trial(0, 0.7, default=True), trial(1, 0.7), trial(2, 0.9)])
     assert numbers(found.together) == [2, 0, 1]
+
+
+def test_a_winner_with_a_tail_is_not_averaged_with_what_is_below_it_by_more_than_a_standard_error():
+    trials = [trial(0, 0.86, default=True), trial(1, 0.9, cut="block"), trial(2, 0.88, cut="block"), trial(3, 0.86)]
+    assert numbers(candidates_of(trials, validated=100).together) == [1, 2]  # .03
+    assert numbers(candidates_of(trials, validated=400).together) == [1]  # .015
+    assert numbers(candidates_of(trials, validated=400).trials) == [1, 0]
+    assert numbers(candidates_of(trials, validated=50).together) == [1, 2, 0]  # .042
 
 
 def test_pruned_and_failed_trials_are_no_candidates():
     trials = [trial(0, 0.5, default=True), trial(1, 0.99, state="pruned"), trial(2, None, state="failed")]
-    assert numbers(find_candidates(trials).together) == [0]
+    assert numbers(candidates_of(trials).together) == [0]
     with pytest.raises(ValueError, match="default"):
-        find_candidates(trials[1:])
+        candidates_of(trials[1:])
 
 
 def test_a_winner_with_a_tail_is_averaged_with_fewer_trials_of_any_cut():
     tails = [trial(n, 0.8 - n / 100, cut=f"block_{n}") for n in range(2, 6)]
-    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.77), *tails])
+    found = candidates_of([trial(0, 0.76, default=True), trial(1, 0.775), *tails])
     assert numbers(found.together) == [2, 1, 3, 0]
     assert len(found.together) == TAILS + 1
     assert numbers(found.trials) == numbers(found.together)
@@ -60,7 +72,7 @@ def test_a_winner_with_a_tail_is_averaged_with_fewer_trials_of_any_cut():
 
 def test_a_default_with_a_tail_is_not_averaged_with_heads_and_kept_where_it_is_better():
     trials = [trial(0, 0.5, default=True, cut="block_7"), trial(1, 0.8), trial(2, 0.9)]
-    found = find_candidates(trials)
+    found = candidates_of(trials)
     assert numbers(found.together) == [2, 1]
     assert numbers(found.trials) == [2, 1, 0]
     better = select_members(LABELS, {2: said(0), 1: said(0), 0: said(0, 1)}, found, "accuracy")
@@ -68,7 +80,7 @@ def test_a_default_with_a_tail_is_not_averaged_with_heads_and_kept_where_it_is_b
 
 
 def test_without_an_ensemble_the_winner_is_compared_with_the_default():
-    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)], alone=True)
+    found = candidates_of([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)], alone=True)
     assert (numbers(found.together), numbers(found.trials)) == ([2], [2, 0])
 
 
@@ -82,7 +94,7 @@ def said(*right):
 
 
 def test_members_that_are_better_together_are_kept_together():
-    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)])
+    found = candidates_of([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)])
     held_out = {2: said(0, 1, 2), 1: said(1, 2, 3), 0: said(0, 3)}
     chosen = select_members(LABELS, held_out, found, "accuracy")
     assert (chosen.kind, chosen.members) == ("ensemble", (2, 1, 0))
@@ -91,46 +103,46 @@ def test_members_that_are_better_together_are_kept_together():
 
 @pytest.mark.parametrize(("alone", "kept"), [(True, ("default", (0,), 1.0)), (False, ("ensemble", (2, 1, 0), 0.25))])
 def test_a_default_that_is_better_on_held_out_pictures_is_kept_unless_it_is_averaged(alone, kept):
-    found = find_candidates([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)], alone=alone)
+    found = candidates_of([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)], alone=alone)
     held_out = {2: said(0), 1: said(0), 0: said(0, 1, 2, 3)}
     chosen = select_members(LABELS, held_out, found, "accuracy")
     assert (chosen.kind, chosen.members, chosen.score) == kept
 
 
 def test_a_winner_alone_is_told_as_such_and_the_default_alone_as_the_default():
-    tail = find_candidates([trial(0, 0.5, default=True), trial(2, 0.9, cut="block_7")], alone=True)
+    tail = candidates_of([trial(0, 0.5, default=True), trial(2, 0.9, cut="block_7")], alone=True)
     chosen = select_members(LABELS, {2: said(0, 1, 2), 0: said(0, 1)}, tail, "accuracy")
     assert (chosen.kind, chosen.members) == ("best", (2,))
-    alone = find_candidates([trial(0, 0.5, default=True)])
+    alone = candidates_of([trial(0, 0.5, default=True)])
     assert select_members(LABELS, {0: said(0)}, alone, "accuracy").kind == "default"
 
 
 def test_of_several_backbones_only_trials_of_the_winner_s_are_averaged_and_its_default_is_the_one():
     small = [trial(0, 0.80, default=True, backbone="small"), trial(2, 0.90, backbone="small")]
     large = [trial(1, 0.70, default=True, backbone="large"), trial(3, 0.91, backbone="large")]
-    found = find_candidates([*small, *large, trial(4, 0.89, backbone="large")])
+    found = candidates_of([*small, *large, trial(4, 0.89, backbone="large")])
     assert numbers(found.together) == [3, 4, 1]
     assert found.default.number == 1
-    assert numbers(find_candidates(small + large[:1]).together) == [2, 0]
+    assert numbers(candidates_of(small + large[:1]).together) == [2, 0]
     with pytest.raises(ValueError, match="default"):
-        find_candidates([*small, large[1]])
+        candidates_of([*small, large[1]])
 
 
 def test_a_limit_holds_for_every_member_and_for_the_default_too():
     goals = Goals(("latency_ms",), {"latency_ms": 5.0})
     trials = [trial(0, 0.95, default=True, ms=6), trial(1, 0.9, ms=4), trial(2, 0.8, ms=5), trial(3, 0.99, ms=7)]
-    found = find_candidates(trials, goals=goals)
+    found = candidates_of(trials, goals=goals)
     assert numbers(found.together) == [1, 2]
     assert numbers(found.trials) == [1, 2, 0]  # it is fitted, to be compared with
     held_out = {number: np.eye(2)[[0, 1] if number == 0 else [1, 0]] for number in (0, 1, 2)}
     chosen = select_members(np.array([0, 1]), held_out, found, "accuracy")
     assert (chosen.kind, chosen.members, chosen.default_score) == ("ensemble", (1, 2), 1.0)
-    alone = find_candidates(trials, alone=True, goals=goals)
+    alone = candidates_of(trials, alone=True, goals=goals)
     assert select_members(np.array([0, 1]), held_out, alone, "accuracy").kind == "best"
     with pytest.raises(ValueError, match="within the limits"):
-        find_candidates(trials, goals=Goals(("latency_ms",), {"latency_ms": 1.0}))
+        candidates_of(trials, goals=Goals(("latency_ms",), {"latency_ms": 1.0}))
 
 
 def test_of_equal_scores_the_cheaper_trial_is_better():
-    found = find_candidates([trial(0, 0.7, default=True, ms=3), trial(1, 0.7, ms=2), trial(2, 0.6, ms=1)])
+    found = candidates_of([trial(0, 0.7, default=True, ms=3), trial(1, 0.7, ms=2), trial(2, 0.6, ms=1)])
     assert numbers(found.together) == [1, 0, 2]

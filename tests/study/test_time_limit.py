@@ -72,5 +72,5 @@ def test_an_unknown_cut_also_needs_its_activations():
 def test_as_many_are_averaged_as_there_is_time_for_the_winner_and_the_default_in_any_case(left, members):
     trials = [DEFAULT, trial(1, 0.9, seconds=2.0, cut=PIXELS), trial(2, 0.95, seconds=2.0, cut=PIXELS)]
     assert retraining_seconds(trials, PACE) == pytest.approx(62.5)
-    trimmed = trim_candidates(find_candidates(trials), PACE, left + REPORT_SECONDS)
+    trimmed = trim_candidates(find_candidates(trials, validated=1), PACE, left + REPORT_SECONDS)
     assert [each.number for each in trimmed.together] == members

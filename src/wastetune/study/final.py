@@ -94,7 +94,12 @@ def refit_winner(
     assert best is not None
     context, prepared = prepared.context, prepared.of(read_attrs(best).config.get(BACKBONE))
     goals = read_goals(study)
-    candidates = find_candidates(read_records(study), alone=prepared.context.spec.final == "best", goals=goals)
+    candidates = find_candidates(
+        read_records(study),
+        validated=len(context.data.val),
+        alone=context.spec.final == "best",
+        goals=goals,
+    )
     if end is not None:
         candidates = trim_candidates(candidates, open_pace(context), time_left(end))
     bundle = folder / "bundle"

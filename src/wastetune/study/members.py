@@ -3,8 +3,13 @@
 The highest of many nearly equal validation scores is the luckiest one. So the final model is the mean of the best
 trials and the default. It is not taken back where the default alone scores higher on held-out pictures: they are too
 few to tell, and that was wrong more often than right. Measured in docs/results.md.
+
+Where the winner trained a part of the backbone, others may be far below it, as heads are below a whole network, and
+their mean is worse than the winner alone. So only trials within one standard error of it are averaged with it
+(Breiman's rule; figures in docs/log.md).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +25,7 @@ from wastetune.storage.records import TrialRecord
 from wastetune.training.config import BACKBONE
 
 HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost next to nothing
-TAILS = 3  # trials averaged, besides the default, where the winner has a tail: each tail is a pass of its own
+TAILS = 3  # trials averaged where the winner has a tail, besides the default: each tail is a pass of its own
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,19 @@ class Selection:
     default_score: float
 
 
-def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False, goals: Goals = SCORE_ALONE) -> Candidates:
+def find_candidates(
+    trials: Sequence[TrialRecord], *, validated: int, alone: bool = False, goals: Goals = SCORE_ALONE
+) -> Candidates:
     """The winner and the next best trials, with the default, among the trials of a study.
+
+    `validated` is the number of pictures that each score is of.
 
     Where costs have limits, only trials within them; the default is then a candidate only if it is.
 
     Of several backbones only trials of the winner's are averaged, and its default is the one to compare with: the final
     model has one trunk. Where the winner is a head, only heads are averaged, because a tail would cost a pass of its
-    own part of the backbone. `alone`: the winner is not averaged with others. Of equal scores, lower costs are better,
-    then the earlier trial.
+    own part of the backbone; where it is a tail, those of any cut within one standard error of its score. `alone`:
+    the winner is not averaged with others. Of equal scores, lower costs are better, then the earlier trial.
     ValueError where the default trial is not complete, or no trial is within the limits.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
@@ -70,7 +79,10 @@ def find_candidates(trials: Sequence[TrialRecord], *, alone: bool = False, goals
     if alone:
         return Candidates((best,), default, is_allowed)
     heads_only = best.cut == TOP.name
-    allowed = [trial for trial in complete if trial.cut == TOP.name] if heads_only else complete
+    if heads_only:
+        allowed = [trial for trial in complete if trial.cut == TOP.name]
+    else:
+        allowed = [trial for trial in complete if _score(trial) >= _score(best) - _standard_error(best, validated)]
     chosen = allowed[: HEADS if heads_only else TAILS]
     together = chosen if default not in allowed or default in chosen else [*chosen, default]
     return Candidates(tuple(together), default, is_allowed)
@@ -94,5 +106,15 @@ def select_members(
 
 
 def _rank(trial: TrialRecord) -> tuple[float, ...]:
+    return (-_score(trial), *trial.costs.values(), trial.number)
+
+
+def _score(trial: TrialRecord) -> float:
     assert trial.score is not None
-    return (-trial.score, *trial.costs.values(), trial.number)
+    return trial.score
+
+
+def _standard_error(trial: TrialRecord, pictures: int) -> float:
+    """Of a score in 0..1 that is a share of so many pictures, which an F1 is nearly."""
+    score = min(max(_score(trial), 0.0), 1.0)
+    return math.sqrt(score * (1 - score) / pictures)

@@ -59,9 +59,9 @@ def affordable(
     epoch, begin = _expect(trials, cut, config, pace)
     left -= REPORT_SECONDS + begin
     if cut == TOP:  # fitted twice more if it is selected
-        others = retraining_seconds(_candidates(trials), pace)
+        others = retraining_seconds(_candidates(trials, pace), pace)
         return config if epoch * config.epochs * (2 + pace.more) + others <= left else None
-    others = retraining_seconds(_beside_a_tail(trials), pace)
+    others = retraining_seconds(_beside_a_tail(trials, pace), pace)
     epochs = min(config.epochs, int((left - others) / (epoch * (1 + pace.more))))
     return None if epochs < _FEWEST * config.epochs else config.model_copy(update={"epochs": epochs})
 
@@ -87,17 +87,17 @@ def retraining_seconds(trials: Sequence[TrialRecord], pace: Pace) -> float:
     return sum((_seconds_per_epoch(trial) * int(trial.config["epochs"]) * times for trial, times in fits), 0.0)
 
 
-def _candidates(trials: Sequence[TrialRecord]) -> Sequence[TrialRecord]:
+def _candidates(trials: Sequence[TrialRecord], pace: Pace) -> Sequence[TrialRecord]:
     try:
-        return find_candidates(trials).trials
+        return find_candidates(trials, validated=pace.everything - pace.train).trials
     except ValueError:  # no trial is complete yet
         return ()
 
 
-def _beside_a_tail(trials: Sequence[TrialRecord]) -> Sequence[TrialRecord]:
+def _beside_a_tail(trials: Sequence[TrialRecord], pace: Pace) -> Sequence[TrialRecord]:
     """What is averaged with one more trial with a tail, if it is the best: the best of the others, and the default."""
     default = [trial for trial in trials if trial.default and trial.state == "complete"]
-    tails = [trial for trial in _candidates(trials) if trial.cut != TOP.name and not trial.default]
+    tails = [trial for trial in _candidates(trials, pace) if trial.cut != TOP.name and not trial.default]
     return [*tails[: TAILS - 1], *default]
 
 
