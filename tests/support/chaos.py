@@ -347,12 +347,12 @@ class Arena:
         return True
 
     def told(self):
-        """(number, score) of the complete trials that workers said they had finished, None for pruned ones."""
+        """(number, score, log) of the trials that processes said were finished; a score of None for pruned ones."""
         for log in self.logs:
             for number, score in re.findall(
-                r"^trial +(\d+)  (0\.\d{4}|1\.0000|pruned) ", Path(log.name).read_text(), re.M
+                r"^trial +(\d+)  (?:macro F1 )?(0\.\d{4}|1\.0000|pruned) ", Path(log.name).read_text(), re.M
             ):
-                yield int(number), None if score == "pruned" else float(score)
+                yield int(number), None if score == "pruned" else float(score), Path(log.name).name
 
     def read(self):
         """The trials. No connection stays open: SQLite loses its locks where one is carried across a fork."""
@@ -381,12 +381,14 @@ class Arena:
         ]
         if not any(trial.user_attrs.get("default") for trial in finished):
             wrong.append("the default configuration was never finished")
-        for number, score in self.told():
-            value = trials[number].value
-            if trials[number].state.name not in ("COMPLETE", "PRUNED") or (
-                score is not None and abs(value - score) > 1e-4
-            ):
-                wrong.append(f"trial {number} told {score} and has {trials[number].state.name} {value}")
+        told = [*self.told()]
+        if not any(score is not None for _, score, _ in told):
+            wrong.append("no process said that a trial was complete")
+        for number, score, log in told:
+            state, value, attrs = trials[number].state.name, trials[number].value, trials[number].user_attrs
+            if state not in ("COMPLETE", "PRUNED") or (score is not None and abs((value or 0) - score) > 1e-4):
+                why = {key: attrs.get(key) for key in ("failure", "owner", "seconds", "handed_back")}
+                wrong.append(f"trial {number} told {score} in {log} and has {state} {value} {why}")
         lost = Counter(
             json.dumps(trial.user_attrs["config"], sort_keys=True)
             for trial in trials
