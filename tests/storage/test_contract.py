@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from datetime import datetime, timedelta
 
@@ -30,6 +31,7 @@ from wastetune.storage.records import TrialAttrs, trial_seconds
 from wastetune.storage.study import (
     DataSource,
     StudyInfo,
+    all_trials,
     best_trial,
     default_trial,
     find_study,
@@ -38,6 +40,7 @@ from wastetune.storage.study import (
     note_opening,
     read_openings,
     read_records,
+    read_trials,
     set_study_attr,
     write_study_info,
 )
@@ -105,6 +108,29 @@ def test_a_trial_enters_whole_and_is_finished_once(url, study):
     (told,) = open_study(url).trials
     assert (told.value, told.intermediate_values, told.user_attrs["cut"]) == (0.75, {1: 0.25}, "top")
     assert "failure" not in told.user_attrs
+
+
+def test_a_trial_that_was_lost_while_its_process_was_paused_in_creating_it_is_seen_as_lost(url, study, monkeypatch):
+    backend = study._storage._backend
+    create = backend._create_new_trial
+    heartbeat = threading.Thread(target=all_trials, args=(study,))
+
+    def create_and_pause(*given):
+        created = create(*given)
+        other = open_study(url)
+        (there,) = other.trials
+        fail_lost_trials(other, [there])
+        heartbeat.start()  # of this process
+        heartbeat.join(0.5)
+        return created
+
+    monkeypatch.setattr(backend, "_create_new_trial", create_and_pause)
+    trial = begin(study)
+    heartbeat.join()
+    assert not record_heartbeat(trial)
+    assert count_live(read_trials(study)) == 0
+    ended = complete_trial(trial, 0.75)
+    assert (ended.state, ended.user_attrs["failure"]) == (TrialState.FAIL, LOST)
 
 
 def test_ctrl_c_waits_for_the_end_of_a_transaction(study, monkeypatch):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wastetune.settings import lease_seconds
+from wastetune.storage.study import all_trials
 from wastetune.storage.trials import RunningTrial, fail_lost_trials, record_heartbeat
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _keep_up(
         with contextlib.suppress(Exception):  # the database is unavailable; the next heartbeat may arrive
             if (trial := heartbeat.trial) is not None and not record_heartbeat(trial) and heartbeat.trial is trial:
                 heartbeat.lost = True
-            running = [each for each in study.get_trials(deepcopy=False) if each.state.name == "RUNNING"]
+            running = [each for each in all_trials(study) if each.state.name == "RUNNING"]
             others = [each for each in running if heartbeat.trial is None or each.number != heartbeat.trial.number]
             if silent := monitor.silent(others, time.monotonic()):
                 fail_lost_trials(study, silent)

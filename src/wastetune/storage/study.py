@@ -1,6 +1,7 @@
 """A study in SQL: create it, join it, read its trials and attributes."""
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -134,9 +135,20 @@ def ask_lock(study: "optuna.Study") -> AbstractContextManager[None]:
     return exclusive(engine_of(study._storage), f"turn {study.study_name}")
 
 
+# Optuna's cache learns of a new trial after the database has it. If a thread reads in between, when another worker has
+# failed the trial already, the cache then holds it as running for ever.
+CREATING = threading.RLock()
+
+
+def all_trials(study: "optuna.Study") -> "list[FrozenTrial]":
+    """All trials of the study, by number, if the database answers at once."""
+    with CREATING:
+        return study.get_trials(deepcopy=False)
+
+
 def read_trials(study: "optuna.Study") -> "list[FrozenTrial]":
     """All trials of the study, by number."""
-    return with_retries(lambda: study.get_trials(deepcopy=False))
+    return with_retries(lambda: all_trials(study))
 
 
 def finished_trials(study: "optuna.Study") -> "list[FrozenTrial]":

@@ -13,7 +13,7 @@ from wastetune.storage.budget import LIVE, LOST, find_duplicate
 from wastetune.storage.owner import is_lost, is_mine, this_process
 from wastetune.storage.records import TrialAttrs, read_attrs
 from wastetune.storage.retry import with_retries
-from wastetune.storage.study import read_trials
+from wastetune.storage.study import CREATING, all_trials, read_trials
 
 if TYPE_CHECKING:
     import optuna
@@ -60,11 +60,12 @@ def begin_trial(
     def create() -> RunningTrial:
         nonlocal tried
         if tried:  # the trial may have been created, and only the answer was lost
-            for there in study.get_trials(deepcopy=False):
+            for there in all_trials(study):
                 if there.user_attrs.get("owner") == owner:
                     return RunningTrial(study, there._trial_id, there.number, begun)
         tried = True
-        identity = study._storage.create_new_trial(study._study_id, template_trial=trial)
+        with CREATING:
+            identity = study._storage.create_new_trial(study._study_id, template_trial=trial)
         return RunningTrial(study, identity, study._storage.get_trial_number_from_id(identity), begun)
 
     return with_retries(create)
