@@ -10,6 +10,7 @@ from wastetune.settings import SETTINGS
 
 pytest_plugins = [
     "support.browser",
+    "support.migrations",
     "support.mlflow_store",
     "support.models",
     "support.postgres",

@@ -21,24 +21,14 @@ from wastetune.training.config import BACKBONE, OWN_HEAD, TrialConfig
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, tiny, empty_store):
-    """A study run from Python: the folder with all of it, the report that was given."""
-    folder = tmp_path_factory.mktemp("api")
-    shutil.copyfile(empty_store, folder / "mlflow.db")
-    report = wastetune.run_study(
-        tiny,
-        trials=2,
-        storage=f"sqlite:///{folder / 'study.db'}",
-        tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
-        results=folder / "results",
-        quiet=True,
-    )
-    return folder, report
+def bundle(ran):
+    return ran / "results" / "tiny" / "bundle"
 
 
 @pytest.fixture(scope="module")
-def bundle(ran):
-    return ran[0] / "results" / "tiny" / "bundle"
+def report(ran):
+    """What `run_study` gave."""
+    return json.loads((ran / "given.json").read_text())
 
 
 def test_importing_it_loads_nothing_heavy_and_offers_what_it_says():
@@ -61,29 +51,28 @@ def test_every_name_it_offers_is_documented_and_no_file_of_the_same_name_can_hid
         _ = wastetune.predct
 
 
-def test_the_report_is_the_one_that_was_written_and_is_loaded_again(ran, tiny):
-    folder, report = ran
-    written = json.loads((folder / "results" / "tiny" / "report.json").read_text())
-    assert json.loads(json.dumps(report)) == written
-    assert report["trials"]["complete"] + report["trials"]["pruned"] == 2
-    assert wastetune.load_report("tiny", results=folder / "results") == written
-    assert wastetune.load_report(tiny, results=folder / "results") == written
+def test_the_report_is_the_one_that_was_written_and_is_loaded_again(ran, report, tiny_heads):
+    written = json.loads((ran / "results" / "tiny" / "report.json").read_text())
+    assert report == written
+    assert report["trials"]["complete"] + report["trials"]["pruned"] == 3
+    assert wastetune.load_report("tiny", results=ran / "results") == written
+    assert wastetune.load_report(tiny_heads, results=ran / "results") == written
 
 
-def test_quiet_prints_nothing_and_running_again_goes_on_where_it_stopped(ran, tiny, tmp_path, capfd):
-    folder, report = ran
-    places = {"tracking_uri": f"sqlite:///{folder / 'mlflow.db'}", "results": folder / "results", "quiet": True}
-    again = wastetune.run_study(tiny, trials=2, storage=f"sqlite:///{folder / 'study.db'}", **places)
-    assert again == json.loads(json.dumps(report))
+def test_quiet_prints_nothing_and_running_again_goes_on_where_it_stopped(ran, report, tiny_heads, tmp_path, capfd):
+    folder = shutil.copytree(ran, tmp_path / "ran")
+    store = f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}"
+    places = {"tracking_uri": store, "results": folder / "results", "quiet": True}
+    again = wastetune.run_study(tiny_heads, storage=f"sqlite:///{folder / 'wastetune.db'}", **places)
+    assert again == report
     assert capfd.readouterr() == ("", "")
 
 
-def test_trials_are_a_table_with_a_row_for_each_and_its_configuration(ran):
-    folder, report = ran
-    url = f"sqlite:///{folder / 'study.db'}"
+def test_trials_are_a_table_with_a_row_for_each_and_its_configuration(ran, report):
+    url = f"sqlite:///{ran / 'wastetune.db'}"
     table = wastetune.load_trials("tiny", storage=url)
     known = optuna.load_study(study_name="tiny", storage=open_storage(url)).trials
-    assert list(table["number"]) == [0, 1]
+    assert list(table["number"]) == [0, 1, 2]
     assert list(table.columns[:5]) == ["number", "state", "score", "seconds", "cut"]
     assert set(TrialConfig.model_fields) - {*OWN_HEAD, BACKBONE} < set(table.columns)
     assert not {*OWN_HEAD, BACKBONE} & set(table.columns)
@@ -97,8 +86,8 @@ def test_trials_are_a_table_with_a_row_for_each_and_its_configuration(ran):
 
 
 def test_the_environment_names_the_database_and_an_argument_goes_before(ran, tmp_path, monkeypatch):
-    monkeypatch.setenv("WASTETUNE_STORAGE", f"sqlite:///{ran[0] / 'study.db'}")
-    assert len(wastetune.load_trials("tiny")) == 2
+    monkeypatch.setenv("WASTETUNE_STORAGE", f"sqlite:///{ran / 'wastetune.db'}")
+    assert len(wastetune.load_trials("tiny")) == 3
     with pytest.raises(UserError, match="there is no study 'tiny' in this database"):
         wastetune.load_trials("tiny", storage=f"sqlite:///{tmp_path / 'other.db'}")
 
@@ -126,7 +115,7 @@ def test_a_prediction_is_what_the_model_says_of_the_picture_as_training_saw_it(r
 
 
 def test_predictions_are_those_of_the_test_set_where_the_pictures_are(ran, bundle, pictures):
-    written = pd.read_csv(ran[0] / "results" / "tiny" / "predictions.csv")
+    written = pd.read_csv(ran / "results" / "tiny" / "predictions.csv")
     said = wastetune.predict(bundle, [pictures / path for path in written["path"]])
     for column in ("probability of box", "probability of leaf"):
         assert list(said[column]) == pytest.approx(list(written[column]), abs=0.01)

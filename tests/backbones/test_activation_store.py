@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 import wastetune.backbones.activation_store
+from support.own_backbones import save_onnx
 from support.pictures import SIZE, draw_noise
 from wastetune.backbones.activation_store import (
     CHUNK,
@@ -30,11 +31,26 @@ from wastetune.errors import UserError
 from wastetune.files import CHECKSUM_BYTES, PART_PREFIX, is_sound, seal
 
 NAME = "mobilenet_v3_small_minimalistic"
+OWN = {"name": "own.onnx", "preprocessing": "unit"}
 
 
 @pytest.fixture(scope="module")
 def backbone():
     return load_backbone(NAME, "none", size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A folder with a file that is a backbone; other processes open it in no time, and Keras would take seconds."""
+    pytest.importorskip("tf2onnx", reason="needs pip install 'wastetune[onnx]'")
+    folder = tmp_path_factory.mktemp("own")
+    save_onnx(folder / OWN["name"], size=SIZE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own_backbone(own):
+    return load_backbone(**OWN, near=own)
 
 
 @pytest.fixture
@@ -97,34 +113,39 @@ def test_views_of_other_magnitude_are_other_activations(tmp_path, backbone):
 
 
 # `fill(count)` computes so many pictures slowly and says how many of them went through its own trunk.
-SLOWLY = """
+SLOWLY = (
+    f"""
+OWN = {OWN}
+"""
+    + """
 import hashlib, os, sys, time
 import numpy as np
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from support.pictures import SIZE, draw_noise
+from support.pictures import draw_noise
 from wastetune.backbones.activation_store import fill_activations, open_activations, open_store
 from wastetune.backbones.backbone import load_backbone
 from wastetune.backbones.cuts import TOP
-store, name = sys.argv[1:]
+store, near = sys.argv[1:]
 def fill(count, wait=lambda: None):
     pictures, taken = draw_noise(count), 0
     def read(rows):
         nonlocal taken
         taken += len(rows)
-        time.sleep(0.03)
+        time.sleep(0.1)
         return pictures.read(rows)
-    slow, backbone = replace(pictures, read=read), load_backbone(name, "none", size=SIZE)
+    slow, backbone = replace(pictures, read=read), load_backbone(**OWN, near=Path(near))
     wait()
     fill_activations(open_store(Path(store)), backbone, slow, [TOP], 0, 0.0)
     os.write(1, f"{taken}\\n".encode())
 """
+)
 ALONE = "fill(1024)"
 LISTENING = """
 wait = get_context("fork").Barrier(2).wait
 child = os.fork()
-pictures, backbone = draw_noise(512), load_backbone(name, "none", size=SIZE)
+pictures, backbone = draw_noise(512), load_backbone(**OWN, near=Path(near))
 kept = open_store(Path(store), say=lambda sentence: os.write(1, b"told\\n"))
 wait()
 try:
@@ -147,9 +168,9 @@ sys.exit(os.waitpid(child, 0)[1])
 """
 
 
-def test_a_kill_in_the_middle_leaves_whole_chunks_and_the_rest_is_done_later(tmp_path, backbone, start_python):
+def test_a_kill_in_the_middle_leaves_whole_chunks_and_the_rest_is_done_later(tmp_path, own, own_backbone, start_python):
     store, pictures = open_store(tmp_path), draw_noise(1024)
-    process = start_python(SLOWLY + ALONE, tmp_path, NAME)
+    process = start_python(SLOWLY + ALONE, tmp_path, own)
     deadline = time.monotonic() + 120
     while not stored(store) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -158,11 +179,11 @@ def test_a_kill_in_the_middle_leaves_whole_chunks_and_the_rest_is_done_later(tmp
     left = stored(store)
     assert 0 < len(left) < 4, "the kill was meant to come in the middle"
     assert all(len(np.load(path)) == CHUNK for path in left)
-    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
-    assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == 1024
+    fill_activations(store, own_backbone, pictures, [TOP], 0, 0.0)
+    assert len(open_activations(store, own_backbone, pictures, TOP, 0, 0.0)) == 1024
     after = stored(store)
     assert len(after) == 4
-    assert all(np.load(path).shape == (CHUNK, 576) for path in after)
+    assert all(np.load(path).shape == (CHUNK, 6) for path in after)
 
 
 def damage(store, kind):
@@ -223,11 +244,11 @@ def test_a_file_is_read_as_a_whole_once_in_a_process(tmp_path, backbone, monkeyp
 
 @pytest.mark.skipif(sys.platform != "linux", reason="stands in for flock")
 @pytest.mark.parametrize("locks", ["granted to all", "none"])
-def test_where_locks_do_nothing_a_part_is_computed_twice_and_whole(tmp_path, backbone, start_python, locks):
+def test_where_locks_do_nothing_a_part_is_computed_twice_and_whole(tmp_path, own, own_backbone, start_python, locks):
     flock = {"granted to all": "lambda *_: None", "none": "refuse"}[locks]
     refuse = "import errno, fcntl\ndef refuse(*_):\n    raise OSError(errno.ENOLCK, 'No locks available')\n"
     start = f"{refuse}fcntl.flock = {flock}\n"
-    process = start_python(start + SLOWLY + TOGETHER.replace("1024", "300"), tmp_path / "both", NAME)
+    process = start_python(start + SLOWLY + TOGETHER.replace("1024", "300"), tmp_path / "both", own)
     stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
     taken = [int(line) for line in stdout.splitlines()]
@@ -235,8 +256,8 @@ def test_where_locks_do_nothing_a_part_is_computed_twice_and_whole(tmp_path, bac
     assert sum(taken) > 300, "they were meant to meet"
     store, pictures, rows = open_store(tmp_path / "both"), draw_noise(300), np.arange(300)
     alone = open_store(tmp_path / "alone")
-    fill_activations(alone, backbone, pictures, [TOP], 0, 0.0)
-    both, one = (open_activations(each, backbone, pictures, TOP, 0, 0.0).take(rows) for each in (store, alone))
+    fill_activations(alone, own_backbone, pictures, [TOP], 0, 0.0)
+    both, one = (open_activations(each, own_backbone, pictures, TOP, 0, 0.0).take(rows) for each in (store, alone))
     np.testing.assert_array_equal(both, one)
     assert not list(tmp_path.rglob(f"{PART_PREFIX}*"))
 
@@ -257,8 +278,8 @@ def test_a_file_that_looks_left_over_to_another_clock_is_written_again(tmp_path,
     assert len(open_activations(store, backbone, pictures, TOP, 0, 0.0)) == 8
 
 
-def test_two_processes_share_the_work(tmp_path, start_python):
-    process = start_python(SLOWLY + TOGETHER, tmp_path, NAME)
+def test_two_processes_share_the_work(tmp_path, own, start_python):
+    process = start_python(SLOWLY + TOGETHER, tmp_path, own)
     stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
     taken = [int(line) for line in stdout.splitlines()]
@@ -269,12 +290,14 @@ def test_two_processes_share_the_work(tmp_path, start_python):
     assert not list(tmp_path.rglob(f"{PART_PREFIX}*"))
 
 
-def test_of_two_processes_that_find_damage_one_tells_and_both_have_what_they_need(tmp_path, backbone, start_python):
+def test_of_two_processes_that_find_damage_one_tells_and_both_have_what_they_need(
+    tmp_path, own, own_backbone, start_python
+):
     store, pictures = open_store(tmp_path), draw_noise(2 * CHUNK)
-    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
-    expected = open_activations(store, backbone, pictures, TOP, 0, 0.0).take(np.arange(len(pictures)))
+    fill_activations(store, own_backbone, pictures, [TOP], 0, 0.0)
+    expected = open_activations(store, own_backbone, pictures, TOP, 0, 0.0).take(np.arange(len(pictures)))
     damage(store, "zeros")
-    process = start_python(SLOWLY + LISTENING, tmp_path, NAME)
+    process = start_python(SLOWLY + LISTENING, tmp_path, own)
     stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
     assert sorted(stdout.split()) == sorted([*[hashlib.sha256(expected).hexdigest()] * 2, "told"])

@@ -29,24 +29,8 @@ CONSOLE = open_console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, tiny_heads, empty_store):
-    """A folder with a finished study of two trials."""
-    folder = tmp_path_factory.mktemp("reproduce")
-    shutil.copyfile(empty_store, folder / "mlflow.db")
-    wastetune.run_study(
-        tiny_heads,
-        trials=2,
-        storage=f"sqlite:///{folder / 'study.db'}",
-        tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",
-        results=folder / "results",
-        quiet=True,
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
 def study(ran):
-    return find_study(open_storage(f"sqlite:///{ran / 'study.db'}"), "tiny")
+    return find_study(open_storage(f"sqlite:///{ran / 'wastetune.db'}"), "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +47,7 @@ def results(ran):
 @pytest.fixture
 def copied(ran, tmp_path):
     """A copy of the study's database, to add trials to."""
-    with sqlite3.connect(ran / "study.db") as source, sqlite3.connect(tmp_path / "study.db") as target:
+    with sqlite3.connect(ran / "wastetune.db") as source, sqlite3.connect(tmp_path / "study.db") as target:
         source.backup(target)
     return find_study(open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "tiny")
 
@@ -199,13 +183,13 @@ def test_the_command_names_the_changed_picture_and_runs_all_the_same(ran, tiny_h
     (tmp_path / "tiny.toml").write_text(tiny_heads.read_text().replace(f'"{pictures}"', f'"{mine}"'))
 
     def invoke(*arguments):
-        places = ("--storage", f"sqlite:///{ran / 'study.db'}", "--results", str(ran / "results"))
+        places = ("--storage", f"sqlite:///{ran / 'wastetune.db'}", "--results", str(ran / "results"))
         return CliRunner().invoke(main, ["reproduce", "--study", str(tmp_path / "tiny.toml"), *arguments, *places])
 
     done = invoke("--trial", "1")
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "Reproduced: the same score.")
     for wrong, complaint in (
-        (("--trial", "7"), "trial 7 of study 'tiny' does not exist; the study has 2 trials"),
+        (("--trial", "7"), "trial 7 of study 'tiny' does not exist; the study has 3 trials"),
         ((), "either --trial N or --final"),
         (("--trial", "1", "--final"), "either --trial N or --final"),
     ):

@@ -60,24 +60,37 @@ def app(open_app):
         yield shown
 
 
+@pytest.fixture(scope="module")
+def tab(browser):
+    """One tab for all tests: it keeps Streamlit's megabytes of scripts, and each visit is a session of its own."""
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.set_default_timeout(WAIT)
+    yield tab
+    context.close()
+
+
 @pytest.fixture
-def open_page(browser, app):
+def open_page(tab, app):
     """A page of the app in a window of this size and colour; nothing on it may ask anybody else for anything."""
-    outside, contexts = [], []
+    asked, own = [], ["data:", "blob:", "about:blank"]
+
+    def note(request):
+        asked.append(request.url)
 
     def opened(width=1400, height=1000, scheme="light", path="/", url=app.url):
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(WAIT)
-        page.on("request", lambda asked: asked.url.startswith((url, "data:", "blob:")) or outside.append(asked.url))
-        page.goto(url + path)
-        return page
+        own.append(url)
+        tab.set_viewport_size({"width": width, "height": height})
+        tab.emulate_media(color_scheme=scheme)
+        tab.goto(url + path)
+        return tab
 
+    tab.on("request", note)
     yield opened
-    for context in contexts:
-        context.close()
-    assert outside == []
+    tab.goto("about:blank")
+    tab.remove_listener("request", note)
+    assert asked
+    assert [url for url in asked if not url.startswith(tuple(own))] == []
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ class Arena:
     def search(self):
         """`wastetune run --workers 2`, without preparing; its workers are forks."""
         self.spare_time()
-        lend_forks(self.work)
+        lend_forks(lambda words: self.work())
         results = str(self.ground.cache.parent / "results")
         command = ["run", "--study", str(self.study), "--workers", "2", "--no-retrain", "--results", results]
         command_line([*command, "--tracking-uri", self.ground.tracking], prog_name="wastetune")

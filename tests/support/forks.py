@@ -6,6 +6,7 @@ own child, as its heartbeat asks for, and all else of the run is what a user has
 """
 
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -14,10 +15,11 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from support.forkserver import MAX_REQUEST
 from wastetune.tuning.workers import processes
-from wastetune.tuning.workers.processes import PARENT
 
 WORKER, NURSERY = "worker", "nursery"  # names of processes
 _NAME, _SUBREAPER = 15, 36  # PR_SET_NAME, PR_SET_CHILD_SUBREAPER
@@ -77,8 +79,16 @@ def run_and_exit(work):
         os._exit(status)
 
 
-def lend_forks(work):
-    """From now on, the workers that `wastetune run` starts in this process are forks that do `work`."""
+def run_command(words):
+    """`wastetune` with these words."""
+    from wastetune.cli.main import main
+
+    sys.argv = ["wastetune", *words]
+    main(prog_name="wastetune")
+
+
+def lend_forks(work=run_command):
+    """From now on, the workers that `wastetune run` starts in this process are forks: `work(words of the command)`."""
     _prctl(_SUBREAPER, 1)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     run = os.getpid()
@@ -103,7 +113,8 @@ class _Forking:
 
     def Popen(self, command, *, env, stdin, stdout, stderr):
         reading, writing = os.pipe()
-        socket.send_fds(self.nursery, [env[PARENT].encode()], [writing, stderr.fileno()])
+        request = {"words": command[command.index("wastetune") + 1 :], "environment": env}
+        socket.send_fds(self.nursery, [json.dumps(request).encode()], [writing, stderr.fileno()])
         os.close(writing)
         worker = _Adopted(int(self.nursery.recv(32)))
         worker.stdout = os.fdopen(reading, "rb")
@@ -118,7 +129,7 @@ class _Adopted(Fork):
 def _serve(requests, run, work):
     """Forks a worker for each request and lets the run adopt it; ends with the run."""
     while True:
-        message, streams, _, _ = socket.recv_fds(requests, 64, 2)
+        message, streams, _, _ = socket.recv_fds(requests, MAX_REQUEST, 2)
         if not message:
             return
         told, telling = os.pipe()
@@ -131,7 +142,8 @@ def _serve(requests, run, work):
             for number, stream in enumerate(streams, start=1):
                 os.dup2(stream, number)
                 os.close(stream)
-            os.environ[PARENT] = message.decode()
+            request = json.loads(message)
+            os.environ.update(request["environment"])
             deadline = time.monotonic() + 10
             while os.getppid() != run:  # not adopted yet
                 if time.monotonic() > deadline:  # and never will be: the run is gone
@@ -139,7 +151,7 @@ def _serve(requests, run, work):
                 time.sleep(0.002)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             name_process(WORKER)
-            run_and_exit(work)
+            run_and_exit(partial(work, request["words"]))
         os.waitpid(between, 0)  # from here on it is the run's child
         requests.send(os.read(told, 32))
         for stream in (*streams, told, telling):

@@ -6,12 +6,13 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    from mlflow import MlflowClient
+def empty_store(once):
+    def write(folder):
+        from mlflow import MlflowClient
 
-    file = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()  # creating the tables takes seconds, so once for all
-    return file
+        MlflowClient(f"sqlite:///{folder / 'empty.db'}").search_experiments()
+
+    return once("mlflow", write) / "empty.db"  # creating the tables takes seconds
 
 
 @pytest.fixture

@@ -52,11 +52,15 @@ def brightness(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+def finished(once):
     """Data and results of a finished study, whose model tells red leaves from green bottles by the mean colour.
 
-    Its features are the mean colours of 8 x 8 places. The data set is `drawn` in the folder `data`.
+    Its features are the mean colours of 8 x 8 places. The data set is `drawn` in the folder `data`. To be read alone.
     """
+    return once("finished", write_finished)
+
+
+def write_finished(folder):
     import keras
     import numpy as np
 
@@ -70,7 +74,6 @@ def finished(tmp_path_factory):
     from wastetune.report.predictions import Predictions, write_predictions
     from wastetune.search.history import History
 
-    folder = tmp_path_factory.mktemp("finished")
     results, data = folder / "results" / "colours", folder / "data"
     pictures = write_sample(data / "drawn", classes=("bottle", "leaf"), per_class=30, size=64)
     layers = keras.layers
@@ -98,4 +101,3 @@ def finished(tmp_path_factory):
     about |= {"classes": index.classes, "test": scores, **PROMISES}
     save_description(results / "bundle", BundleDescription.from_dict(about))
     write_page(a_report(), History((), {}, {}), None, pictures, results)
-    return folder

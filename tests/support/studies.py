@@ -1,7 +1,13 @@
 """Drawn pictures, and a study that is small enough to train in a second."""
 
-import pytest
+import json
+import os
+import shutil
 
+import pytest
+from filelock import FileLock
+
+import wastetune
 from wastetune.console import open_console
 from wastetune.datasets.synthetic import write_sample
 from wastetune.search.space import load_space
@@ -69,6 +75,46 @@ def _write_study(folder, pictures, space):
     study = folder / "tiny.toml"
     study.write_text(STUDY.format(pictures=pictures, space=folder / "tiny_space.toml"))
     return study
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Makes a folder once for all processes of this run of the tests; whichever asks first does it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name, write):
+        folder, made = root / name, root / f"{name}.made"
+        with FileLock(root / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                write(folder)
+                made.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ran(once, tiny_heads, empty_store):
+    """The folder of a finished study of three heads, to be read alone: all tests share it. In `given.json` is what
+    `wastetune.run_study` gave."""
+
+    def write(folder):
+        (folder / "mlruns").mkdir()
+        shutil.copyfile(empty_store, folder / "mlruns" / "mlflow.db")
+        given = wastetune.run_study(
+            tiny_heads,
+            storage=f"sqlite:///{folder / 'wastetune.db'}",
+            tracking_uri=f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}",
+            results=folder / "results",
+            quiet=True,
+        )
+        (folder / "given.json").write_text(json.dumps(given))
+
+    return once("ran", write)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import optuna
 import pytest
@@ -23,20 +24,20 @@ SMALL, LARGE = "mobilenet_v3_small_minimalistic", "mobilenet_v3_large_minimalist
 CONSOLE = open_console(quiet=True)
 
 
+def write_study(folder, like, more="", **keys):
+    """The path of a study with these keys instead of those of another study, and lines added to its space."""
+    space = folder / "space.toml"
+    space.write_text((like.parent / "tiny_space.toml").read_text() + more)
+    lines = [line for line in like.read_text().splitlines() if line.split(" ")[0] not in ("space", *keys)]
+    lines += [f"{key} = {value}" for key, value in ({"space": f'"{space}"'} | keys).items() if value]
+    path = folder / "several.toml"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
 @pytest.fixture
 def study(tmp_path, tiny_heads):
-    """The path of a study with these keys instead of those of a tiny study, and lines added to its space."""
-
-    def write(more="", **keys):
-        space = tmp_path / "space.toml"
-        space.write_text((tiny_heads.parent / "tiny_space.toml").read_text() + more)
-        lines = [line for line in tiny_heads.read_text().splitlines() if line.split(" ")[0] not in ("space", *keys)]
-        lines += [f"{key} = {value}" for key, value in ({"space": f'"{space}"'} | keys).items() if value]
-        path = tmp_path / "several.toml"
-        path.write_text("\n".join(lines))
-        return str(path)
-
-    return write
+    return partial(write_study, tmp_path, tiny_heads)
 
 
 def quoted(*names):
@@ -120,13 +121,15 @@ def test_a_key_may_be_searched_for_one_backbone_alone(study):
     assert (sample(space, trial).backbone, sample(space, trial).patience) == (LARGE, 7)
 
 
-@pytest.fixture
-def two(study, tmp_path, monkeypatch):
-    """Two backbones of different sizes, prepared, with an empty cache."""
-    monkeypatch.setenv("WASTETUNE_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny_heads):
+    """Two backbones of different sizes, prepared, with a cache of their own."""
+    folder = tmp_path_factory.mktemp("two")
     rows = {name: replace(catalog.BACKBONES[name], size=size) for name, size in ((SMALL, 32), (LARGE, 48))}
-    monkeypatch.setattr(catalog, "BACKBONES", catalog.BACKBONES | rows)
-    return prepare(study(backbone=quoted(SMALL, LARGE), image_size=None))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WASTETUNE_CACHE", str(folder / "cache"))
+        patch.setattr(catalog, "BACKBONES", catalog.BACKBONES | rows)
+        return prepare(write_study(folder, tiny_heads, backbone=quoted(SMALL, LARGE), image_size=None))
 
 
 def test_each_backbone_has_its_own_pixels_and_its_default_runs_first(two, tmp_path):

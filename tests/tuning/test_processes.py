@@ -91,7 +91,7 @@ def test_run_with_workers_ends_with_exactly_its_trials_and_a_report(
 def test_a_killed_worker_is_replaced_and_its_trial_tried_again(slow_study, start_cli, tmp_path, mlflow_store):
     url = f"sqlite:///{tmp_path / 'wastetune.db'}"
     run = start_cli(
-        "run", "--study", slow_study, "--trials", 1, "--workers", 1, "--no-retrain", WASTETUNE_CACHE="cache"
+        "run", "--study", slow_study, "--trials", 1, "--workers", 1, "--no-retrain", forks=True, WASTETUNE_CACHE="cache"
     )
     ((number, victim),) = wait_until(lambda: running(url)).items()
     os.kill(victim, signal.SIGKILL)
@@ -113,7 +113,8 @@ def test_a_run_whose_only_worker_is_told_to_end_is_stopped_and_opens_no_test_set
     slow_study, start_cli, tmp_path, mlflow_store
 ):
     url = f"sqlite:///{tmp_path / 'wastetune.db'}"
-    run = start_cli("run", "--study", slow_study, "--trials", 1, "--workers", 1, WASTETUNE_CACHE="cache")
+    command = ("run", "--study", slow_study, "--trials", 1, "--workers", 1)
+    run = start_cli(*command, forks=True, WASTETUNE_CACHE="cache")
     ((_, worker),) = wait_until(lambda: running(url)).items()
     os.kill(worker, signal.SIGTERM)
     stdout, stderr = run.communicate(timeout=60)
