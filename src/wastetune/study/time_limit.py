@@ -19,7 +19,7 @@ from wastetune.tuning.prepare import TrialContext
 
 _PASSES = 3  # forwards, and back for the inputs and for the weights
 _FEWEST = 0.5  # of the epochs of a configuration that there is no time for in full
-REPORT_SECONDS = 15.0  # to measure the final model and to write the report
+REPORT_SECONDS = 25.0  # to measure the final model and to write the report
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.evaluation.metrics import confusion_counts
 from wastetune.formatting import render_bytes
+from wastetune.search.distributions import Choice
 from wastetune.search.space import bounds, sample
 from wastetune.seeding import seed_for
 from wastetune.training.config import TrialConfig
@@ -200,8 +201,11 @@ def _worth_computing(context: TrialContext, cut: Cut) -> list[Cut]:
 
     UserError where the store cannot hold even this one cut for a whole trial: every trial would compute it again.
     """
-    low, high = bounds(context.space, "frozen_depth")
-    cuts = {cut, *reachable_cuts(context.backbone, low, high)} - {PIXELS}
+    depth = dict(context.space.params).get("frozen_depth")
+    if isinstance(depth, Choice):
+        cuts = {cut, *(nearest_cut(context.backbone, float(each)) for each in depth.options)} - {PIXELS}
+    else:
+        cuts = {cut, *reachable_cuts(context.backbone, *bounds(context.space, "frozen_depth"))} - {PIXELS}
     everything = (len(context.data.train) + len(context.data.val)) * context.spec.views
     needed = {each: activation_bytes(context.backbone, each, everything) for each in cuts}
     if needed[cut] > context.store.limit:
