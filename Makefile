@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: demo test lint audit docs bench golden chaos clean
+.PHONY: demo test lint audit docs bench golden chaos lowest clean
 
 demo: $(READY) demo/pictures  ## a small study on generated pictures, half a minute
 	$(BIN)/wastetune run --study demo
@@ -53,8 +53,20 @@ chaos: $(READY)  ## 2,000 blows on each database, two hours at most; as root als
 	PYTHONPATH=tests $(BIN)/python -m support.chaos --blows 2000 --minutes 60 --database sqlite
 	PYTHONPATH=tests $(BIN)/python -m support.chaos --blows 2000 --minutes 60 --database postgresql
 
+LOWEST = .venv-lowest
+
+# In a folder of its own: the demo in this one may be finished, and its database be a newer MLflow's.
+# Only wheels: for a Python that a lowest version is older than, the lowest that was built for it is taken.
+lowest:  ## the demo with the lowest version of each dependency that pyproject.toml allows; installs all extras anew
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --only-binary :all: --editable '.[dev]'
+	mkdir $(LOWEST)/try
+	cd $(LOWEST)/try && ../bin/wastetune data sample demo/pictures --per-class 100 && ../bin/wastetune run --study demo
+
 clean:  ## what make made but for studies: those are in wastetune.db, mlruns and results
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) $(LOWEST) demo site
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
