@@ -12,7 +12,7 @@ import pytest
 from wastetune.backbones import runtime
 from wastetune.backbones.backbone import activation_shape, load_backbone, nearest_cut
 from wastetune.backbones.cuts import TOP
-from wastetune.backbones.runtime import choose_runtime, open_trunk
+from wastetune.backbones.runtime import choose_runtime, open_trunk, time_pictures
 from wastetune.data.image import read_picture, resize_picture
 from wastetune.errors import UserError
 from wastetune.signals import raise_on_signals
@@ -193,3 +193,7 @@ def test_ctrl_c_during_the_conversion_is_no_failure_of_it(backbone, monkeypatch)
     with raise_on_signals(), warnings.catch_warnings(action="error"), pytest.raises(KeyboardInterrupt):
         open_trunk(backbone, (TOP,))
     assert told
+
+
+def test_a_picture_in_batches_takes_a_part_of_a_second(backbone):
+    assert 1e-6 < time_pictures(backbone) < 1
