@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 
 import pytest
 from filelock import FileLock
@@ -52,32 +53,6 @@ def write_space(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """A folder of 42 drawn pictures in two classes, among them one in both classes, one broken."""
-    return write_sample(tmp_path_factory.mktemp("drawn") / "pictures", classes=("box", "leaf"), per_class=20, size=48)
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory, pictures):
-    """The path of a study file whose trials take about a second; its space lies beside it."""
-    return _write_study(tmp_path_factory.mktemp("study"), pictures, SPACE)
-
-
-@pytest.fixture(scope="session")
-def tiny_heads(tmp_path_factory, pictures):
-    """The same study with heads alone: no trial compiles a part of the backbone."""
-    space = SPACE.replace("{ float = [0.9, 1.0], default = 1.0 }", "1.0")
-    return _write_study(tmp_path_factory.mktemp("heads"), pictures, space)
-
-
-def _write_study(folder, pictures, space):
-    (folder / "tiny_space.toml").write_text(space)
-    study = folder / "tiny.toml"
-    study.write_text(STUDY.format(pictures=pictures, space=folder / "tiny_space.toml"))
-    return study
-
-
-@pytest.fixture(scope="session")
 def once(tmp_path_factory):
     """Makes a folder once for all processes of this run of the tests; whichever asks first does it."""
     root = tmp_path_factory.getbasetemp()
@@ -95,6 +70,32 @@ def once(tmp_path_factory):
         return folder
 
     return make
+
+
+# These are the same files for all processes: the report of `ran` names the file that its study was read from.
+@pytest.fixture(scope="session")
+def pictures(once):
+    """A folder of 42 drawn pictures in two classes, among them one in both classes, one broken."""
+    sample = {"classes": ("box", "leaf"), "per_class": 20, "size": 48}
+    return once("drawn", lambda folder: write_sample(folder / "pictures", **sample)) / "pictures"
+
+
+@pytest.fixture(scope="session")
+def tiny(once, pictures):
+    """The path of a study file whose trials take about a second; its space lies beside it."""
+    return once("study", partial(_write_study, pictures, SPACE)) / "tiny.toml"
+
+
+@pytest.fixture(scope="session")
+def tiny_heads(once, pictures):
+    """The same study with heads alone: no trial compiles a part of the backbone."""
+    space = SPACE.replace("{ float = [0.9, 1.0], default = 1.0 }", "1.0")
+    return once("heads", partial(_write_study, pictures, space)) / "tiny.toml"
+
+
+def _write_study(pictures, space, folder):
+    (folder / "tiny_space.toml").write_text(space)
+    (folder / "tiny.toml").write_text(STUDY.format(pictures=pictures, space=folder / "tiny_space.toml"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,207 @@
+"""What does each ingredient of a fit give, one at a time? Paired over splits; no test picture is used.
+
+    heads: mixup, and shifts of the stored features, for a head alone: the default of the space `head`
+    network: mixup, and rates that fall by layer, for the whole network: the second trial of the space `full`
+
+    python benchmarks/ingredients.py heads --cases trashnet wid --splits 11 12 13 --fits 3
+
+MobileNetV3Small 0.75, fitted on the training pictures of each split for the whole schedule. Prints macro F1 and log
+loss on the validation pictures, and the mean difference from the fit as it is, with its standard error.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from common import folders, options, print_table, temporary_folder, write_small_study, write_study
+from optuna.trial import FixedTrial
+
+from wastetune.backbones.backbone import nearest_cut
+from wastetune.backbones.catalog import find_architecture
+from wastetune.backbones.cuts import block_ends
+from wastetune.console import open_console
+from wastetune.evaluation.calibration import log_loss
+from wastetune.evaluation.metrics import metric_value
+from wastetune.search.space import default_params, enqueued_params
+from wastetune.training.config import TrialConfig
+from wastetune.training.fit import FloatArray, TrainingSet, fit_final, predict_probabilities, steps_per_epoch
+from wastetune.training.head_start import fit_head_first
+from wastetune.training.learner import Learner, open_learner
+from wastetune.tuning.objective import choose_config, tuning_sets
+from wastetune.tuning.prepare import TrialContext, prepare_study
+from wastetune.tuning.spec import load_study
+
+Change = Callable[[FloatArray, FloatArray, np.random.Generator], tuple[FloatArray, FloatArray]]
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """What is changed of a fit: each batch, or the rate of a layer for each block below the head."""
+
+    change: Change | None = None
+    decay: float = 1.0
+
+
+def mixup(alpha: float) -> Change:
+    """Zhang et al. 2018, arXiv 1710.09412: each picture with another one of its batch, one share for the batch."""
+
+    def change(inputs: FloatArray, targets: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        share, other = np.float32(rng.beta(alpha, alpha)), rng.permutation(len(inputs))
+        return share * inputs + (1 - share) * inputs[other], share * targets + (1 - share) * targets[other]
+
+    return change
+
+
+def brightness(most: float, *, channels: bool) -> Change:
+    """Bär et al. 2024, arXiv 2403.10519: features shifted by a share of their range, by channel or all alike."""
+
+    def change(inputs: FloatArray, targets: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        low, high = inputs.min(), inputs.max()
+        shift = rng.uniform(-most, most, (len(inputs), inputs.shape[1] if channels else 1))
+        moved = np.clip(inputs + shift.astype(np.float32) * (high - low), low, high)
+        return moved, targets
+
+    return change
+
+
+HEADS = {
+    "as it is": Ingredient(),
+    "mixup .2": Ingredient(mixup(0.2)),
+    "mixup 1": Ingredient(mixup(1.0)),
+    "shift .02": Ingredient(brightness(0.02, channels=False)),
+    "shift .1": Ingredient(brightness(0.1, channels=False)),
+    "shift by channel .02": Ingredient(brightness(0.02, channels=True)),
+    "shift by channel .1": Ingredient(brightness(0.1, channels=True)),
+}
+NETWORK = {
+    "as it is": Ingredient(),
+    "rate x .9 a block": Ingredient(decay=0.9),
+    "rate x .75 a block": Ingredient(decay=0.75),
+    "mixup .2": Ingredient(mixup(0.2)),
+}
+PARTS = {"heads": ("head", HEADS), "network": ("full", NETWORK)}
+
+
+def main() -> None:
+    parser = options(__doc__, *PARTS)
+    parser.add_argument("--cases", nargs="+", default=["trashnet", "wid"])
+    parser.add_argument("--splits", nargs="+", type=int, default=[11, 12, 13], help="seeds")
+    parser.add_argument("--fits", type=int, default=1, help="for each split, with other seeds of the fit")
+    parser.add_argument("--only", nargs="+", help="ingredients, by name, besides the fit as it is")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.cases, asked.splits = ["small"], [11]
+    parts = [name for name in PARTS if asked.part in (name, "all")]
+    with temporary_folder():
+        rows = (row for name in parts for row in measure(name, asked))
+        summarize(print_table(rows, asked.json))
+
+
+def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
+    space, ingredients = PARTS[part]
+    for case, split in ((case, split) for split in asked.splits for case in asked.cases):
+        context = prepare(case, split, space)
+        config = configuration(context, part)
+        if asked.quick:
+            config = config.model_copy(update={"epochs": 1})
+        train, val = tuning_sets(context, config, open_console(quiet=True).bar)
+        for seed in range(asked.fits):
+            for name, ingredient in ingredients.items():
+                if asked.only and name not in ("as it is", *asked.only):
+                    continue
+                predicted = fit(context, config, train, val.activations, ingredient, seed)
+                yield {"part": part, "ingredient": name, "case": case, "split": split, "fit": seed} | {
+                    "macro F1": metric_value("macro_f1", val.labels, predicted),
+                    "log loss": log_loss(val.labels, predicted),
+                }
+
+
+def prepare(case: str, split: int, space: str) -> TrialContext:
+    data, weights = folders()
+    chosen = {"seed": split, "space": space, "trials": 1}
+    if case == "small":
+        file = write_small_study(f"{case}{split}_{space}", **chosen)
+    else:
+        file = write_study(f"{case}{split}", dataset=case, backbone="mobilenet_v3_small_075", **chosen)
+    return prepare_study(load_study(str(file)), data=data, weights=weights, console=open_console(quiet=True)).context
+
+
+def configuration(context: TrialContext, part: str) -> TrialConfig:
+    params = default_params(context.space)
+    if part == "network":
+        (params,) = enqueued_params(context.space)
+    return choose_config(FixedTrial(params), context)
+
+
+def fit(
+    context: TrialContext, config: TrialConfig, train: TrainingSet, val: Any, ingredient: Ingredient, seed: int
+) -> FloatArray:
+    """The probabilities of the validation pictures after the whole schedule."""
+    cut = nearest_cut(context.backbone, config.frozen_depth)
+    steps = config.epochs * steps_per_epoch(len(train.labels), config)
+    with open_learner(context.backbone, cut, config, len(context.classes), horizon=steps, seed=seed) as learner:
+        if ingredient.decay < 1:
+            slow_down(learner, context, ingredient.decay)
+        fit_head_first(learner, train, config, seed=seed)
+        changed = learner if ingredient.change is None else Changed(learner, ingredient.change, seed)
+        fit_final(changed, train, config=config, steps=steps, seed=seed)
+        return predict_probabilities(learner, val)
+
+
+class Changed:
+    """A learner whose batches are changed before each step."""
+
+    def __init__(self, learner: Learner, change: Change, seed: int) -> None:
+        self._learner, self._change, self._rng = learner, change, np.random.default_rng(seed)
+
+    def train_on_batch(self, inputs: FloatArray, targets: FloatArray, sample_weight: FloatArray) -> Any:
+        return self._learner.train_on_batch(*self._change(inputs, targets, self._rng), sample_weight=sample_weight)
+
+    def predict_on_batch(self, inputs: FloatArray) -> Any:
+        return self._learner.predict_on_batch(inputs)
+
+
+def slow_down(model: Any, context: TrialContext, decay: float) -> None:
+    """Multiplies the rate of each layer of the tail by `decay`, once for each block between it and the head."""
+    body = context.backbone.body
+    ends = {id(end) for end in block_ends(find_architecture(context.backbone.name), body).values()}
+    blocks, passed = {}, 0
+    for operation in body.operations:
+        blocks[operation.name] = passed
+        passed += id(operation) in ends
+    scale = {
+        id(weights): decay ** (passed + 1 - blocks[layer.name])
+        for layer in model.get_layer("tail").layers
+        if layer.name in blocks
+        for weights in layer.trainable_variables
+    }
+    update = model.optimizer.update_step
+    model.optimizer.update_step = lambda gradient, variable, rate: update(
+        gradient, variable, rate * scale.get(id(variable), 1.0)
+    )
+
+
+def summarize(rows: list[dict[str, Any]]) -> None:
+    """The mean difference of each ingredient from the fit as it is, over the splits, and its standard error."""
+    scores = {tuple(row[key] for key in ("part", "ingredient", "case", "split", "fit")): row for row in rows}
+    found: dict[tuple[str, str, str], dict[int, list[dict[str, float]]]] = {}
+    for (part, name, case, split, seed), row in scores.items():
+        plain = scores[part, "as it is", case, split, seed]
+        gain = {key: row[key] - plain[key] for key in ("macro F1", "log loss")}
+        found.setdefault((part, name, case), {}).setdefault(split, []).append(gain)
+    table = []
+    for (part, name, case), splits in found.items():
+        line: dict[str, Any] = {"part": part, "ingredient": name, "case": case, "splits": len(splits)}
+        for key in ("macro F1", "log loss"):
+            means = [statistics.mean(gain[key] for gain in gains) for gains in splits.values()]
+            line[f"{key} gain"] = statistics.mean(means)
+            line[f"{key} error"] = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+        table.append(line)
+    print_table(table)
+
+
+if __name__ == "__main__":
+    main()
