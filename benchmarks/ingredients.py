@@ -168,19 +168,17 @@ def slow_down(model: Any, context: TrialContext, decay: float) -> None:
     """Multiplies the rate of each layer of the tail by `decay`, once for each block between it and the head."""
     body = context.backbone.body
     ends = {id(end) for end in block_ends(find_architecture(context.backbone.name), body).values()}
-    blocks, passed = {}, 0
+    below: dict[int, int] = {}  # a weight -> blocks that end before its layer
+    passed = 0
     for operation in body.operations:
-        blocks[operation.name] = passed
+        below |= {id(weight): passed for weight in getattr(operation, "trainable_variables", ())}
         passed += id(operation) in ends
-    scale = {
-        id(weights): decay ** (passed + 1 - blocks[layer.name])
-        for layer in model.get_layer("tail").layers
-        if layer.name in blocks
-        for weights in layer.trainable_variables
-    }
-    update = model.optimizer.update_step
-    model.optimizer.update_step = lambda gradient, variable, rate: update(
-        gradient, variable, rate * scale.get(id(variable), 1.0)
+    optimizer = model.optimizer
+    scale = [decay ** (passed + 1 - below.get(id(each), passed + 1)) for each in model.trainable_variables]
+    assert min(scale) < 1
+    update = optimizer.update_step
+    optimizer.update_step = lambda gradient, variable, rate: update(
+        gradient, variable, rate * scale[optimizer._get_variable_index(variable)]
     )
 
 

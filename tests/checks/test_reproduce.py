@@ -117,8 +117,9 @@ def test_a_pruned_trial_is_compared_at_the_epoch_where_it_ended(copied, ready, r
 
 
 def test_where_two_runs_differ_first_is_told(copied, ready, results):
-    history = copied.trials[0].user_attrs["history"]
-    number = add(copied, optuna.trial.TrialState.COMPLETE, value=0.125, history=history)  # another number, another seed
+    first, last = copied.trials[0].user_attrs["history"]
+    history = [first | {"loss": first["loss"] + 0.25}, last]
+    number = add(copied, optuna.trial.TrialState.COMPLETE, value=0.125, history=history)
     again = reproduce_trial(copied, ready, number, results, CONSOLE)
     assert not again.is_same()
     assert "The first difference is in epoch 1 of 2: loss" in again.detail

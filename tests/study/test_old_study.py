@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from packaging.version import Version
 from PIL import Image
 
 import wastetune
@@ -126,10 +127,11 @@ def test_one_more_trial_resumes_it_in_a_later_version(old, monkeypatch):
     assert report["versions"]["wastetune"] == "0.2.0"
     assert [each["trials"][0] for each in report["openings"]][:1] == told["test_opened_for"]
 
-    client = MlflowClient("sqlite:///mlruns/mlflow.db")
-    (experiment,) = (each for each in client.search_experiments() if each.name == "pictures")
-    names = sorted(each.info.run_name for each in client.search_runs([experiment.experiment_id]))
-    assert names == ["old", "old final", "trial 0", "trial 1", "trial 2", "trial 3"]
+    if Version(version("mlflow")) >= Version("3.17"):  # of the store; an older one cannot read it
+        client = MlflowClient("sqlite:///mlruns/mlflow.db")
+        (experiment,) = (each for each in client.search_experiments() if each.name == "pictures")
+        names = sorted(each.info.run_name for each in client.search_runs([experiment.experiment_id]))
+        assert names == ["old", "old final", "trial 0", "trial 1", "trial 2", "trial 3"]
     assert len(wastetune.load_trials("old", storage="sqlite:///wastetune.db")) == 4
     open_model(old / "results" / "old" / "bundle")  # the one that replaced it
 

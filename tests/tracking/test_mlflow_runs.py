@@ -239,7 +239,8 @@ def test_a_new_store_is_made_whole_also_after_one_that_was_begun_and_left(tmp_pa
     (tmp_path / "mlflow.db.new").write_text("half of the tables")
     mirror = open_again(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert set(runs_of(mirror)) == {"mine"}
-    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock", "artifacts"}
+    left = {path.name for path in tmp_path.iterdir()} - {"mlflow.db.lock"}  # which some versions of filelock delete
+    assert left == {"mlflow.db", "artifacts"}
 
 
 def test_what_can_never_be_a_store_is_told_in_a_sentence(tmp_path, monkeypatch):
