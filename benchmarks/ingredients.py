@@ -2,6 +2,8 @@
 
     heads: mixup, and shifts of the stored features, for a head alone: the default of the space `head`
     network: mixup, and rates that fall by layer, for the whole network: the second trial of the space `full`
+    once: the same, fitted once, for more epochs, to fewer pictures: as if the model of a trial were the final one, and
+        the time that retraining takes were spent on it (`--epochs` is what there is time for with retraining)
 
     python benchmarks/ingredients.py heads --cases trashnet wid --splits 11 12 13 --fits 3
 
@@ -39,10 +41,12 @@ Change = Callable[[FloatArray, FloatArray, np.random.Generator], tuple[FloatArra
 
 @dataclass(frozen=True)
 class Ingredient:
-    """What is changed of a fit: each batch, or the rate of a layer for each block below the head."""
+    """What is changed of a fit: each batch, the rate of a layer for each block below the head, or what is fitted."""
 
     change: Change | None = None
     decay: float = 1.0
+    pictures: float = 1.0  # times those of the training part
+    epochs: float = 1.0  # times those of the configuration
 
 
 def mixup(alpha: float) -> Change:
@@ -82,7 +86,12 @@ NETWORK = {
     "rate x .75 a block": Ingredient(decay=0.75),
     "mixup .2": Ingredient(mixup(0.2)),
 }
-PARTS = {"heads": ("head", HEADS), "network": ("full", NETWORK)}
+ONCE = {
+    "as it is": Ingredient(),
+    "fewer pictures": Ingredient(pictures=0.82),
+    "more epochs": Ingredient(pictures=0.82, epochs=2.2),
+}
+PARTS = {"heads": ("head", HEADS), "network": ("full", NETWORK), "once": ("full", ONCE)}
 
 
 def main() -> None:
@@ -90,6 +99,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["trashnet", "wid"])
     parser.add_argument("--splits", nargs="+", type=int, default=[11, 12, 13], help="seeds")
     parser.add_argument("--fits", type=int, default=1, help="for each split, with other seeds of the fit")
+    parser.add_argument("--epochs", type=int, help="other than those of the configuration")
     parser.add_argument("--only", nargs="+", help="ingredients, by name, besides the fit as it is")
     asked = parser.parse_args()
     if asked.quick:
@@ -105,8 +115,8 @@ def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
     for case, split in ((case, split) for split in asked.splits for case in asked.cases):
         context = prepare(case, split, space)
         config = configuration(context, part)
-        if asked.quick:
-            config = config.model_copy(update={"epochs": 1})
+        if epochs := 1 if asked.quick else asked.epochs:
+            config = config.model_copy(update={"epochs": epochs})
         train, val = tuning_sets(context, config, open_console(quiet=True).bar)
         for seed in range(asked.fits):
             for name, ingredient in ingredients.items():
@@ -131,7 +141,7 @@ def prepare(case: str, split: int, space: str) -> TrialContext:
 
 def configuration(context: TrialContext, part: str) -> TrialConfig:
     params = default_params(context.space)
-    if part == "network":
+    if part != "heads":
         (params,) = enqueued_params(context.space)
     return choose_config(FixedTrial(params), context)
 
@@ -141,6 +151,10 @@ def fit(
 ) -> FloatArray:
     """The probabilities of the validation pictures after the whole schedule."""
     cut = nearest_cut(context.backbone, config.frozen_depth)
+    if ingredient.pictures < 1:
+        count = len(train.labels)
+        train = train.select(np.random.default_rng(seed).permutation(count)[: round(ingredient.pictures * count)])
+    config = config.model_copy(update={"epochs": round(config.epochs * ingredient.epochs)})
     steps = config.epochs * steps_per_epoch(len(train.labels), config)
     with open_learner(context.backbone, cut, config, len(context.classes), horizon=steps, seed=seed) as learner:
         if ingredient.decay < 1:

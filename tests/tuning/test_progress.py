@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -150,6 +151,14 @@ def test_run_and_status_tell_the_same_time_left_and_a_pause_is_no_part_of_it(stu
     with show_study(console, "macro_f1", 20, running=False) as on_change:
         on_change(study[0].trials)
     assert console.keep[0].seconds_left == pytest.approx(describe_status(study[0], now)["seconds_left"])
+
+
+def test_a_limit_that_is_sooner_than_the_last_trial_is_the_time_left(study):
+    for trials in (study[0].trials, []):  # also before it is known what a trial takes
+        console = Shown()
+        with show_study(console, "macro_f1", 20, running=False, end=time.monotonic() + 30) as on_change:
+            on_change(trials)
+        assert console.keep[0].seconds_left == pytest.approx(30, abs=5)
 
 
 class Shown:

@@ -18,7 +18,7 @@ from wastetune.storage.database import open_storage
 from wastetune.storage.study import default_trial, finished_trials, open_study
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.tuning.prepare import TuningData
-from wastetune.tuning.workers.worker import _begin, _choose, run_worker
+from wastetune.tuning.workers.worker import TimeLimit, _begin, _choose, run_worker
 
 FIXED = "dropout = 0.1\nlearning_rate = 1e-2\nbatch_size = 16\nepochs = 2\n"
 
@@ -204,13 +204,29 @@ def test_what_there_is_no_time_for_is_passed_over_or_shortened_and_without_time_
 
     study = begin(context)
     bar = open_console(quiet=True).bar
-    run_worker(study, context, trials=9, timeout=None, bar=bar, on_trial=lambda trial: None, afford=afford)
+    run_worker(study, context, trials=9, timeout=None, bar=bar, on_trial=lambda trial: None, limit=TimeLimit(afford))
     default, other = study.trials
     assert (default.user_attrs["config"]["epochs"], other.user_attrs["config"]["epochs"]) == (2, 1)
     assert other.user_attrs["config"]["frozen_depth"] == pytest.approx(11 / 12)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
     assert asked[:2] == [(1, 0.0), (1, pytest.approx(11 / 12))]
     assert {known for known, _ in asked} == {1, 2}
+
+
+def test_what_comes_later_runs_when_nothing_else_is_proposed(begin, with_space):
+    context = with_space(
+        "head_layers = 0\nfrozen_depth = { choice = [0.9, 1.0], default = 1.0 }\n"
+        "augmentation = { choice = [0.0, 1.0], default = 0.0 }\n" + FIXED + "[[enqueue]]\nfrozen_depth = 0.9\n"
+    )
+    limit = TimeLimit(is_later=lambda known, config: config.frozen_depth < 1)
+    study, bar = begin(context), open_console(quiet=True).bar
+    run_worker(study, context, trials=3, timeout=None, bar=bar, on_trial=lambda trial: None, limit=limit)
+    configs = [trial.user_attrs["config"] for trial in study.trials]
+    assert [(config["frozen_depth"] < 1, config["augmentation"]) for config in configs] == [
+        (False, 0.0),
+        (False, 1.0),
+        (True, 0.0),
+    ]
 
 
 def test_a_configuration_that_was_shortened_does_not_run_again_with_other_epochs(begin, with_space):
@@ -221,7 +237,10 @@ def test_a_configuration_that_was_shortened_does_not_run_again_with_other_epochs
     context = replace(context, space=replace(context.space, enqueued=({"dropout": 0.2},)))
     study, epochs = begin(context), iter(range(50, 2, -1))
     run_worker(
-        study, context, **given, afford=lambda known, config: config.model_copy(update={"epochs": next(epochs) // 25})
+        study,
+        context,
+        **given,
+        limit=TimeLimit(lambda known, config: config.model_copy(update={"epochs": next(epochs) // 25})),
     )
     dropouts = [trial.params["dropout"] for trial in study.trials]
     assert dropouts[1] == 0.2

@@ -1,5 +1,6 @@
 """The whole job, from a study's specification to its report: prepare, search, refit, report."""
 
+import math
 import os
 import socket
 import time
@@ -8,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wastetune.backbones.backbone import nearest_cut
+from wastetune.backbones.cuts import Cut
 from wastetune.console import Console
 from wastetune.data.splits import write_split_table
 from wastetune.errors import UserError
@@ -32,7 +34,7 @@ from wastetune.storage.study import (
 )
 from wastetune.study.final import refit_winner
 from wastetune.study.summary import summarize
-from wastetune.study.time_limit import affordable, open_pace, time_left
+from wastetune.study.time_limit import affordable, is_later, open_pace, time_left
 from wastetune.tracking.dashboard import note_study
 from wastetune.tracking.mlflow_mirror import AllTrials, FinalReport, Submit, mirrored, open_mirror_of
 from wastetune.tracking.mlflow_uri import check_uri
@@ -51,7 +53,7 @@ from wastetune.tuning.workers.processes import (
     worker_arguments,
 )
 from wastetune.tuning.workers.progress import render_preparation, render_trial, show_study, show_trial
-from wastetune.tuning.workers.worker import Afford, afford_all, not_shown, run_worker
+from wastetune.tuning.workers.worker import NO_LIMIT, TimeLimit, not_shown, run_worker
 
 if TYPE_CHECKING:
     import optuna
@@ -151,6 +153,8 @@ def _search(
     """Runs trials, here or in worker processes, and submits each one that has ended to the MLflow mirror."""
     spec = prepared.context.spec
     metric, submitted = spec.metric, set[int]()
+    ends = [time.monotonic() + timeout] if timeout is not None else []
+    ends += [end] if end is not None else []
 
     def submit_new(trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in submitted]
@@ -161,7 +165,8 @@ def _search(
 
     console.print(f"{len(finished_trials(study))} of {spec.trials} trials are finished")
     submit_new(read_trials(study))
-    with raise_on_signals() as check, show_study(console, metric, spec.trials, running=workers is not None) as show:
+    showing = show_study(console, metric, spec.trials, running=workers is not None, end=min(ends, default=math.inf))
+    with raise_on_signals() as check, showing as show:
 
         def on_change(_: object = None) -> None:
             trials = read_trials(study)
@@ -182,7 +187,7 @@ def _search(
                 show=partial(show_trial, console, metric),
                 check=check,
                 before_trial=seldom(prepared.check_pictures),
-                afford=_within(prepared.context, end),
+                limit=_limit_time(prepared.context, end),
             )
         elif len(finished_trials(study)) < spec.trials:
             run_workers(
@@ -197,17 +202,19 @@ def _search(
             )
 
 
-def _within(context: TrialContext, end: float | None) -> Afford:
-    """Which configurations there is time for until a moment of `time.monotonic`; None: for all."""
+def _limit_time(context: TrialContext, end: float | None) -> TimeLimit:
+    """The limit that leaves time for the final model until a moment of `time.monotonic`; None: none."""
     if end is None:
-        return afford_all
+        return NO_LIMIT
     pace = open_pace(context)
 
-    def afford(known: Sequence["FrozenTrial"], config: TrialConfig) -> TrialConfig | None:
-        cut = nearest_cut(context.of(config.backbone).backbone, config.frozen_depth)
-        return affordable(config, cut, records_of(known), time_left(end), pace)
+    def cut_of(config: TrialConfig) -> Cut:
+        return nearest_cut(context.of(config.backbone).backbone, config.frozen_depth)
 
-    return afford
+    return TimeLimit(
+        lambda known, config: affordable(config, cut_of(config), records_of(known), time_left(end), pace),
+        lambda known, config: is_later(cut_of(config), records_of(known)),
+    )
 
 
 def run_one_worker(
@@ -245,7 +252,7 @@ def run_one_worker(
         show=partial(show_trial, console, spec.metric) if parent is None else not_shown,
         check=check,
         before_trial=seldom(prepared.check_pictures),
-        afford=_within(prepared.context, end_of_run()),
+        limit=_limit_time(prepared.context, end_of_run()),
         renew_after=renew_after,
         parent=parent,
         name=f"{socket.gethostname()} {os.getpid()}",

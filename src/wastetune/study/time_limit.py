@@ -1,8 +1,7 @@
 """A time for the whole study: which trials may still begin, so that the final model is ready when it is over.
 
-What a trial takes is known from the trials before it that were cut at the same block. Before there is one, it is
-presumed that training passes each picture about three times through the layers that are trained, forwards and back.
-All figures are seconds.
+What a trial takes is known from the trials before it that were cut at the same block. Before there is one, an epoch is
+presumed to take as long as a few passes of all pictures through the layers that are trained. All figures are seconds.
 """
 
 import time
@@ -17,8 +16,9 @@ from wastetune.study.members import TAILS, Candidates, find_candidates
 from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.tuning.prepare import TrialContext
 
-_PASSES = 3  # forwards, and back for the inputs and for the weights
+_PASSES = 3.5  # forwards, back for the inputs and for the weights, and what else an epoch takes
 _FEWEST = 0.5  # of the epochs of a configuration that there is no time for in full
+_HEADS_FIRST = 20  # heads, which take a second each: a good one is there soon, and it is known what a tail has to beat
 REPORT_SECONDS = 25.0  # to measure the final model and to write the report
 
 
@@ -64,6 +64,12 @@ def affordable(
     others = retraining_seconds(_beside_a_tail(trials, pace), pace)
     epochs = min(config.epochs, int((left - others) / (epoch * (1 + pace.more))))
     return None if epochs < _FEWEST * config.epochs else config.model_copy(update={"epochs": epochs})
+
+
+def is_later(cut: Cut, trials: Sequence[TrialRecord]) -> bool:
+    """Whether a trial with this cut waits for some heads."""
+    heads = [trial for trial in trials if trial.cut == TOP.name and trial.state in ("complete", "pruned")]
+    return cut != TOP and len(heads) < _HEADS_FIRST
 
 
 def trim_candidates(candidates: Candidates, pace: Pace, left: float) -> Candidates:

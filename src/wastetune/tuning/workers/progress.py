@@ -1,5 +1,6 @@
 """The progress of a study: trials by state, workers, best score so far, trials per minute, time left."""
 
+import math
 import socket
 import time
 from collections import Counter, deque
@@ -270,10 +271,11 @@ def show_trial(console: Console, metric: str, number: int, epochs: int) -> Itera
 
 @contextmanager
 def show_study(
-    console: Console, metric: str, asked: int, *, running: bool
+    console: Console, metric: str, asked: int, *, running: bool, end: float = math.inf
 ) -> Iterator[Callable[[Sequence["FrozenTrial"]], None]]:
     """A row about a study until it has `asked` trials, and, with `running`, one about each running trial.
 
+    `end` is when it ends though it has fewer, by `time.monotonic`.
     The value is a function that takes all trials of the study, now and whenever some may have changed.
     """
     rows: dict[int, Row] = {}
@@ -285,7 +287,7 @@ def show_study(
             nonlocal whole
             finished = only_finished(trials)
             if whole.done != min(len(finished), asked):
-                whole = _study_row(metric, asked, finished)
+                whole = _study_row(metric, asked, finished, end)
             at_work = [trial for trial in trials if trial.state.name == "RUNNING"] if running else []
             for trial in at_work:
                 epoch = max(trial.intermediate_values, default=0)
@@ -297,10 +299,10 @@ def show_study(
         yield on_change
 
 
-def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"]) -> Row:
-    """The row of a study, with the time left as `describe_status` tells it."""
+def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"], end: float) -> Row:
+    """The row of a study, with the time left as `describe_status` tells it, or until it ends if that is sooner."""
     count, step = len(finished), seconds_per_trial(finished)
-    left = None if step is None else step * max(asked - count, 0)
+    left = min(math.inf if step is None else step * max(asked - count, 0), end - time.monotonic())
     complete = [
         trial
         for trial in finished
@@ -309,7 +311,8 @@ def _study_row(metric: str, asked: int, finished: Sequence["FrozenTrial"]) -> Ro
     scores = [(trial_score(trial), -trial.number) for trial in complete]
     best, number = max(scores, default=(None, 0))
     state = "" if best is None else f"best {METRICS[metric][0]} {best:.4f} (trial {-number})"
-    return Row(f"{min(count, asked)} of {asked} trials", min(count, asked), asked, state, left)
+    known = left if math.isfinite(left) else None
+    return Row(f"{min(count, asked)} of {asked} trials", min(count, asked), asked, state, known)
 
 
 def _running_row(metric: str, trial: "FrozenTrial", epoch: int, since: tuple[float, int]) -> Row:

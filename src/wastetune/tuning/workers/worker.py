@@ -80,17 +80,22 @@ _WAIT = 0.5
 # (number of a trial, its epochs) -> a context manager whose value takes each epoch
 ShowTrial = Callable[[int, int], AbstractContextManager[Callable[[Epoch], None]]]
 
-# (all trials, a configuration) -> the configuration as there is time for it, or None where there is none
-Afford = Callable[["Sequence[FrozenTrial]", TrialConfig], TrialConfig | None]
-
 
 class _NoTime(Exception):
     """There is no time for any more trial."""
 
 
-def afford_all(known: "Sequence[FrozenTrial]", config: TrialConfig) -> TrialConfig | None:
-    """Of a study without a limit of time."""
-    return config
+@dataclass(frozen=True)
+class TimeLimit:
+    """Which configurations there is time for, given all trials of the study; by default for each, at once."""
+
+    # The configuration, perhaps with fewer epochs, or None where there is no time for it.
+    afford: Callable[["Sequence[FrozenTrial]", TrialConfig], TrialConfig | None] = lambda known, config: config
+    # Whether others come first, as long as there are any.
+    is_later: Callable[["Sequence[FrozenTrial]", TrialConfig], bool] = lambda known, config: False
+
+
+NO_LIMIT = TimeLimit()
 
 
 def not_shown(number: int, epochs: int) -> AbstractContextManager[Callable[[Epoch], None]]:
@@ -120,7 +125,7 @@ def run_worker(
     show: ShowTrial = not_shown,
     check: Callable[[], None] = lambda: None,
     before_trial: Callable[[], None] = lambda: None,
-    afford: Afford = afford_all,
+    limit: TimeLimit = NO_LIMIT,
     renew_after: int | None = None,
     parent: int | None = None,
     name: str = "",
@@ -131,9 +136,9 @@ def run_worker(
     only freed when the process ends.
     `on_trial` gets each trial of this worker when it ends, and `show` shows one while it runs. `check` is called
     between epochs and may raise KeyboardInterrupt; the running trial is then handed back, and the KeyboardInterrupt is
-    raised again. `before_trial` is called before each trial and may raise UserError, which ends the worker. `afford`
-    is asked for each configuration but a default, and the worker ends where there is no time for any more. With
-    `parent`, a process number, the worker ends when that process is gone. Workers of one study have different names.
+    raised again. `before_trial` is called before each trial and may raise UserError, which ends the worker. The
+    worker also ends where its `limit` has no time for any more trial; a default always runs. With `parent`, a process
+    number, the worker ends when that process is gone. Workers of one study have different names.
     UserError where trial after trial fails, with the reason of the last one.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -155,7 +160,7 @@ def run_worker(
                     return False
                 is_wanted = count_live(known) < trials
                 try:
-                    started = _begin(study, known, memory, context, name, warm_starts, afford) if is_wanted else None
+                    started = _begin(study, known, memory, context, name, warm_starts, limit) if is_wanted else None
                 except _NoTime:
                     return False
             if started is None:  # trials of other workers may still fail
@@ -203,11 +208,11 @@ def _begin(
     context: TrialContext,
     name: str,
     warm_starts: Sequence[WarmStart] = (),
-    afford: Afford = afford_all,
+    limit: TimeLimit = NO_LIMIT,
 ) -> _StartedTrial:
     backbones = [each for each in searched_backbones(context.space) if default_is_due(known, each)]
     default = bool(backbones)
-    proposal = _choose(known, memory, context, backbones, name, warm_starts, afford)
+    proposal = _choose(known, memory, context, backbones, name, warm_starts, limit)
     config = proposal.config.model_dump()
     origin = next((str(start) for start in warm_starts if start.config == config), "")  # also when it is tried again
     cut = nearest_cut(context.of(proposal.config.backbone).backbone, proposal.config.frozen_depth)
@@ -311,11 +316,11 @@ def _choose(
     defaults: Sequence[str | None],
     name: str,
     warm_starts: Sequence[WarmStart] = (),
-    afford: Afford = afford_all,
+    limit: TimeLimit = NO_LIMIT,
 ) -> Proposal[TrialConfig]:
     """What to run next: the default of each backbone that it is due for, then configurations to retry, then those that
-    the space enqueues and those of earlier studies, then what the sampler proposes. _NoTime where there is time for
-    none of them.
+    the space enqueues and those of earlier studies, then what the sampler proposes; last, those of them that others
+    come before. _NoTime where there is time for none.
     """
 
     def resolve(trial: "optuna.trial.BaseTrial") -> TrialConfig:
@@ -333,20 +338,26 @@ def _choose(
             )
         return proposal
     retry = retry_due(known)
-    if retry and (config := afford(known, (proposal := propose_this(retry.params, resolve)).config)):
+    if retry and (config := limit.afford(known, (proposal := propose_this(retry.params, resolve)).config)):
         return replace(proposal, config=config)
     chosen = (*enqueued_params(context.space), *(start.params for start in warm_starts))
     proposals = chain(
         (propose_this(each, resolve) for each in chosen), _proposals(known, memory, context, resolve, name)
     )
     tried, is_too_long = [trial.params for trial in known], False
+    put_off: list[Proposal[TrialConfig]] = []
     for proposal in proposals:
-        config = afford(known, proposal.config)
+        config = limit.afford(known, proposal.config)
         is_too_long = is_too_long or config is None
         if config is None or (config != proposal.config and proposal.params in tried):  # with other epochs
             continue
         if find_duplicate(known, config.model_dump()) is None:
-            return replace(proposal, config=config)
+            affordable = replace(proposal, config=config)
+            if not limit.is_later(known, config):
+                return affordable
+            put_off.append(affordable)
+    if put_off:
+        return put_off[0]
     if is_too_long:
         raise _NoTime
     is_grid = name_of(context.spec.sampler) == GRID
