@@ -242,6 +242,25 @@ def test_a_file_is_read_as_a_whole_once_in_a_process(tmp_path, backbone, monkeyp
     assert sorted(read) == sorted(stored(store))
 
 
+@pytest.mark.parametrize("left", [0, 64, 200])
+def test_a_file_that_is_cut_off_after_it_was_checked_is_computed_again(tmp_path, backbone, monkeypatch, left):
+    store, pictures = open_store(tmp_path), draw_noise(8)
+    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
+    whole = open_activations(store, backbone, pictures, TOP, 0, 0.0).take(np.arange(8)).copy()
+
+    def cut_off(path, name):
+        os.truncate(path, left)
+        return True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(wastetune.backbones.activation_store, "is_sound", cut_off)
+        with pytest.raises(FileNotFoundError):
+            open_activations(open_store(tmp_path), backbone, pictures, TOP, 0, 0.0)
+    fill_activations(store, backbone, pictures, [TOP], 0, 0.0)
+    again = open_activations(store, backbone, pictures, TOP, 0, 0.0)
+    np.testing.assert_array_equal(again.take(np.arange(8)), whole)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="stands in for flock")
 @pytest.mark.parametrize("locks", ["granted to all", "none"])
 def test_where_locks_do_nothing_a_part_is_computed_twice_and_whole(tmp_path, own, own_backbone, start_python, locks):

@@ -191,17 +191,28 @@ def open_activations(
 
     Raises FileNotFoundError for a chunk that is not stored, and deletes damaged ones, which are then not stored either.
     """
-    arrays, damaged = [], []
+    arrays: list[npt.NDArray[Any]] = []
+    damaged: list[Path] = []
     for chunk in _chunks(store, backbone, pictures, view, magnitude):
         path = chunk.at(cut)
-        if _is_checked(store, path, chunk.name(cut)):
-            arrays.append(np.load(path, mmap_mode="r"))
-        else:
+        mapped = _map(path) if _is_checked(store, path, chunk.name(cut)) else None
+        if mapped is None:
             damaged.append(path)
+        else:
+            arrays.append(mapped)
     if damaged:
         _delete_damaged(store, damaged)
         raise FileNotFoundError(damaged[0])
     return Activations(tuple(arrays))
+
+
+def _map(path: Path) -> npt.NDArray[Any] | None:
+    """A chunk, memory-mapped for reading; None where it was cut off after it was checked."""
+    try:
+        mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError):
+        return None
+    return mapped
 
 
 def _is_checked(store: Store, path: Path, name: str) -> bool:
