@@ -9,7 +9,7 @@ schedule. Prints macro F1 and log loss on the validation pictures, and the mean 
 import argparse
 
 import numpy as np
-from common import folders, temporary_folder, write_study
+from common import prepare, temporary_folder, write_study
 from optuna.trial import FixedTrial
 
 from wastetune.console import open_console
@@ -18,8 +18,6 @@ from wastetune.evaluation.metrics import metric_value
 from wastetune.search.space import default_params
 from wastetune.training.fit import predict_probabilities
 from wastetune.tuning.objective import choose_config, fitted_learner, tuning_sets
-from wastetune.tuning.prepare import prepare_study
-from wastetune.tuning.spec import load_study
 
 STUDY = {"backbone": "mobilenet_v3_small_075", "space": "transfer", "trials": 1}
 CHANGED = {"learning_rate": 5e-4, "augmentation": 0.67}  # of the default of the space
@@ -32,15 +30,13 @@ def main() -> None:
     parser.add_argument("--depth", type=float, default=0.67)
     parser.add_argument("--epochs", type=int, help="fewer than the space has: shows that the script works")
     asked = parser.parse_args()
-    console, (data, weights) = open_console(quiet=True), folders()
-    gains = []
+    bar, gains = open_console(quiet=True).bar, []
     with temporary_folder():
         for case, seed in ((case, seed) for seed in asked.seeds for case in asked.cases):
-            study = load_study(str(write_study(f"{case}{seed}", dataset=case, seed=seed, **STUDY)))
-            context = prepare_study(study, data=data, weights=weights, console=console).context
+            context = prepare(write_study(f"{case}{seed}", dataset=case, seed=seed, **STUDY)).context
             params = default_params(context.space) | CHANGED | {"frozen_depth": asked.depth}
             config = choose_config(FixedTrial(params), context)
-            train, val = tuning_sets(context, config, console.bar)
+            train, val = tuning_sets(context, config, bar)
             scores = {}
             for start in ("random", "fitted"):
                 chosen = config.model_copy(update={"head_start": start})

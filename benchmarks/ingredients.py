@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from common import folders, options, print_table, temporary_folder, write_small_study, write_study
+from common import options, prepare, print_table, temporary_folder, write_small_study, write_study
 from optuna.trial import FixedTrial
 
 from wastetune.backbones.backbone import nearest_cut
@@ -33,8 +33,7 @@ from wastetune.training.fit import FloatArray, TrainingSet, fit_final, predict_p
 from wastetune.training.head_start import fit_head_first
 from wastetune.training.learner import Learner, open_learner
 from wastetune.tuning.objective import choose_config, tuning_sets
-from wastetune.tuning.prepare import TrialContext, prepare_study
-from wastetune.tuning.spec import load_study
+from wastetune.tuning.prepare import TrialContext
 
 Change = Callable[[FloatArray, FloatArray, np.random.Generator], tuple[FloatArray, FloatArray]]
 
@@ -113,7 +112,7 @@ def main() -> None:
 def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
     space, ingredients = PARTS[part]
     for case, split in ((case, split) for split in asked.splits for case in asked.cases):
-        context = prepare(case, split, space)
+        context = open_context(case, split, space)
         config = configuration(context, part)
         if epochs := 1 if asked.quick else asked.epochs:
             config = config.model_copy(update={"epochs": epochs})
@@ -129,20 +128,17 @@ def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
                 }
 
 
-def prepare(case: str, split: int, space: str) -> TrialContext:
-    data, weights = folders()
+def open_context(case: str, split: int, space: str) -> TrialContext:
     chosen = {"seed": split, "space": space, "trials": 1}
     if case == "small":
         file = write_small_study(f"{case}{split}_{space}", **chosen)
     else:
         file = write_study(f"{case}{split}", dataset=case, backbone="mobilenet_v3_small_075", **chosen)
-    return prepare_study(load_study(str(file)), data=data, weights=weights, console=open_console(quiet=True)).context
+    return prepare(file).context
 
 
 def configuration(context: TrialContext, part: str) -> TrialConfig:
-    params = default_params(context.space)
-    if part != "heads":
-        (params,) = enqueued_params(context.space)
+    params = default_params(context.space) if part == "heads" else enqueued_params(context.space)[0]
     return choose_config(FixedTrial(params), context)
 
 

@@ -1,8 +1,7 @@
 """A limit of time: what may still begin, and what the final model can be made of, by pure functions over trials."""
 
-from dataclasses import replace
-
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.storage.records import TrialRecord
@@ -44,7 +43,7 @@ def test_a_head_has_to_leave_time_to_fit_it_and_the_others_again():
     assert affordable(HEAD, TOP, [DEFAULT], REPORT_SECONDS + 5.9, PACE) is None
 
 
-def test_a_tail_x_and_is_known_after_the_first_one():
+def test_what_a_tail_takes_is_presumed_and_known_after_the_first_one():
     # 30 s for the trial, 45 s for the final model, 2.5 s for the default
     assert affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 78, PACE) == WHOLE
     known = [DEFAULT, trial(1, 0.7, seconds=1.0, cut=PIXELS)]  # is not averaged with a better head
@@ -71,10 +70,10 @@ def test_an_unknown_cut_also_needs_its_activations():
 
 
 def test_tails_come_after_some_heads_and_heads_at_once():
-    heads = [DEFAULT, *(trial(number, 0.5, seconds=0.1) for number in range(1, 20))]
-    lost = replace(heads[-1], state="failed")
+    heads = [create_trial(value=0.5, user_attrs={"cut": TOP.name}) for _ in range(20)]
+    lost = create_trial(state=TrialState.FAIL, user_attrs={"cut": TOP.name})
     assert [is_later(MIDDLE, known) for known in (heads[:-1], [*heads[:-1], lost], heads)] == [True, True, False]
-    assert not is_later(TOP, [DEFAULT])
+    assert not is_later(TOP, heads[:1])
 
 
 @pytest.mark.parametrize(("left", "members"), [(100, [2, 1, 0]), (62, [2, 0]), (0, [2, 0])])

@@ -153,8 +153,8 @@ def _search(
     """Runs trials, here or in worker processes, and submits each one that has ended to the MLflow mirror."""
     spec = prepared.context.spec
     metric, submitted = spec.metric, set[int]()
-    ends = [time.monotonic() + timeout] if timeout is not None else []
-    ends += [end] if end is not None else []
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    stops = min(deadline, math.inf if end is None else end)
 
     def submit_new(trials: Sequence["FrozenTrial"]) -> list["FrozenTrial"]:
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in submitted]
@@ -165,7 +165,7 @@ def _search(
 
     console.print(f"{len(finished_trials(study))} of {spec.trials} trials are finished")
     submit_new(read_trials(study))
-    showing = show_study(console, metric, spec.trials, running=workers is not None, end=min(ends, default=math.inf))
+    showing = show_study(console, metric, spec.trials, running=workers is not None, end=stops)
     with raise_on_signals() as check, showing as show:
 
         def on_change(_: object = None) -> None:
@@ -213,7 +213,7 @@ def _limit_time(context: TrialContext, end: float | None) -> TimeLimit:
 
     return TimeLimit(
         lambda known, config: affordable(config, cut_of(config), records_of(known), time_left(end), pace),
-        lambda known, config: is_later(cut_of(config), records_of(known)),
+        lambda known, config: is_later(cut_of(config), known),
     )
 
 

@@ -8,17 +8,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.backbones.runtime import time_pictures
-from wastetune.storage.records import TrialRecord
+from wastetune.storage.budget import only_finished
+from wastetune.storage.records import TrialRecord, read_attrs
 from wastetune.study.members import TAILS, Candidates, find_candidates
 from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.tuning.prepare import TrialContext
 
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
 _PASSES = 3.5  # forwards, back for the inputs and for the weights, and what else an epoch takes
 _FEWEST = 0.5  # of the epochs of a configuration that there is no time for in full
-_HEADS_FIRST = 20  # heads, which take a second each: a good one is there soon, and it is known what a tail has to beat
+_HEADS_FIRST = 20  # heads, which take seconds: a good one is there soon, and it is known what a tail has to beat
 REPORT_SECONDS = 25.0  # to measure the final model and to write the report
 
 
@@ -66,10 +71,9 @@ def affordable(
     return None if epochs < _FEWEST * config.epochs else config.model_copy(update={"epochs": epochs})
 
 
-def is_later(cut: Cut, trials: Sequence[TrialRecord]) -> bool:
+def is_later(cut: Cut, trials: "Sequence[FrozenTrial]") -> bool:
     """Whether a trial with this cut waits for some heads."""
-    heads = [trial for trial in trials if trial.cut == TOP.name and trial.state in ("complete", "pruned")]
-    return cut != TOP and len(heads) < _HEADS_FIRST
+    return cut != TOP and sum(read_attrs(each).cut == TOP.name for each in only_finished(trials)) < _HEADS_FIRST
 
 
 def trim_candidates(candidates: Candidates, pace: Pace, left: float) -> Candidates:

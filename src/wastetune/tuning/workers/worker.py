@@ -319,8 +319,8 @@ def _choose(
     limit: TimeLimit = NO_LIMIT,
 ) -> Proposal[TrialConfig]:
     """What to run next: the default of each backbone that it is due for, then configurations to retry, then those that
-    the space enqueues and those of earlier studies, then what the sampler proposes; last, those of them that others
-    come before. _NoTime where there is time for none.
+    the space enqueues and those of earlier studies, then what the sampler proposes; of these, what the limit says is
+    later comes last. _NoTime where there is time for none.
     """
 
     def resolve(trial: "optuna.trial.BaseTrial") -> TrialConfig:
@@ -345,7 +345,7 @@ def _choose(
         (propose_this(each, resolve) for each in chosen), _proposals(known, memory, context, resolve, name)
     )
     tried, is_too_long = [trial.params for trial in known], False
-    put_off: list[Proposal[TrialConfig]] = []
+    put_off: Proposal[TrialConfig] | None = None
     for proposal in proposals:
         config = limit.afford(known, proposal.config)
         is_too_long = is_too_long or config is None
@@ -355,9 +355,9 @@ def _choose(
             affordable = replace(proposal, config=config)
             if not limit.is_later(known, config):
                 return affordable
-            put_off.append(affordable)
+            put_off = put_off or affordable
     if put_off:
-        return put_off[0]
+        return put_off
     if is_too_long:
         raise _NoTime
     is_grid = name_of(context.spec.sampler) == GRID
