@@ -2,8 +2,8 @@
 
     heads: mixup, and shifts of the stored features, for a head alone: the default of the space `head`
     network: mixup, and rates that fall by layer, for the whole network: the second trial of the space `full`
-    once: the same, fitted once, for more epochs, to fewer pictures: as if the model of a trial were the final one, and
-        the time that retraining takes were spent on it (`--epochs` is what there is time for with retraining)
+    once: how to use the time of two fits of it, in a trial and again: the second one alone, the mean of both, or one
+        longer fit, of all pictures or of those of the trial (`--epochs` are those of each of the two)
 
     python benchmarks/ingredients.py heads --cases trashnet wid --splits 11 12 13 --fits 3
 
@@ -40,12 +40,16 @@ Change = Callable[[FloatArray, FloatArray, np.random.Generator], tuple[FloatArra
 
 @dataclass(frozen=True)
 class Ingredient:
-    """What is changed of a fit: each batch, the rate of a layer for each block below the head, or what is fitted."""
+    """What is changed of a fit: each batch, the rate of a layer for each block below the head, or what is fitted.
+
+    Or nothing is fitted, and the probabilities are the mean of those of other ingredients.
+    """
 
     change: Change | None = None
     decay: float = 1.0
     pictures: float = 1.0  # times those of the training part
     epochs: float = 1.0  # times those of the configuration
+    mean_of: tuple[str, ...] = ()
 
 
 def mixup(alpha: float) -> Change:
@@ -88,7 +92,9 @@ NETWORK = {
 ONCE = {
     "as it is": Ingredient(),
     "fewer pictures": Ingredient(pictures=0.82),
-    "more epochs": Ingredient(pictures=0.82, epochs=2.2),
+    "mean of both": Ingredient(mean_of=("as it is", "fewer pictures")),
+    "more epochs": Ingredient(epochs=1.82),
+    "fewer pictures, more epochs": Ingredient(pictures=0.82, epochs=2.2),
 }
 PARTS = {"heads": ("head", HEADS), "network": ("full", NETWORK), "once": ("full", ONCE)}
 
@@ -118,13 +124,17 @@ def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
             config = config.model_copy(update={"epochs": epochs})
         train, val = tuning_sets(context, config, open_console(quiet=True).bar)
         for seed in range(asked.fits):
+            found: dict[str, FloatArray] = {}
             for name, ingredient in ingredients.items():
                 if asked.only and name not in ("as it is", *asked.only):
                     continue
-                predicted = fit(context, config, train, val.activations, ingredient, seed)
+                if ingredient.mean_of:
+                    found[name] = np.mean([found[each] for each in ingredient.mean_of], axis=0)
+                else:
+                    found[name] = fit(context, config, train, val.activations, ingredient, seed)
                 yield {"part": part, "ingredient": name, "case": case, "split": split, "fit": seed} | {
-                    "macro F1": metric_value("macro_f1", val.labels, predicted),
-                    "log loss": log_loss(val.labels, predicted),
+                    "macro F1": metric_value("macro_f1", val.labels, found[name]),
+                    "log loss": log_loss(val.labels, found[name]),
                 }
 
 

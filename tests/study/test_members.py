@@ -109,6 +109,27 @@ def test_a_default_that_is_better_on_held_out_pictures_is_kept_unless_it_is_aver
     assert (chosen.kind, chosen.members, chosen.score) == kept
 
 
+def test_a_whole_network_that_won_is_averaged_as_its_trial_left_it_too_unless_it_is_to_stay_alone():
+    default, whole = trial(0, 0.5, default=True), trial(2, 0.9, cut="pixels")
+    found = candidates_of([default, whole])
+    assert numbers(found.models) == [2, 2]
+    chosen = select_members(LABELS, {2: said(0, 1), 0: said(0, 1, 2)}, found, "accuracy")
+    assert (chosen.kind, chosen.members) == ("default", (0,))  # better alone
+    chosen = select_members(LABELS, {2: said(0, 1), 0: said(0)}, found, "accuracy")
+    assert (chosen.kind, chosen.members, chosen.models) == ("ensemble", (2,), (2, 2))
+    assert numbers(found.with_one_less().models) == [2]
+    assert numbers(candidates_of([default, whole], alone=True).models) == [2]
+    assert not candidates_of([default, trial(2, 0.9, cut="block_7")]).winner_twice
+
+
+def test_a_default_that_is_a_whole_network_and_won_is_averaged_with_itself():
+    found = candidates_of([trial(0, 0.9, default=True, cut="pixels"), trial(1, 0.88)], validated=50)
+    assert numbers(found.models) == [0, 1, 0]
+    alone = candidates_of([trial(0, 0.9, default=True, cut="pixels")])
+    chosen = select_members(LABELS, {0: said(0)}, alone, "accuracy")
+    assert (chosen.kind, chosen.members, chosen.models) == ("ensemble", (0,), (0, 0))
+
+
 def test_a_winner_alone_is_told_as_such_and_the_default_alone_as_the_default():
     tail = candidates_of([trial(0, 0.5, default=True), trial(2, 0.9, cut="block_7")], alone=True)
     chosen = select_members(LABELS, {2: said(0, 1, 2), 0: said(0, 1)}, tail, "accuracy")

@@ -12,7 +12,7 @@ import wastetune.study.refit
 import wastetune.tuning.objective
 from wastetune.backbones.activation_store import open_store
 from wastetune.backbones.backbone import build_trunk
-from wastetune.backbones.cuts import TOP
+from wastetune.backbones.cuts import PIXELS, TOP
 from wastetune.console import open_console
 from wastetune.data.splits import draw_folds
 from wastetune.evaluation.metrics import metric_value
@@ -33,8 +33,8 @@ from wastetune.study.refit import refit, refit_again
 from wastetune.study.select import select_final
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed, predict_probabilities
-from wastetune.tuning.held_out import read_held_out
-from wastetune.tuning.objective import cross_predict, fitted_learner, run_trial, tuning_sets
+from wastetune.tuning.held_out import keep_fit, read_held_out, read_weights
+from wastetune.tuning.objective import cross_predict, fitted_learner, plain_set, run_trial, tuning_sets
 from wastetune.tuning.prepare import trial_seed
 
 BAR = open_console().bar
@@ -234,9 +234,62 @@ def test_a_tail_that_ran_its_whole_schedule_is_not_fitted_again_to_be_compared(p
     assert len(fitted) == 1
 
 
-def test_a_trial_that_was_stopped_early_keeps_no_predictions(prepared, tmp_path):
+def test_the_winner_s_own_model_is_averaged_with_the_one_fitted_again(prepared, tmp_path, monkeypatch):
+    context = replace(prepared.context, store=open_store(tmp_path / "cache"))
+    given = attrs(frozen_depth=0.0, augmentation=0.5, learning_rate=0.03, epochs=1)
+    config, test = TrialConfig.model_validate(given.config), prepared.test
+    other = {4: attrs(learning_rate=1.0)}
+    train, _ = tuning_sets(context, config, BAR)
+    with fitted_learner(context, config, train, epochs=1, seed=trial_seed(context, 3)) as learner:
+        own = predict_probabilities(learner, plain_set(context, test, PIXELS, BAR).activations)
+    run_trial(config, 3, context, BAR, lambda epoch: None)
+
+    fitted, fit_final = [], wastetune.tuning.objective.fit_final
+    spy = lambda learner, data, **given: fitted.append(len(data.labels)) or fit_final(learner, data, **given)  # noqa: E731
+    monkeypatch.setattr(wastetune.tuning.objective, "fit_final", spy)
+    saved = replace(prepared, context=context)
+    made = refit_and_save(saved, {3: given, **other}, tmp_path, winner_twice=True)
+    count = len(context.data.train)
+    assert fitted == [count + len(context.data.val)]  # of the trial nothing is fitted again
+    np.testing.assert_allclose(made.uncalibrated, (made.each[3] + made.each[4] + own) / 3, atol=1e-6)
+    assert np.abs(made.each[3] - own).max() > 1e-3
+    pixels = test.read(range(len(test))).astype(np.float32)
+    np.testing.assert_allclose(load_model(tmp_path)(pixels), made.probabilities, atol=5e-3)
+
+    again = refit(context, test, {3: given, **other}, bar=BAR, winner_twice=True, use_kept=False)
+    assert fitted[1:] == [count + len(context.data.val), count]
+    np.testing.assert_array_equal(again.probabilities, made.probabilities)
+
+
+def test_the_weights_of_the_best_networks_are_kept_and_damaged_ones_are_not_used(prepared, tmp_path):
     context = replace(prepared.context, store=open_store(tmp_path))
-    config = TrialConfig.model_validate(attrs(frozen_depth=11 / 12).config)
+    config = TrialConfig.model_validate(attrs(frozen_depth=0.0).config)
+
+    class Model:
+        def __init__(self, value):
+            self.value = value
+
+        def get_weights(self):
+            return [np.full((2, 2), self.value, np.float32), np.zeros(1, np.float32)]
+
+    def kept():
+        return [seed for seed in range(5) if read_weights(context, config, seed) is not None]
+
+    for seed, score in enumerate([0.5, 0.9, 0.1, 0.7, 0.6]):
+        keep_fit(context, config, seed, score, np.eye(2, dtype=np.float32), Model(seed))
+    assert kept() == [1, 3, 4]
+    np.testing.assert_array_equal(read_weights(context, config, 3), [3, 3, 3, 3, 0])
+    assert all(read_held_out(context, config, seed) is not None for seed in range(5))
+    best = max(tmp_path.rglob("weights/*/*.npy"))
+    best.write_bytes(best.read_bytes()[:-1])
+    assert kept() == [3, 4]
+    other = replace(context, classes=(*context.classes, "another"))
+    assert read_weights(other, config, 3) is None
+
+
+def test_a_trial_that_was_stopped_early_keeps_nothing(prepared, tmp_path):
+    context = replace(prepared.context, store=open_store(tmp_path))
+    config = TrialConfig.model_validate(attrs(frozen_depth=0.0, augmentation=0.5).config)
     run_trial(config, 5, context, BAR, lambda epoch: epoch.number == 2)
     assert not list(tmp_path.rglob("held_out/*"))
 

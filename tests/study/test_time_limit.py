@@ -1,5 +1,7 @@
 """A limit of time: what may still begin, and what the final model can be made of, by pure functions over trials."""
 
+from dataclasses import replace
+
 import pytest
 from optuna.trial import TrialState, create_trial
 
@@ -74,6 +76,13 @@ def test_tails_come_after_some_heads_and_heads_at_once():
     lost = create_trial(state=TrialState.FAIL, user_attrs={"cut": TOP.name})
     assert [is_later(MIDDLE, known) for known in (heads[:-1], [*heads[:-1], lost], heads)] == [True, True, False]
     assert not is_later(TOP, heads[:1])
+
+
+def test_what_was_stopped_early_is_fitted_once_more_to_be_compared():
+    whole = trial(1, 0.9, seconds=2.0, cut=PIXELS)
+    stopped = replace(whole, epochs=whole.epochs[:6])
+    assert retraining_seconds([whole], PACE) == pytest.approx(30)
+    assert retraining_seconds([stopped], PACE) == pytest.approx(50)
 
 
 @pytest.mark.parametrize(("left", "members"), [(100, [2, 1, 0]), (62, [2, 0]), (0, [2, 0])])

@@ -121,11 +121,17 @@ def reproduce_final(study: "optuna.Study", prepared: Prepared, folder: Path, con
             f"({', '.join(map(str, gone))}); see --storage"
         )
     prepared = prepared.of(attrs[numbers[0]].config.get(BACKBONE))
-    temperature, whole = (report.final.temperature, report.final.whole_schedule) if report.final else (1.0, False)
-    members = {number: attrs[number] for number in numbers}
+    final, members = report.final, {number: attrs[number] for number in numbers}
     try:
         again = refit(
-            prepared.context, prepared.test, members, bar=console.bar, temperature=temperature, whole_schedule=whole
+            prepared.context,
+            prepared.test,
+            members,
+            bar=console.bar,
+            temperature=final.temperature if final else 1.0,
+            whole_schedule=final.whole_schedule if final else False,
+            winner_twice=final.winner_twice if final else False,
+            use_kept=False,
         )
     except TrainingFailed as error:
         raise UserError(f"the final model cannot be fitted again: {first_line(error)}") from error

@@ -78,7 +78,8 @@ class FinalModel(Record):
     """What the final model is made of, and its scores on validation pictures that it was not fitted on for them."""
 
     kind: Kind
-    members: tuple[int, ...]  # trials
+    members: tuple[int, ...]  # trials, each fitted again on training and validation pictures
+    winner_twice: bool = False  # the first one's own model, fitted on the training pictures alone, is averaged too
     considered: tuple[int, ...]  # the trials it was selected from
     temperature: float  # by which its logits are divided
     score: float  # the metric on the validation pictures, fitted on the training pictures alone
@@ -88,6 +89,11 @@ class FinalModel(Record):
     set_thresholds: tuple[SetThreshold, ...] = ()
     unlike_below: float | None = None  # the likeness to the training pictures of 5 % of those pictures
     costs: dict[str, float] = Field(default_factory=dict)  # of this model, in a study with several objectives
+
+    @property
+    def models(self) -> int:
+        """How many models it is the mean of."""
+        return len(self.members) + self.winner_twice
 
 
 class ModelSize(Record):

@@ -173,16 +173,15 @@ def _select(study: "optuna.Study", context: TrialContext, candidates: Candidates
         return mean_costs(meters[context.backbone.name], [TrialConfig.model_validate(trial.config) for trial in trials])
 
     console.print("measuring what the final model costs")
-    together = candidates.together
-    costs = measure(together)
-    while len(together) > 1 and not goals.allow(costs):
-        console.print(f"  a mean of {len(together)} has {render_costs(costs, goals.limits)}; one less")
-        together = together[:-1]
-        costs = measure(together)
-    final = select_final(context, replace(candidates, together=together), console)
-    if final.members != tuple(trial.number for trial in together):
-        costs = measure([candidates.default])
     considered = tuple(trial.number for trial in candidates.trials)
+    costs = measure(candidates.models)
+    while len(candidates.models) > 1 and not goals.allow(costs):
+        console.print(f"  a mean of {len(candidates.models)} has {render_costs(costs, goals.limits)}; one less")
+        candidates = candidates.with_one_less()
+        costs = measure(candidates.models)
+    final = select_final(context, candidates, console)
+    if final.kind == "default":
+        costs = measure([candidates.default])
     return final.model_copy(update={"costs": costs, "considered": considered})
 
 
@@ -202,6 +201,7 @@ def _fit(
         test,
         {number: attrs[number] for number in final.members},
         temperature=final.temperature,
+        winner_twice=final.winner_twice,
         bar=bar,
         keep=lambda model: save_model(bundle, model),
     )

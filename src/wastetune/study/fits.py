@@ -1,6 +1,7 @@
 """Fits several configurations for their whole schedules: heads alone on all cores at once, tails one after another."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from wastetune.backbones.activation_store import Activations
@@ -8,7 +9,7 @@ from wastetune.backbones.backbone import nearest_cut
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingSet, fit_final, predict_probabilities, steps_per_epoch
 from wastetune.training.learner import FloatArray, Learner, is_head_alone, open_head
-from wastetune.tuning.objective import fitted_learner
+from wastetune.tuning.objective import fitted_learner, restored_learner
 from wastetune.tuning.prepare import TrialContext
 
 # Below so many pictures in all, each counted once an epoch, processes take longer to start than they save.
@@ -17,13 +18,17 @@ _WORTH_PROCESSES = 100_000
 
 @dataclass(frozen=True)
 class FitTask:
-    """A configuration, what it is fitted on for so many epochs, and the pictures whose classes it then predicts."""
+    """A configuration, what it is fitted on for so many epochs, and the pictures whose classes it then predicts.
+
+    With `weights`, which such a fit gave before, one after the other, nothing is fitted.
+    """
 
     config: TrialConfig
     train: TrainingSet
     predicted: Activations
     epochs: int
     seed: int
+    weights: FloatArray | None = None
 
 
 def fit_each(context: TrialContext, tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]:
@@ -38,8 +43,14 @@ def fit_each(context: TrialContext, tasks: Sequence[FitTask]) -> Iterator[tuple[
         if head:
             yield next(heads)
         else:
-            with fitted_learner(context, task.config, task.train, epochs=task.epochs, seed=task.seed) as learner:
+            with _open_tail(context, task) as learner:
                 yield learner, predict_probabilities(learner, task.predicted)
+
+
+def _open_tail(context: TrialContext, task: FitTask) -> AbstractContextManager[Learner]:
+    if task.weights is not None:
+        return restored_learner(context, task.config, task.weights)
+    return fitted_learner(context, task.config, task.train, epochs=task.epochs, seed=task.seed)
 
 
 def _fit_heads(tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]:

@@ -6,18 +6,19 @@ few to tell, and that was wrong more often than right. Measured in docs/results.
 
 Where the winner trained a part of the backbone, others may be far below it, as heads are below a whole network, and
 their mean is worse than the winner alone. So only trials within one standard error of it are averaged with it
-(Breiman's rule; figures in docs/log.md).
+(Breiman's rule; figures in docs/log.md). Where it trained the whole network, it is in the mean twice: fitted again on
+all pictures, and as its trial left it, which costs no time and is better than one of them (docs/log.md).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wastetune.backbones.cuts import TOP
+from wastetune.backbones.cuts import PIXELS, TOP
 from wastetune.evaluation.metrics import metric_value
 from wastetune.evaluation.objectives import SCORE_ALONE, Goals
 from wastetune.report.results import Kind
@@ -35,11 +36,23 @@ class Candidates:
     together: tuple[TrialRecord, ...]  # to be averaged, the winner first
     default: TrialRecord
     is_default_allowed: bool = True  # whether the default is within the limits of costs
+    winner_twice: bool = False  # whether the winner is to be averaged as its trial left it, too
 
     @property
     def trials(self) -> tuple[TrialRecord, ...]:
         """All of them, each once."""
         return self.together if self.default in self.together else (*self.together, self.default)
+
+    @property
+    def models(self) -> tuple[TrialRecord, ...]:
+        """The trial of each model to be averaged."""
+        return (*self.together, self.together[0]) if self.winner_twice else self.together
+
+    def with_one_less(self) -> "Candidates":
+        """The same without the last of several models to be averaged."""
+        if self.winner_twice:
+            return replace(self, winner_twice=False)
+        return replace(self, together=self.together[:-1])
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Selection:
 
     kind: Kind
     members: tuple[int, ...]
+    models: tuple[int, ...]  # the trial of each model: the members, the winner perhaps twice
     score: float
     default_score: float
 
@@ -85,7 +99,7 @@ def find_candidates(
         allowed = [trial for trial in complete if _score(trial) >= _score(best) - _standard_error(best, validated)]
     chosen = allowed[: HEADS if heads_only else TAILS]
     together = chosen if default not in allowed or default in chosen else [*chosen, default]
-    return Candidates(tuple(together), default, is_allowed)
+    return Candidates(tuple(together), default, is_allowed, winner_twice=best.cut == PIXELS.name)
 
 
 def select_members(
@@ -97,12 +111,13 @@ def select_members(
     labels: (n,); held_out: trial number -> probabilities (n, c) of the same pictures, for each candidate.
     """
     default, members = candidates.default.number, tuple(each.number for each in candidates.together)
-    score = metric_value(metric, labels, np.mean([held_out[number] for number in members], axis=0))
+    models = tuple(each.number for each in candidates.models)
+    score = metric_value(metric, labels, np.mean([held_out[number] for number in models], axis=0))
     default_score = metric_value(metric, labels, held_out[default])
     is_better = candidates.is_default_allowed and default not in members and score < default_score
-    if members == (default,) or is_better:
-        return Selection("default", (default,), default_score, default_score)
-    return Selection("ensemble" if len(members) > 1 else "best", members, score, default_score)
+    if models == (default,) or is_better:
+        return Selection("default", (default,), (default,), default_score, default_score)
+    return Selection("ensemble" if len(models) > 1 else "best", members, models, score, default_score)
 
 
 def _rank(trial: TrialRecord) -> tuple[float, ...]:

@@ -19,7 +19,8 @@ from wastetune.training.assembly import assemble_model, copy_branch
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed
 from wastetune.training.learner import as_keras, count_parameters
-from wastetune.tuning.objective import fitting_set, plain_set
+from wastetune.tuning.held_out import read_weights
+from wastetune.tuning.objective import fitting_set, plain_set, tuning_sets
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
 # The assembled model and the stored activations (half precision) may differ by so much in a probability.
@@ -35,7 +36,7 @@ class RefitResult:
     scores: Scores
     probabilities: npt.NDArray[np.float32]  # (n, classes), at the temperature
     uncalibrated: npt.NDArray[np.float32]  # likewise, at a temperature of 1
-    each: Mapping[int, npt.NDArray[np.float32]]  # likewise, of each configuration alone
+    each: Mapping[int, npt.NDArray[np.float32]]  # likewise, of each configuration fitted again alone
     parameters: int  # of the whole model, trained or not
     trained: int  # of them
     cut: Cut  # the highest of their cuts
@@ -50,6 +51,8 @@ def refit(
     bar: Bar,
     temperature: float = 1.0,
     whole_schedule: bool = True,
+    winner_twice: bool = False,
+    use_kept: bool = True,
     keep: Callable[[Any], None] = lambda model: None,
 ) -> RefitResult:
     """Fits the stored configurations of finished trials again and evaluates their mean on the test pictures.
@@ -57,12 +60,13 @@ def refit(
     Each is fitted for all epochs of its configuration, also where its trial was stopped early: what is left of the
     learning-rate schedule is where it converges (figures in docs/log.md). Without `whole_schedule` it is fitted up to
     its trial's best epoch, with the schedule rescaled to end there, as earlier versions did.
+    With `winner_twice` the model that the first one's trial left is averaged, too. Where it was not kept, or it is not
+    to be used, it is fitted again, to the same pictures as in the trial.
     `keep` is called with the whole model, from pixels to probabilities.
     TrainingFailed where that model does not agree with the stored activations.
     """
     backbone, classes = context.backbone, len(context.classes)
     branches, trained = [], 0
-    fitted: dict[int, npt.NDArray[np.float32]] = {}
     configs = {number: TrialConfig.model_validate(attrs.config) for number, attrs in members.items()}
     epochs = {
         number: config.epochs if whole_schedule else members[number].best_epoch or 0
@@ -72,13 +76,17 @@ def refit(
         _task(context, test, config, epochs=epochs[number], seed=trial_seed(context, number), bar=bar)
         for number, config in configs.items()
     ]
-    for (number, config), (learner, predicted) in zip(configs.items(), fit_each(context, tasks), strict=True):
-        cut = nearest_cut(backbone, config.frozen_depth)
-        fitted[number] = predicted
+    if winner_twice:
+        winner, config = next(iter(configs.items()))
+        tasks.append(_trial_task(context, test, config, seed=trial_seed(context, winner), use_kept=use_kept, bar=bar))
+    predictions = []
+    for task, (learner, predicted) in zip(tasks, fit_each(context, tasks), strict=True):
+        cut = nearest_cut(backbone, task.config.frozen_depth)
+        predictions.append(predicted)
         trained += count_parameters(learner)
-        with as_keras(learner, backbone, cut, config, classes) as model:
+        with as_keras(learner, backbone, cut, task.config, classes) as model:
             branches.append(copy_branch(cut, model))
-    uncalibrated = np.mean(list(fitted.values()), axis=0)
+    uncalibrated = np.mean(predictions, axis=0)
     probabilities = scale_probabilities(uncalibrated, temperature).astype(np.float32)
     whole = assemble_model(backbone, branches, temperature)
     some = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))  # of all classes
@@ -94,7 +102,7 @@ def refit(
         scores=score_predictions(test.labels, probabilities, context.classes),
         probabilities=probabilities,
         uncalibrated=uncalibrated,
-        each=fitted,
+        each=dict(zip(configs, predictions, strict=False)),
         parameters=int(whole.count_params()),
         trained=trained,
         cut=max((branch.cut for branch in branches), key=lambda cut: cut.frozen_depth),
@@ -122,3 +130,13 @@ def _task(context: TrialContext, test: PictureSet, config: TrialConfig, *, epoch
     everything = fitting_set(context, config, bar)
     sealed = plain_set(context, test, nearest_cut(context.backbone, config.frozen_depth), bar, ahead=False)
     return FitTask(config, everything, sealed.activations, epochs, seed)
+
+
+def _trial_task(
+    context: TrialContext, test: PictureSet, config: TrialConfig, *, seed: int, use_kept: bool, bar: Bar
+) -> FitTask:
+    """The model that a trial left, which predicts the test pictures."""
+    sealed = plain_set(context, test, nearest_cut(context.backbone, config.frozen_depth), bar, ahead=False)
+    train, _ = tuning_sets(context, config, bar)
+    kept = read_weights(context, config, seed) if use_kept else None
+    return FitTask(config, train, sealed.activations, config.epochs, seed, kept)

@@ -6,6 +6,7 @@ from wastetune.backbones.cuts import TOP
 from wastetune.console import Console
 from wastetune.evaluation.calibration import fit_temperature, scale_probabilities
 from wastetune.evaluation.conformal import fit_set_thresholds
+from wastetune.evaluation.metrics import metric_value
 from wastetune.evaluation.selective import fit_thresholds
 from wastetune.report.results import FinalModel
 from wastetune.seeding import seed_for
@@ -13,7 +14,7 @@ from wastetune.study.fits import FitTask, fit_each
 from wastetune.study.members import Candidates, select_members
 from wastetune.training.config import TrialConfig
 from wastetune.training.learner import FloatArray
-from wastetune.tuning.held_out import read_held_out
+from wastetune.tuning.held_out import keep_fit, read_held_out
 from wastetune.tuning.objective import tuning_sets
 from wastetune.tuning.prepare import TrialContext, trial_seed
 
@@ -24,7 +25,7 @@ def select_final(context: TrialContext, candidates: Candidates, console: Console
     Each candidate is fitted again on the training pictures alone, but for tails whose trial has done the same.
     TrainingFailed where one cannot be.
     """
-    trials, labels = candidates.trials, context.data.val.labels
+    trials, labels, metric = candidates.trials, context.data.val.labels, context.spec.metric
     console.print(f"comparing {len(trials)} trials on validation pictures that they are not fitted on")
     held_out: dict[int, FloatArray] = {}
     tasks: dict[int, FitTask] = {}
@@ -39,15 +40,18 @@ def select_final(context: TrialContext, candidates: Candidates, console: Console
             seed = seed_for("fold", trial_seed(context, number), 0)
         train, val = tuning_sets(context, config, console.bar)
         tasks[number] = FitTask(config, train, val.activations, config.epochs, seed)
-    for number, (_, predicted) in zip(tasks, fit_each(context, list(tasks.values())), strict=True):
-        held_out[number] = predicted
-    chosen = select_members(labels, held_out, candidates, context.spec.metric)
-    mean = np.mean([held_out[number] for number in chosen.members], axis=0)
+    fitted = fit_each(context, list(tasks.values()))
+    for (number, task), (learner, predicted) in zip(tasks.items(), fitted, strict=True):
+        held_out[number], score = predicted, metric_value(metric, labels, predicted)
+        keep_fit(context, task.config, task.seed, score, predicted, learner)
+    chosen = select_members(labels, held_out, candidates, metric)
+    mean = np.mean([held_out[number] for number in chosen.models], axis=0)
     temperature = fit_temperature(labels, mean)
     calibrated = scale_probabilities(mean, temperature)
     return FinalModel(
         kind=chosen.kind,
         members=chosen.members,
+        winner_twice=len(chosen.models) > len(chosen.members),
         considered=tuple(trial.number for trial in trials),
         temperature=temperature,
         score=chosen.score,

@@ -92,9 +92,16 @@ def trim_candidates(candidates: Candidates, pace: Pace, left: float) -> Candidat
 
 
 def retraining_seconds(trials: Sequence[TrialRecord], pace: Pace) -> float:
-    """Fits the trials for the whole schedule on training and validation pictures; heads also for the comparison."""
-    fits = ((trial, pace.more + (trial.cut == TOP.name)) for trial in trials)
-    return sum((_seconds_per_epoch(trial) * int(trial.config["epochs"]) * times for trial, times in fits), 0.0)
+    """Fits the trials for the whole schedule on training and validation pictures.
+
+    To be compared, heads and what was stopped early are fitted once more.
+    """
+    seconds = 0.0
+    for trial in trials:
+        epochs = int(trial.config["epochs"])
+        again = trial.cut == TOP.name or len(trial.epochs) < epochs
+        seconds += _seconds_per_epoch(trial) * epochs * (pace.more + again)
+    return seconds
 
 
 def _candidates(trials: Sequence[TrialRecord], pace: Pace) -> Sequence[TrialRecord]:

@@ -159,6 +159,14 @@ def count_parameters(learner: Any) -> int:
     return sum(math.prod(weights.shape) for weights in learner.trainable_weights)
 
 
+def set_weights(model: Any, weights: FloatArray) -> None:
+    """Gives a Keras model these weights, one after the other in the order of `get_weights`."""
+    shapes = [each.shape for each in model.get_weights()]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    parts = np.split(weights, ends[:-1])
+    model.set_weights([part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
+
+
 def compile_model(model: Any, config: TrialConfig, *, horizon: int, xla: bool) -> None:
     """Compiles a model with the configuration's optimizer, its learning rate over `horizon` steps, and the loss."""
     import keras

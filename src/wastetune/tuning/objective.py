@@ -18,7 +18,7 @@ from wastetune.backbones.activation_store import (
 )
 from wastetune.backbones.augmentation import snap_strength, usable_views, view_magnitude
 from wastetune.backbones.backbone import nearest_cut, reachable_cuts
-from wastetune.backbones.cuts import PIXELS, TOP, Cut
+from wastetune.backbones.cuts import PIXELS, Cut
 from wastetune.backbones.live_views import pixel_activations
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
@@ -39,8 +39,8 @@ from wastetune.training.fit import (
     steps_per_epoch,
 )
 from wastetune.training.head_start import fit_head_first
-from wastetune.training.learner import FloatArray, Learner, count_parameters, open_learner
-from wastetune.tuning.held_out import keep_held_out
+from wastetune.training.learner import FloatArray, Learner, count_parameters, open_learner, set_weights
+from wastetune.tuning.held_out import keep_fit
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def run_trial(
         fit_head_first(learner, train, config, seed=seed, build=context.build_head)
         fitted = fit(learner, train, val, config=config, metric=context.spec.metric, seed=seed, on_epoch=on_epoch)
         parameters = count_parameters(learner)
-    if cut != TOP and len(fitted.history) == config.epochs:
-        keep_held_out(context, config, seed, fitted.last)
+        if len(fitted.history) == config.epochs:
+            keep_fit(context, config, seed, fitted.best.score, fitted.last, learner)
     confusion = confusion_counts(val.labels, fitted.probabilities).tolist()
     return TrialResult(fitted, confusion, activation_seconds, parameters)
 
@@ -128,6 +128,15 @@ def fitted_learner(
     with _open_learner(context, cut, config, horizon=steps, seed=seed) as learner:
         fit_head_first(learner, data, config, seed=seed, build=context.build_head)
         fit_final(learner, data, config=config, steps=steps, seed=seed)
+        yield learner
+
+
+@contextlib.contextmanager
+def restored_learner(context: TrialContext, config: TrialConfig, weights: FloatArray) -> Iterator[Learner]:
+    """A learner of this configuration with the weights of a fit, one after the other."""
+    cut = nearest_cut(context.backbone, config.frozen_depth)
+    with _open_learner(context, cut, config, horizon=1, seed=0) as learner:
+        set_weights(learner, weights)
         yield learner
 
 
