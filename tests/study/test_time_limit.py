@@ -52,10 +52,13 @@ def test_what_a_tail_takes_is_presumed_and_known_after_the_first_one():
     assert affordable(WHOLE, PIXELS, known, REPORT_SECONDS + 28, PACE) == WHOLE
 
 
-def test_a_tail_that_is_too_long_has_fewer_epochs_but_at_least_half():
+def test_a_tail_that_is_too_long_has_fewer_epochs_but_at_least_half_or_twelve():
     shorter = affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 7.5 * 6.5, PACE)
     assert shorter == WHOLE.model_copy(update={"epochs": 6})
     assert affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 7.5 * 4.5, PACE) is None
+    many = WHOLE.model_copy(update={"epochs": 48})
+    assert affordable(many, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 7.5 * 12.5, PACE).epochs == 12
+    assert affordable(many, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 7.5 * 11.5, PACE) is None
 
 
 def test_another_tail_has_to_leave_time_for_the_best_before_it_too():

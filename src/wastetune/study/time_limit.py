@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _PASSES = 3.5  # forwards, back for the inputs and for the weights, and what else an epoch takes
-_FEWEST = 0.5  # of the epochs of a configuration that there is no time for in full
+_FEWEST = 12  # epochs of a configuration that there is no time for in full; or half of them, if these are fewer
 _HEADS_FIRST = 20  # heads, which take seconds: a good one is there soon, and it is known what a tail has to beat
 REPORT_SECONDS = 25.0  # to measure the final model and to write the report
 
@@ -58,7 +58,7 @@ def affordable(
 ) -> TrialConfig | None:
     """The configuration, if there is time for it and then for a final model with it; perhaps with fewer epochs.
 
-    A part of the backbone is trained for at least half of its epochs, with a schedule of that length. None where there
+    A part of the backbone is trained for at least half of its epochs, or 12, with a schedule of that length. None where there
     is no time.
     """
     epoch, begin = _expect(trials, cut, config, pace)
@@ -68,7 +68,7 @@ def affordable(
         return config if epoch * config.epochs * (2 + pace.more) + others <= left else None
     others = retraining_seconds(_beside_a_tail(trials, pace), pace)
     epochs = min(config.epochs, int((left - others) / (epoch * (1 + pace.more))))
-    return None if epochs < _FEWEST * config.epochs else config.model_copy(update={"epochs": epochs})
+    return None if epochs < min(_FEWEST, config.epochs / 2) else config.model_copy(update={"epochs": epochs})
 
 
 def is_later(cut: Cut, trials: "Sequence[FrozenTrial]") -> bool:
