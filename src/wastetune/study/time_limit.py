@@ -58,8 +58,8 @@ def affordable(
 ) -> TrialConfig | None:
     """The configuration, if there is time for it and then for a final model with it; perhaps with fewer epochs.
 
-    A part of the backbone is trained for at least half of its epochs, or 12, with a schedule of that length. None where there
-    is no time.
+    A part of the backbone is trained for at least half of its epochs, or 12, with a schedule of that length. None where
+    there is no time.
     """
     epoch, begin = _expect(trials, cut, config, pace)
     left -= REPORT_SECONDS + begin
