@@ -55,6 +55,17 @@ def test_a_winner_with_a_tail_is_not_averaged_with_what_is_below_it_by_more_than
     assert numbers(candidates_of(trials, validated=50).together) == [1, 2, 0]  # .042
 
 
+def test_a_whole_network_is_the_winner_unless_a_head_is_better_by_more_than_a_standard_error():
+    heads = [trial(0, 0.5, default=True), trial(1, 0.9), trial(2, 0.89), trial(3, 0.88)]
+    found = candidates_of([*heads, trial(4, 0.885, cut="pixels"), trial(5, 0.86, cut="pixels")], validated=100)  # .03
+    assert (numbers(found.together), found.winner_twice) == ([4, 1, 2], True)
+    found = candidates_of([*heads, trial(4, 0.86, cut="pixels")], validated=100)
+    assert (numbers(found.together), found.winner_twice) == ([1, 2, 3, 0], False)
+    found = candidates_of([*heads, trial(4, 0.885, cut="block_7")], validated=100)
+    assert numbers(found.together) == [1, 2, 3, 0]
+    assert numbers(candidates_of([*heads, trial(4, 0.885, cut="pixels")], alone=True).together) == [1]
+
+
 def test_pruned_and_failed_trials_are_no_candidates():
     trials = [trial(0, 0.5, default=True), trial(1, 0.99, state="pruned"), trial(2, None, state="failed")]
     assert numbers(candidates_of(trials).together) == [0]

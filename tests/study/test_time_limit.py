@@ -2,17 +2,32 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
 from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.storage.records import TrialRecord
 from wastetune.study.members import find_candidates
-from wastetune.study.time_limit import REPORT_SECONDS, Pace, affordable, is_later, retraining_seconds, trim_candidates
+from wastetune.study.time_limit import (
+    REPORT_SECONDS,
+    Pace,
+    affordable,
+    is_later,
+    open_pace,
+    retraining_seconds,
+    trim_candidates,
+)
 from wastetune.training.config import TrialConfig
 
-# An epoch of 100 pictures, each for 3.5 passes through the backbone, takes 3 s; the final model takes 1.5 times that.
-PACE = Pace(train=100, everything=150, views=4, forward=lambda backbone: 0.03 / 3.5)
+# An epoch of the whole network takes 3 s, and one of the final model 1.5 times that.
+PACE = Pace(
+    train=100,
+    everything=150,
+    views=4,
+    forward=lambda backbone: 0.01,
+    epoch=lambda config: 3 * (1 - config.frozen_depth),
+)
 WHOLE = TrialConfig(head_layers=0, dropout=0.1, learning_rate=1e-3, batch_size=32, frozen_depth=0.0, epochs=10)
 HEAD = WHOLE.model_copy(update={"frozen_depth": 1.0})
 HALF = WHOLE.model_copy(update={"frozen_depth": 0.5})
@@ -61,6 +76,28 @@ def test_a_tail_that_is_too_long_has_fewer_epochs_but_at_least_half_or_twelve():
     assert affordable(many, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 7.5 * 11.5, PACE) is None
 
 
+def test_a_step_is_timed_only_where_there_may_be_time():
+    def epoch(config):
+        pytest.fail("a step was timed")
+
+    # 5 epochs, the fewest, of 100 and of 150 pictures, for two passes at least: 25 s
+    pace = replace(PACE, epoch=epoch)
+    assert affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 24.9, pace) is None
+    with pytest.raises(pytest.fail.Exception):
+        affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 25.1, pace)
+
+
+@pytest.mark.parametrize("frozen_depth", [0.0, 11 / 12])
+def test_a_step_of_a_tail_is_timed_and_leaves_the_backbone_as_it_was(prepared, frozen_depth):
+    context, before = prepared.context, prepared.context.backbone.body.get_weights()
+    config = WHOLE.model_copy(update={"frozen_depth": frozen_depth, "augmentation": 0.5, "batch_size": 4})
+    pace = open_pace(context)
+    assert 1e-4 < (epoch := pace.epoch(config)) < 100
+    assert pace.epoch(config) == epoch  # timed once
+    after = context.backbone.body.get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 def test_another_tail_has_to_leave_time_for_the_best_before_it_too():
     known = [DEFAULT, trial(1, 0.9, seconds=2.0, cut=PIXELS)]
     # 20 s for the trial, twice 30 s for the final model, 1 s and 1.5 s for the default
@@ -69,9 +106,9 @@ def test_another_tail_has_to_leave_time_for_the_best_before_it_too():
 
 
 def test_an_unknown_cut_also_needs_its_activations():
-    # an epoch of half of the layers is 1.5 s: 15 s and 22.5 s; activations of 4 x 100 pictures and 50 more: 3.9 s
-    assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.0, PACE) == HALF
-    assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 3.8, PACE).epochs == 9
+    # an epoch of half of the layers is 1.5 s: 15 s and 22.5 s; activations of 4 x 100 pictures and 50 more: 4.5 s
+    assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.6, PACE) == HALF
+    assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.4, PACE).epochs == 9
 
 
 def test_tails_come_after_some_heads_and_heads_at_once():

@@ -6,8 +6,11 @@ few to tell, and that was wrong more often than right. Measured in docs/results.
 
 Where the winner trained a part of the backbone, others may be far below it, as heads are below a whole network, and
 their mean is worse than the winner alone. So only trials within one standard error of it are averaged with it
-(Breiman's rule; figures in docs/log.md). Where it trained the whole network, it is in the mean twice: fitted again on
-all pictures, and as its trial left it, which costs no time and is better than one of them (docs/log.md).
+(Breiman's rule; figures in docs/log.md).
+
+A whole network counts as the winner also where it is below a head by no more than that: the best of a hundred heads was
+luckier than the best of a few networks. It is in the mean twice, fitted again on all pictures, and as its trial left
+it: a second model that costs no training (docs/log.md).
 """
 
 import math
@@ -77,8 +80,9 @@ def find_candidates(
 
     Of several backbones only trials of the winner's are averaged, and its default is the one to compare with: the final
     model has one trunk. Where the winner is a head, only heads are averaged, because a tail would cost a pass of its
-    own part of the backbone; where it is a tail, those of any cut within one standard error of its score. `alone`:
-    the winner is not averaged with others. Of equal scores, lower costs are better, then the earlier trial.
+    own part of the backbone; where it is a tail, those of any cut within one standard error of its score. A whole
+    network within one standard error of the highest score is the winner. `alone`: the one with the highest score is,
+    and it is not averaged with others. Of equal scores, lower costs are better, then the earlier trial.
     ValueError where the default trial is not complete, or no trial is within the limits.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
@@ -89,14 +93,14 @@ def find_candidates(
     complete, is_allowed = [trial for trial in complete if goals.allow(trial.costs)], goals.allow(default.costs)
     if not complete:
         raise ValueError("no trial is within the limits")
-    best = complete[0]
     if alone:
-        return Candidates((best,), default, is_allowed)
+        return Candidates((complete[0],), default, is_allowed)
+    best = next((each for each in _near(complete, complete[0], validated) if each.cut == PIXELS.name), complete[0])
     heads_only = best.cut == TOP.name
     if heads_only:
         allowed = [trial for trial in complete if trial.cut == TOP.name]
     else:
-        allowed = [trial for trial in complete if _score(trial) >= _score(best) - _standard_error(best, validated)]
+        allowed = [best, *(trial for trial in _near(complete, best, validated) if trial != best)]
     chosen = allowed[: HEADS if heads_only else TAILS]
     together = chosen if default not in allowed or default in chosen else [*chosen, default]
     return Candidates(tuple(together), default, is_allowed, winner_twice=best.cut == PIXELS.name)
@@ -127,6 +131,11 @@ def _rank(trial: TrialRecord) -> tuple[float, ...]:
 def _score(trial: TrialRecord) -> float:
     assert trial.score is not None
     return trial.score
+
+
+def _near(trials: Sequence[TrialRecord], best: TrialRecord, pictures: int) -> list[TrialRecord]:
+    """Those that are not below the best one by more than one standard error."""
+    return [trial for trial in trials if _score(trial) >= _score(best) - _standard_error(best, pictures)]
 
 
 def _standard_error(trial: TrialRecord, pictures: int) -> float:

@@ -1,27 +1,37 @@
 """A time for the whole study: which trials may still begin, so that the final model is ready when it is over.
 
-What a trial takes is known from the trials before it that were cut at the same block. Before there is one, an epoch is
-presumed to take as long as a few passes of all pictures through the layers that are trained. All figures are seconds.
+What a trial takes is known from the trials before it that were cut at the same block. Before there is one, some steps
+are timed. All figures are seconds.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from wastetune.backbones.activation_store import Activations
+from wastetune.backbones.backbone import activation_shape, nearest_cut
 from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.backbones.runtime import time_pictures
+from wastetune.console import open_console
 from wastetune.storage.budget import only_finished
 from wastetune.storage.records import TrialRecord, read_attrs
 from wastetune.study.members import TAILS, Candidates, find_candidates
 from wastetune.training.config import BACKBONE, TrialConfig
+from wastetune.training.fit import TrainingSet, fit_final, steps_per_epoch
+from wastetune.training.learner import open_learner
+from wastetune.tuning.objective import training_set
 from wastetune.tuning.prepare import TrialContext
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-_PASSES = 3.5  # forwards, back for the inputs and for the weights, and what else an epoch takes
+_FORWARDS = 2  # that a step takes at least; where there is no time even for these, no step is timed
+_STEPS_TIMED = 8
 _FEWEST = 12  # epochs of a configuration that there is no time for in full; or half of them, if these are fewer
 _HEADS_FIRST = 20  # heads, which take seconds: a good one is there soon, and it is known what a tail has to beat
 REPORT_SECONDS = 25.0  # to measure the final model and to write the report
@@ -35,6 +45,7 @@ class Pace:
     everything: int  # training and validation pictures
     views: int
     forward: Callable[[str | None], float]  # a backbone's name -> seconds of one picture through all of it
+    epoch: Callable[[TrialConfig], float]  # of a tail that was not tried yet
 
     @property
     def more(self) -> float:
@@ -43,14 +54,38 @@ class Pace:
 
 
 def open_pace(context: TrialContext) -> Pace:
-    """The pace of a study; a backbone is timed when that is asked for."""
+    """The pace of a study; a backbone, or the training of its tail, is timed when that is asked for."""
     train, val = len(context.data.train), len(context.data.val)
+    seconds_per_step: dict[tuple[str | None, float, int], float] = {}
 
     @cache
     def forward(backbone: str | None) -> float:
         return time_pictures(context.of(backbone).backbone)
 
-    return Pace(train, train + val, context.spec.views, forward)
+    def epoch(config: TrialConfig) -> float:
+        kind = (config.backbone, config.frozen_depth, config.batch_size)
+        if kind not in seconds_per_step:
+            seconds_per_step[kind] = _time_step(context.of(config.backbone), config)
+        scoring = (1 - config.frozen_depth) * forward(config.backbone) * val
+        return seconds_per_step[kind] * steps_per_epoch(train, config) + scoring
+
+    return Pace(train, train + val, context.spec.views, forward, epoch)
+
+
+def _time_step(context: TrialContext, config: TrialConfig) -> float:
+    """Seconds of a step of a tail, after the first ones, which compile it."""
+    backbone, classes = context.backbone, len(context.classes)
+    cut = nearest_cut(backbone, config.frozen_depth)
+    if cut == PIXELS:
+        train = training_set(context, context.data.train, config, bar=open_console(quiet=True).bar)
+    else:  # what they are does not matter, and they are not computed yet
+        inputs = np.zeros((2 * config.batch_size, *activation_shape(backbone, cut)), np.float32)
+        train = TrainingSet((Activations((inputs,)),), np.zeros(len(inputs), np.int64), classes)
+    with open_learner(backbone, cut, config, classes, horizon=1, seed=0, build=context.build_head) as learner:
+        fit_final(learner, train, config=config, steps=2, seed=0)
+        started = time.perf_counter()
+        fit_final(learner, train, config=config, steps=_STEPS_TIMED, seed=0)
+        return (time.perf_counter() - started) / _STEPS_TIMED
 
 
 def affordable(
@@ -61,14 +96,29 @@ def affordable(
     A part of the backbone is trained for at least half of its epochs, or 12, with a schedule of that length. None where
     there is no time.
     """
-    epoch, begin = _expect(trials, cut, config, pace)
-    left -= REPORT_SECONDS + begin
+    left -= REPORT_SECONDS
+    known = [
+        trial
+        for trial in trials
+        if trial.cut == cut.name and trial.epochs and trial.config.get(BACKBONE) == config.backbone
+    ]
+    # Of the last ones: a machine may be busier than before.
+    epoch = max(map(_seconds_per_epoch, known[-3:]), default=0.0)
     if cut == TOP:  # fitted twice more if it is selected
         others = retraining_seconds(_candidates(trials, pace), pace)
         return config if epoch * config.epochs * (2 + pace.more) + others <= left else None
-    others = retraining_seconds(_beside_a_tail(trials, pace), pace)
-    epochs = min(config.epochs, int((left - others) / (epoch * (1 + pace.more))))
-    return None if epochs < min(_FEWEST, config.epochs / 2) else config.model_copy(update={"epochs": epochs})
+    left -= retraining_seconds(_beside_a_tail(trials, pace), pace)
+    fewest = min(_FEWEST, math.ceil(config.epochs / 2)) * (1 + pace.more)
+    if not known:
+        forward = pace.forward(config.backbone)
+        left -= 0.0 if cut == PIXELS else forward * (pace.train * pace.views + pace.everything - pace.train)
+        if left < _FORWARDS * (1 - config.frozen_depth) * forward * pace.train * fewest:
+            return None
+        epoch = pace.epoch(config)
+    if left < epoch * fewest:
+        return None
+    epochs = int(left / (epoch * (1 + pace.more)))
+    return config.model_copy(update={"epochs": min(config.epochs, epochs)})
 
 
 def is_later(cut: Cut, trials: "Sequence[FrozenTrial]") -> bool:
@@ -120,22 +170,6 @@ def _beside_a_tail(trials: Sequence[TrialRecord], pace: Pace) -> Sequence[TrialR
 
 def _seconds_per_epoch(trial: TrialRecord) -> float:
     return sum(epoch["seconds"] for epoch in trial.epochs) / max(len(trial.epochs), 1)
-
-
-def _expect(trials: Sequence[TrialRecord], cut: Cut, config: TrialConfig, pace: Pace) -> tuple[float, float]:
-    """What an epoch will take, and what comes before the first one, where it is not known to be done."""
-    same = [
-        trial
-        for trial in trials
-        if trial.cut == cut.name and trial.epochs and trial.config.get(BACKBONE) == config.backbone
-    ]
-    if same:
-        return max(map(_seconds_per_epoch, same[-3:])), 0.0  # of the last ones: a machine may be busier than before
-    if cut == TOP:
-        return 0.0, 0.0
-    forward = pace.forward(config.backbone)
-    activations = 0.0 if cut == PIXELS else forward * (pace.train * pace.views + pace.everything - pace.train)
-    return _PASSES * (1 - config.frozen_depth) * forward * pace.train, activations
 
 
 def time_left(end: float) -> float:
