@@ -114,7 +114,9 @@ def affordable(
         left -= 0.0 if cut == PIXELS else forward * (pace.train * pace.views + pace.everything - pace.train)
         if left < _FORWARDS * (1 - config.frozen_depth) * forward * pace.train * fewest:
             return None
+        started = time.monotonic()
         epoch = pace.epoch(config)
+        left -= time.monotonic() - started
     if left < epoch * fewest:
         return None
     epochs = int(left / (epoch * (1 + pace.more)))
