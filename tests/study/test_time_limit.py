@@ -1,5 +1,6 @@
 """A limit of time: what may still begin, and what the final model can be made of, by pure functions over trials."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -85,6 +86,13 @@ def test_a_step_is_timed_only_where_there_may_be_time():
     assert affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 24.9, pace) is None
     with pytest.raises(pytest.fail.Exception):
         affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 25.1, pace)
+
+
+def test_the_time_that_timing_takes_is_not_left_for_the_trial():
+    left = REPORT_SECONDS + 2.5 + 75.2  # 30 s for the trial and 45 s for the final model
+    assert affordable(WHOLE, PIXELS, [DEFAULT], left, PACE) == WHOLE
+    slow = replace(PACE, epoch=lambda config: time.sleep(0.3) or 3)
+    assert affordable(WHOLE, PIXELS, [DEFAULT], left, slow).epochs == 9
 
 
 @pytest.mark.parametrize("frozen_depth", [0.0, 11 / 12])

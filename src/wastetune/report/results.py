@@ -91,9 +91,9 @@ class FinalModel(Record):
     costs: dict[str, float] = Field(default_factory=dict)  # of this model, in a study with several objectives
 
     @property
-    def models(self) -> int:
-        """How many models it is the mean of."""
-        return len(self.members) + self.winner_twice
+    def models(self) -> tuple[int, ...]:
+        """The trial of each model that it is the mean of."""
+        return (*self.members, self.members[0]) if self.winner_twice else self.members
 
 
 class ModelSize(Record):

@@ -1,7 +1,7 @@
 """Fits configurations of finished trials again, on all but the test set, and predicts the test pictures."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed
 from wastetune.training.learner import as_keras, count_parameters
 from wastetune.tuning.held_out import read_weights
-from wastetune.tuning.objective import fitting_set, plain_set, tuning_sets
+from wastetune.tuning.objective import fitting_set, plain_set, training_set
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
 # The assembled model and the stored activations (half precision) may differ by so much in a probability.
@@ -77,8 +77,9 @@ def refit(
         for number, config in configs.items()
     ]
     if winner_twice:
-        winner, config = next(iter(configs.items()))
-        tasks.append(_trial_task(context, test, config, seed=trial_seed(context, winner), use_kept=use_kept, bar=bar))
+        train = training_set(context, context.data.train, (winner := tasks[0]).config, bar)
+        kept = read_weights(context, winner.config, winner.seed) if use_kept else None
+        tasks.append(replace(winner, train=train, epochs=winner.config.epochs, weights=kept))
     predictions = []
     for task, (learner, predicted) in zip(tasks, fit_each(context, tasks), strict=True):
         cut = nearest_cut(backbone, task.config.frozen_depth)
@@ -130,13 +131,3 @@ def _task(context: TrialContext, test: PictureSet, config: TrialConfig, *, epoch
     everything = fitting_set(context, config, bar)
     sealed = plain_set(context, test, nearest_cut(context.backbone, config.frozen_depth), bar, ahead=False)
     return FitTask(config, everything, sealed.activations, epochs, seed)
-
-
-def _trial_task(
-    context: TrialContext, test: PictureSet, config: TrialConfig, *, seed: int, use_kept: bool, bar: Bar
-) -> FitTask:
-    """The model that a trial left, which predicts the test pictures."""
-    sealed = plain_set(context, test, nearest_cut(context.backbone, config.frozen_depth), bar, ahead=False)
-    train, _ = tuning_sets(context, config, bar)
-    kept = read_weights(context, config, seed) if use_kept else None
-    return FitTask(config, train, sealed.activations, config.epochs, seed, kept)

@@ -23,8 +23,7 @@ from wastetune.storage.records import TrialRecord, read_attrs
 from wastetune.study.members import TAILS, Candidates, find_candidates
 from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.training.fit import TrainingSet, fit_final, steps_per_epoch
-from wastetune.training.learner import open_learner
-from wastetune.tuning.objective import training_set
+from wastetune.tuning.objective import open_configured, training_set
 from wastetune.tuning.prepare import TrialContext
 
 if TYPE_CHECKING:
@@ -74,14 +73,13 @@ def open_pace(context: TrialContext) -> Pace:
 
 def _time_step(context: TrialContext, config: TrialConfig) -> float:
     """Seconds of a step of a tail, after the first ones, which compile it."""
-    backbone, classes = context.backbone, len(context.classes)
-    cut = nearest_cut(backbone, config.frozen_depth)
+    cut = nearest_cut(context.backbone, config.frozen_depth)
     if cut == PIXELS:
         train = training_set(context, context.data.train, config, bar=open_console(quiet=True).bar)
     else:  # what they are does not matter, and they are not computed yet
-        inputs = np.zeros((2 * config.batch_size, *activation_shape(backbone, cut)), np.float32)
-        train = TrainingSet((Activations((inputs,)),), np.zeros(len(inputs), np.int64), classes)
-    with open_learner(backbone, cut, config, classes, horizon=1, seed=0, build=context.build_head) as learner:
+        inputs = np.zeros((2 * config.batch_size, *activation_shape(context.backbone, cut)), np.float32)
+        train = TrainingSet((Activations((inputs,)),), np.zeros(len(inputs), np.int64), len(context.classes))
+    with open_configured(context, config, horizon=1, seed=0) as learner:
         fit_final(learner, train, config=config, steps=2, seed=0)
         started = time.perf_counter()
         fit_final(learner, train, config=config, steps=_STEPS_TIMED, seed=0)
@@ -108,19 +106,17 @@ def affordable(
         others = retraining_seconds(_candidates(trials, pace), pace)
         return config if epoch * config.epochs * (2 + pace.more) + others <= left else None
     left -= retraining_seconds(_beside_a_tail(trials, pace), pace)
-    fewest = min(_FEWEST, math.ceil(config.epochs / 2)) * (1 + pace.more)
+    fewest, times = min(_FEWEST, math.ceil(config.epochs / 2)), 1 + pace.more
     if not known:
         forward = pace.forward(config.backbone)
         left -= 0.0 if cut == PIXELS else forward * (pace.train * pace.views + pace.everything - pace.train)
-        if left < _FORWARDS * (1 - config.frozen_depth) * forward * pace.train * fewest:
+        if left < _FORWARDS * (1 - config.frozen_depth) * forward * pace.train * fewest * times:
             return None
         started = time.monotonic()
         epoch = pace.epoch(config)
         left -= time.monotonic() - started
-    if left < epoch * fewest:
-        return None
-    epochs = int(left / (epoch * (1 + pace.more)))
-    return config.model_copy(update={"epochs": min(config.epochs, epochs)})
+    epochs = min(config.epochs, int(left / (epoch * times)))
+    return None if epochs < fewest else config.model_copy(update={"epochs": epochs})
 
 
 def is_later(cut: Cut, trials: "Sequence[FrozenTrial]") -> bool:

@@ -82,10 +82,9 @@ def run_trial(
     started, context = time.perf_counter(), context.of(config.backbone)
     train, val = tuning_sets(context, config, bar)
     activation_seconds = time.perf_counter() - started
-    cut = nearest_cut(context.backbone, config.frozen_depth)
     seed = trial_seed(context, number)
     horizon = config.epochs * steps_per_epoch(len(train.labels), config)
-    with _open_learner(context, cut, config, horizon=horizon, seed=seed) as learner:
+    with open_configured(context, config, horizon=horizon, seed=seed) as learner:
         fit_head_first(learner, train, config, seed=seed, build=context.build_head)
         fitted = fit(learner, train, val, config=config, metric=context.spec.metric, seed=seed, on_epoch=on_epoch)
         parameters = count_parameters(learner)
@@ -123,9 +122,8 @@ def fitted_learner(
 
     TrainingFailed as in `run_trial`.
     """
-    cut = nearest_cut(context.backbone, config.frozen_depth)
     steps = epochs * steps_per_epoch(len(data.labels), config)
-    with _open_learner(context, cut, config, horizon=steps, seed=seed) as learner:
+    with open_configured(context, config, horizon=steps, seed=seed) as learner:
         fit_head_first(learner, data, config, seed=seed, build=context.build_head)
         fit_final(learner, data, config=config, steps=steps, seed=seed)
         yield learner
@@ -134,15 +132,16 @@ def fitted_learner(
 @contextlib.contextmanager
 def restored_learner(context: TrialContext, config: TrialConfig, weights: FloatArray) -> Iterator[Learner]:
     """A learner of this configuration with the weights of a fit, one after the other."""
-    cut = nearest_cut(context.backbone, config.frozen_depth)
-    with _open_learner(context, cut, config, horizon=1, seed=0) as learner:
+    with open_configured(context, config, horizon=1, seed=0) as learner:
         set_weights(learner, weights)
         yield learner
 
 
-def _open_learner(
-    context: TrialContext, cut: Cut, config: TrialConfig, *, horizon: int, seed: int
+def open_configured(
+    context: TrialContext, config: TrialConfig, *, horizon: int, seed: int
 ) -> contextlib.AbstractContextManager[Learner]:
+    """A new learner of this configuration, ready to be trained for `horizon` steps."""
+    cut = nearest_cut(context.backbone, config.frozen_depth)
     classes, build = len(context.classes), context.build_head
     return open_learner(context.backbone, cut, config, classes, horizon=horizon, seed=seed, build=build)
 
