@@ -66,6 +66,15 @@ def test_a_whole_network_is_the_winner_unless_a_head_is_better_by_more_than_a_st
     assert numbers(candidates_of([*heads, trial(4, 0.885, cut="pixels")], alone=True).together) == [1]
 
 
+def test_the_best_head_is_averaged_with_a_whole_network_however_far_below():
+    default, heads, whole = trial(0, 0.5, default=True), [trial(1, 0.6), trial(2, 0.7)], trial(3, 0.95, cut="pixels")
+    assert numbers(candidates_of([default, *heads, whole]).models) == [3, 2, 3]
+    assert numbers(candidates_of([default, *heads, whole, trial(4, 0.94, cut="pixels")]).models) == [3, 4, 2, 3]
+    assert numbers(candidates_of([default, *heads, trial(3, 0.95, cut="block_7")]).models) == [3]
+    assert numbers(candidates_of([default, whole]).models) == [3, 0, 3]  # the default is the best head
+    assert numbers(candidates_of([trial(0, 0.5, default=True, cut="pixels"), whole]).models) == [3, 3]
+
+
 def test_pruned_and_failed_trials_are_no_candidates():
     trials = [trial(0, 0.5, default=True), trial(1, 0.99, state="pruned"), trial(2, None, state="failed")]
     assert numbers(candidates_of(trials).together) == [0]
@@ -121,7 +130,7 @@ def test_a_default_that_is_better_on_held_out_pictures_is_kept_unless_it_is_aver
 
 
 def test_a_whole_network_that_won_is_averaged_as_its_trial_left_it_too_unless_it_is_to_stay_alone():
-    default, whole = trial(0, 0.5, default=True), trial(2, 0.9, cut="pixels")
+    default, whole = trial(0, 0.5, default=True, cut="block_7"), trial(2, 0.9, cut="pixels")
     found = candidates_of([default, whole])
     assert numbers(found.models) == [2, 2]
     chosen = select_members(LABELS, {2: said(0, 1), 0: said(0, 1, 2)}, found, "accuracy")

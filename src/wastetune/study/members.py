@@ -10,7 +10,8 @@ their mean is worse than the winner alone. So only trials within one standard er
 
 A whole network counts as the winner also where it is below a head by no more than that: the best of a hundred heads was
 luckier than the best of a few networks. It is in the mean twice, fitted again on all pictures, and as its trial left
-it: a second model that costs no training (docs/log.md).
+it: a second model that costs no training. The best head is added to these two, however far below: it errs elsewhere,
+and has a third of the weight (docs/log.md).
 """
 
 import math
@@ -81,8 +82,9 @@ def find_candidates(
     Of several backbones only trials of the winner's are averaged, and its default is the one to compare with: the final
     model has one trunk. Where the winner is a head, only heads are averaged, because a tail would cost a pass of its
     own part of the backbone; where it is a tail, those of any cut within one standard error of its score. A whole
-    network within one standard error of the highest score is the winner. `alone`: the one with the highest score is,
-    and it is not averaged with others. Of equal scores, lower costs are better, then the earlier trial.
+    network within one standard error of the highest score is the winner, and the best head is averaged with it in any
+    case. `alone`: the one with the highest score is the winner, and it is not averaged with others. Of equal scores,
+    lower costs are better, then the earlier trial.
     ValueError where the default trial is not complete, or no trial is within the limits.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
@@ -96,14 +98,18 @@ def find_candidates(
     if alone:
         return Candidates((complete[0],), default, is_allowed)
     best = next((each for each in _near(complete, complete[0], validated) if each.cut == PIXELS.name), complete[0])
-    heads_only = best.cut == TOP.name
-    if heads_only:
-        allowed = [trial for trial in complete if trial.cut == TOP.name]
+    heads = [trial for trial in complete if trial.cut == TOP.name]
+    if best in heads:
+        allowed, most = heads, HEADS
     else:
-        allowed = [best, *(trial for trial in _near(complete, best, validated) if trial != best)]
-    chosen = allowed[: HEADS if heads_only else TAILS]
-    together = chosen if default not in allowed or default in chosen else [*chosen, default]
-    return Candidates(tuple(together), default, is_allowed, winner_twice=best.cut == PIXELS.name)
+        allowed, most = [best, *(trial for trial in _near(complete, best, validated) if trial != best)], TAILS
+    together = allowed[:most]
+    if default in allowed and default not in together:
+        together = [*together, default]
+    is_whole = best.cut == PIXELS.name
+    if is_whole and not any(trial in heads for trial in together):
+        together = [*together, *heads[:1]]
+    return Candidates(tuple(together), default, is_allowed, winner_twice=is_whole)
 
 
 def select_members(
