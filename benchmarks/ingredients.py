@@ -2,8 +2,9 @@
 
     heads: mixup, and shifts of the stored features, for a head alone: the default of the space `head`
     network: mixup, and rates that fall by layer, for the whole network: the second trial of the space `full`
-    once: how to use the time of two fits of it, in a trial and again: the second one alone, the mean of both, or one
-        longer fit, of all pictures or of those of the trial (`--epochs` are those of each of the two)
+    once: how to use the time of two fits of it, in a trial and again: the second one alone, begun anew or with the
+        weights of the first, the mean of both, or one longer fit, of all pictures or of those of the trial (`--epochs`
+        are those of each of the two)
 
     python benchmarks/ingredients.py heads --cases trashnet wid --splits 11 12 13 --fits 3
 
@@ -13,7 +14,7 @@ loss on the validation pictures, and the mean difference from the fit as it is, 
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ from wastetune.training.config import TrialConfig
 from wastetune.training.fit import FloatArray, TrainingSet, fit_final, predict_probabilities, steps_per_epoch
 from wastetune.training.head_start import fit_head_first
 from wastetune.training.learner import Learner, open_learner
+from wastetune.training.numpy_mlp import NumpyMLP
 from wastetune.tuning.objective import choose_config, tuning_sets
 from wastetune.tuning.prepare import TrialContext
 
@@ -42,13 +44,15 @@ Change = Callable[[FloatArray, FloatArray, np.random.Generator], tuple[FloatArra
 class Ingredient:
     """What is changed of a fit: each batch, the rate of a layer for each block below the head, or what is fitted.
 
-    Or nothing is fitted, and the probabilities are the mean of those of other ingredients.
+    Or nothing is fitted, and the probabilities are the mean of those of other ingredients. `after` is one before it,
+    whose weights it begins with.
     """
 
     change: Change | None = None
     decay: float = 1.0
     pictures: float = 1.0  # times those of the training part
     epochs: float = 1.0  # times those of the configuration
+    after: str = ""
     mean_of: tuple[str, ...] = ()
 
 
@@ -93,6 +97,10 @@ ONCE = {
     "as it is": Ingredient(),
     "fewer pictures": Ingredient(pictures=0.82),
     "mean of both": Ingredient(mean_of=("as it is", "fewer pictures")),
+    "continued": Ingredient(after="fewer pictures"),
+    "mean of both, continued": Ingredient(mean_of=("continued", "fewer pictures")),
+    "continued, half": Ingredient(after="fewer pictures", epochs=0.5),
+    "mean of both, half": Ingredient(mean_of=("continued, half", "fewer pictures")),
     "more epochs": Ingredient(epochs=1.82),
     "fewer pictures, more epochs": Ingredient(pictures=0.82, epochs=2.2),
 }
@@ -125,17 +133,26 @@ def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
         train, val = tuning_sets(context, config, open_console(quiet=True).bar)
         for seed in range(asked.fits):
             found: dict[str, FloatArray] = {}
-            for name, ingredient in ingredients.items():
-                if asked.only and name not in ("as it is", *asked.only):
-                    continue
+            weights: dict[str, Any] = {}
+            for name in wanted(ingredients, asked.only):
+                ingredient = ingredients[name]
                 if ingredient.mean_of:
                     found[name] = np.mean([found[each] for each in ingredient.mean_of], axis=0)
                 else:
-                    found[name] = fit(context, config, train, val.activations, ingredient, seed)
+                    start = weights.get(ingredient.after)
+                    found[name], weights[name] = fit(context, config, train, val.activations, ingredient, seed, start)
                 yield {"part": part, "ingredient": name, "case": case, "split": split, "fit": seed} | {
                     "macro F1": metric_value("macro_f1", val.labels, found[name]),
                     "log loss": log_loss(val.labels, found[name]),
                 }
+
+
+def wanted(ingredients: Mapping[str, Ingredient], only: Sequence[str] | None) -> list[str]:
+    """The fit as it is, those asked for, and what they need of others; in the order of the table."""
+    names = set(ingredients) if only is None else {"as it is", *only}
+    for _ in ingredients:  # what is needed may need others
+        names |= {each for name in names for each in (*ingredients[name].mean_of, ingredients[name].after) if each}
+    return [name for name in ingredients if name in names]
 
 
 def open_context(case: str, split: int, space: str) -> TrialContext:
@@ -153,9 +170,18 @@ def configuration(context: TrialContext, part: str) -> TrialConfig:
 
 
 def fit(
-    context: TrialContext, config: TrialConfig, train: TrainingSet, val: Any, ingredient: Ingredient, seed: int
-) -> FloatArray:
-    """The probabilities of the validation pictures after the whole schedule."""
+    context: TrialContext,
+    config: TrialConfig,
+    train: TrainingSet,
+    val: Any,
+    ingredient: Ingredient,
+    seed: int,
+    start: Any = None,
+) -> tuple[FloatArray, Any]:
+    """The probabilities of the validation pictures after the whole schedule, and the weights but for a head alone's.
+
+    `start`: weights to begin with.
+    """
     cut = nearest_cut(context.backbone, config.frozen_depth)
     if ingredient.pictures < 1:
         count = len(train.labels)
@@ -165,10 +191,14 @@ def fit(
     with open_learner(context.backbone, cut, config, len(context.classes), horizon=steps, seed=seed) as learner:
         if ingredient.decay < 1:
             slow_down(learner, context, ingredient.decay)
-        fit_head_first(learner, train, config, seed=seed)
+        if start is None:
+            fit_head_first(learner, train, config, seed=seed)
+        else:
+            learner.set_weights(start)
         changed = learner if ingredient.change is None else Changed(learner, ingredient.change, seed)
         fit_final(changed, train, config=config, steps=steps, seed=seed)
-        return predict_probabilities(learner, val)
+        weights = None if isinstance(learner, NumpyMLP) else learner.get_weights()
+        return predict_probabilities(learner, val), weights
 
 
 class Changed:

@@ -1,6 +1,6 @@
 """A limit of time: what may still begin, and what the final model can be made of, by pure functions over trials."""
 
-import time
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from wastetune.study.time_limit import (
     trim_candidates,
 )
 from wastetune.training.config import TrialConfig
+from wastetune.tuning.workers.worker import NotTimed
 
 # An epoch of the whole network takes 3 s, and one of the final model 1.5 times that.
 PACE = Pace(
@@ -88,20 +89,22 @@ def test_a_step_is_timed_only_where_there_may_be_time():
         affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 25.1, pace)
 
 
-def test_the_time_that_timing_takes_is_not_left_for_the_trial():
-    left = REPORT_SECONDS + 2.5 + 75.2  # 30 s for the trial and 45 s for the final model
-    assert affordable(WHOLE, PIXELS, [DEFAULT], left, PACE) == WHOLE
-    slow = replace(PACE, epoch=lambda config: time.sleep(0.3) or 3)
-    assert affordable(WHOLE, PIXELS, [DEFAULT], left, slow).epochs == 9
-
-
 @pytest.mark.parametrize("frozen_depth", [0.0, 11 / 12])
 def test_a_step_of_a_tail_is_timed_and_leaves_the_backbone_as_it_was(prepared, frozen_depth):
     context, before = prepared.context, prepared.context.backbone.body.get_weights()
     config = WHOLE.model_copy(update={"frozen_depth": frozen_depth, "augmentation": 0.5, "batch_size": 4})
-    pace = open_pace(context)
-    assert 1e-4 < (epoch := pace.epoch(config)) < 100
-    assert pace.epoch(config) == epoch  # timed once
+    pace, measured = open_pace(context), 0
+    for _ in range(9):
+        with contextlib.suppress(NotTimed):
+            epoch = pace.epoch(config)
+            break
+        with pytest.raises(NotTimed) as unknown:
+            pace.epoch(config)
+        unknown.value.measure()
+        measured += 1
+    assert measured == 2  # a step, and a forward pass
+    assert 1e-4 < epoch < 100
+    assert pace.epoch(config) == epoch
     after = context.backbone.body.get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 

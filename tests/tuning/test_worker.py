@@ -2,6 +2,7 @@
 
 import errno
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -15,10 +16,10 @@ from wastetune.errors import UserError
 from wastetune.search.sampler import open_in_memory_study
 from wastetune.search.space import default_params, load_space
 from wastetune.storage.database import open_storage
-from wastetune.storage.study import default_trial, finished_trials, open_study
+from wastetune.storage.study import ask_lock, default_trial, finished_trials, open_study
 from wastetune.storage.trials import fail_lost_trials
 from wastetune.tuning.prepare import TuningData
-from wastetune.tuning.workers.worker import TimeLimit, _begin, _choose, run_worker
+from wastetune.tuning.workers.worker import NotTimed, TimeLimit, _begin, _choose, run_worker
 
 FIXED = "dropout = 0.1\nlearning_rate = 1e-2\nbatch_size = 16\nepochs = 2\n"
 
@@ -211,6 +212,34 @@ def test_what_there_is_no_time_for_is_passed_over_or_shortened_and_without_time_
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
     assert asked[:2] == [(1, 0.0), (1, pytest.approx(11 / 12))]
     assert {known for known, _ in asked} == {1, 2}
+
+
+def test_what_has_to_be_timed_first_is_timed_while_other_workers_may_choose(begin, with_space, monkeypatch):
+    searched = "head_layers = 0\ndropout = { float = [0.0, 0.5], default = 0.1 }\n"
+    context = with_space(searched + FIXED.partition("\n")[2])
+    held, was_held = 0, []
+
+    @contextmanager
+    def lock(study):
+        nonlocal held
+        held += 1
+        try:
+            with ask_lock(study):
+                yield
+        finally:
+            held -= 1
+
+    def afford(known, config):
+        if not was_held:
+            assert held == 1
+            raise NotTimed(lambda: was_held.append(held))
+        return config
+
+    monkeypatch.setattr("wastetune.tuning.workers.worker.ask_lock", lock)
+    study, bar = begin(context), open_console(quiet=True).bar
+    run_worker(study, context, trials=2, timeout=None, bar=bar, on_trial=lambda trial: None, limit=TimeLimit(afford))
+    assert was_held == [0]
+    assert states(study) == ["COMPLETE"] * 2
 
 
 def test_what_comes_later_runs_when_nothing_else_is_proposed(begin, with_space):

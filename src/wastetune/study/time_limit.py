@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +24,7 @@ from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.training.fit import TrainingSet, fit_final, steps_per_epoch
 from wastetune.tuning.objective import open_configured, training_set
 from wastetune.tuning.prepare import TrialContext
+from wastetune.tuning.workers.worker import NotTimed
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -38,7 +38,10 @@ REPORT_SECONDS = 25.0  # to measure the final model and to write the report
 
 @dataclass(frozen=True)
 class Pace:
-    """What the seconds of trials depend on: the pictures that they and the final model are fitted on."""
+    """What the seconds of trials depend on: the pictures that they and the final model are fitted on.
+
+    What is not known yet raises NotTimed.
+    """
 
     train: int
     everything: int  # training and validation pictures
@@ -53,20 +56,23 @@ class Pace:
 
 
 def open_pace(context: TrialContext) -> Pace:
-    """The pace of a study; a backbone, or the training of its tail, is timed when that is asked for."""
+    """The pace of a study, of which each backbone, and the training of each tail, is timed once."""
     train, val = len(context.data.train), len(context.data.val)
-    seconds_per_step: dict[tuple[str | None, float, int], float] = {}
+    known: dict[tuple[object, ...], float] = {}
 
-    @cache
+    def timed(key: tuple[object, ...], measure: Callable[[], float]) -> float:
+        if key not in known:
+            raise NotTimed(lambda: known.update({key: measure()}))
+        return known[key]
+
     def forward(backbone: str | None) -> float:
-        return time_pictures(context.of(backbone).backbone)
+        return timed((backbone,), lambda: time_pictures(context.of(backbone).backbone))
 
     def epoch(config: TrialConfig) -> float:
         kind = (config.backbone, config.frozen_depth, config.batch_size)
-        if kind not in seconds_per_step:
-            seconds_per_step[kind] = _time_step(context.of(config.backbone), config)
+        step = timed(kind, lambda: _time_step(context.of(config.backbone), config))
         scoring = (1 - config.frozen_depth) * forward(config.backbone) * val
-        return seconds_per_step[kind] * steps_per_epoch(train, config) + scoring
+        return step * steps_per_epoch(train, config) + scoring
 
     return Pace(train, train + val, context.spec.views, forward, epoch)
 
@@ -92,7 +98,7 @@ def affordable(
     """The configuration, if there is time for it and then for a final model with it; perhaps with fewer epochs.
 
     A part of the backbone is trained for at least half of its epochs, or 12, with a schedule of that length. None where
-    there is no time.
+    there is no time. NotTimed where that depends on what has to be timed first.
     """
     left -= REPORT_SECONDS
     known = [
@@ -112,9 +118,7 @@ def affordable(
         left -= 0.0 if cut == PIXELS else forward * (pace.train * pace.views + pace.everything - pace.train)
         if left < _FORWARDS * (1 - config.frozen_depth) * forward * pace.train * fewest * times:
             return None
-        started = time.monotonic()
         epoch = pace.epoch(config)
-        left -= time.monotonic() - started
     epochs = min(config.epochs, int(left / (epoch * times)))
     return None if epochs < fewest else config.model_copy(update={"epochs": epochs})
 

@@ -85,11 +85,19 @@ class _NoTime(Exception):
     """There is no time for any more trial."""
 
 
+class NotTimed(Exception):
+    """Whether there is time for a configuration is known only after `measure`, which takes seconds."""
+
+    def __init__(self, measure: Callable[[], None]) -> None:
+        super().__init__()
+        self.measure = measure
+
+
 @dataclass(frozen=True)
 class TimeLimit:
     """Which configurations there is time for, given all trials of the study; by default for each, at once."""
 
-    # The configuration, perhaps with fewer epochs, or None where there is no time for it.
+    # The configuration, perhaps with fewer epochs, or None where there is no time for it. May raise NotTimed.
     afford: Callable[["Sequence[FrozenTrial]", TrialConfig], TrialConfig | None] = lambda known, config: config
     # Whether others come first, as long as there are any.
     is_later: Callable[["Sequence[FrozenTrial]", TrialConfig], bool] = lambda known, config: False
@@ -152,17 +160,20 @@ def run_worker(
             check()
             before_trial()
             fail_lost_trials(study)
-            with ask_lock(study):
-                known = read_trials(study)
-                if len(only_finished(known)) >= trials:
-                    return False
-                if deadline is not None and time.monotonic() >= deadline:
-                    return False
-                is_wanted = count_live(known) < trials
-                try:
+            try:
+                with ask_lock(study):
+                    known = read_trials(study)
+                    if len(only_finished(known)) >= trials:
+                        return False
+                    if deadline is not None and time.monotonic() >= deadline:
+                        return False
+                    is_wanted = count_live(known) < trials
                     started = _begin(study, known, memory, context, name, warm_starts, limit) if is_wanted else None
-                except _NoTime:
-                    return False
+            except _NoTime:
+                return False
+            except NotTimed as unknown:  # without the lock, for which others wait
+                unknown.measure()
+                continue
             if started is None:  # trials of other workers may still fail
                 time.sleep(_WAIT)
                 continue
