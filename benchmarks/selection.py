@@ -297,10 +297,22 @@ def pick(kept: dict[str, Any]) -> dict[str, list[int]]:
         lost = _score(labels, theirs) - _score(labels, ours)
         return default if lost > errors * (errors and _standard_error(labels, ours, theirs)) else places
 
+    scores = kept["scores"]
+    error = float(np.sqrt(scores[0] * (1 - scores[0]) / len(labels)))
+
+    def near(errors: float) -> list[int]:
+        """Those of the best five, and the default, that are not below the best by more than so many errors."""
+        return [place for place in five if scores[place] >= scores[0] - errors * error]
+
     rules = {
         "default": default,
         "winner": [0],
         **{f"mean of {most} and default": best_and_default(kept, most) for most in (3, 5, 10, 20)},
+        **{
+            f"mean of 5 within {errors} standard errors{name}": list(dict.fromkeys([*near(errors), *others]))
+            for errors in (1, 2, 3)
+            for name, others in ((", and default", default), (", default likewise", []))
+        },
         "mean of 5 and default, unless default is higher": unless_default(five, 0),
         "mean of 5 and default, unless default is surely higher": unless_default(five, 1),
         "mean of 10 and default, unless default is surely higher": unless_default(ten, 1),
