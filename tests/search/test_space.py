@@ -246,7 +246,8 @@ def test_enqueued_configurations_have_the_values_given_and_defaults_elsewhere(wr
     assert enqueued_params(load_space(write(HEAD + ranges))) == []
     whole = default_params(load_space("full")) | {"head_layers": 0, "frozen_depth": 0.0, "learning_rate": 2e-4}
     del whole["head_units"]
-    assert enqueued_params(load_space("full")) == [whole]
+    wide = default_params(load_space("full")) | {"head_units": 768, "dropout": 0.2, "weight_decay": 3e-3}
+    assert enqueued_params(load_space("full")) == [whole, wide]
 
 
 @pytest.mark.parametrize(

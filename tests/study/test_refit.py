@@ -257,7 +257,7 @@ def test_the_winner_s_own_model_is_averaged_with_the_one_fitted_again(prepared, 
     np.testing.assert_allclose(load_model(tmp_path)(pixels), made.probabilities, atol=5e-3)
 
     again = refit(context, test, {3: given, **other}, bar=BAR, winner_twice=True, use_kept=False)
-    assert fitted[1:] == [count + len(context.data.val), count]
+    assert fitted[2:] == [count, count + len(context.data.val), 0]
     np.testing.assert_array_equal(again.probabilities, made.probabilities)
 
 

@@ -1,7 +1,6 @@
 """Fits several configurations for their whole schedules: heads alone on all cores at once, tails one after another."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from wastetune.backbones.activation_store import Activations
@@ -9,7 +8,7 @@ from wastetune.backbones.backbone import nearest_cut
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingSet, fit_final, predict_probabilities, steps_per_epoch
 from wastetune.training.learner import FloatArray, Learner, is_head_alone, open_head
-from wastetune.tuning.objective import fitted_learner, restored_learner
+from wastetune.tuning.objective import fitted_learner
 from wastetune.tuning.prepare import TrialContext
 
 # Below so many pictures in all, each counted once an epoch, processes take longer to start than they save.
@@ -20,7 +19,7 @@ _WORTH_PROCESSES = 100_000
 class FitTask:
     """A configuration, what it is fitted on for so many epochs, and the pictures whose classes it then predicts.
 
-    With `weights`, which such a fit gave before, one after the other, nothing is fitted.
+    A tail begins with the weights `start`, one after the other, if there are any; with 0 epochs it keeps them.
     """
 
     config: TrialConfig
@@ -28,7 +27,7 @@ class FitTask:
     predicted: Activations
     epochs: int
     seed: int
-    weights: FloatArray | None = None
+    start: FloatArray | None = None
 
 
 def fit_each(context: TrialContext, tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]:
@@ -43,14 +42,9 @@ def fit_each(context: TrialContext, tasks: Sequence[FitTask]) -> Iterator[tuple[
         if head:
             yield next(heads)
         else:
-            with _open_tail(context, task) as learner:
+            epochs, seed, start = task.epochs, task.seed, task.start
+            with fitted_learner(context, task.config, task.train, epochs=epochs, seed=seed, start=start) as learner:
                 yield learner, predict_probabilities(learner, task.predicted)
-
-
-def _open_tail(context: TrialContext, task: FitTask) -> AbstractContextManager[Learner]:
-    if task.weights is not None:
-        return restored_learner(context, task.config, task.weights)
-    return fitted_learner(context, task.config, task.train, epochs=task.epochs, seed=task.seed)
 
 
 def _fit_heads(tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]:

@@ -18,9 +18,9 @@ from wastetune.study.fits import FitTask, fit_each
 from wastetune.training.assembly import assemble_model, copy_branch
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed
-from wastetune.training.learner import as_keras, count_parameters
+from wastetune.training.learner import as_keras, count_parameters, get_weights
 from wastetune.tuning.held_out import read_weights
-from wastetune.tuning.objective import fitting_set, plain_set, training_set
+from wastetune.tuning.objective import fitted_learner, fitting_set, plain_set, training_set
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
 
 # The assembled model and the stored activations (half precision) may differ by so much in a probability.
@@ -60,8 +60,9 @@ def refit(
     Each is fitted for all epochs of its configuration, also where its trial was stopped early: what is left of the
     learning-rate schedule is where it converges (figures in docs/log.md). Without `whole_schedule` it is fitted up to
     its trial's best epoch, with the schedule rescaled to end there, as earlier versions did.
-    With `winner_twice` the model that the first one's trial left is averaged, too. Where it was not kept, or it is not
-    to be used, it is fitted again, to the same pictures as in the trial.
+    With `winner_twice` the first one begins with the weights that its trial left, and the model with these weights is
+    averaged, too. Where they were not kept, or are not to be used, it is fitted again, to the same pictures as in the
+    trial.
     `keep` is called with the whole model, from pixels to probabilities.
     TrainingFailed where that model does not agree with the stored activations.
     """
@@ -77,9 +78,8 @@ def refit(
         for number, config in configs.items()
     ]
     if winner_twice:
-        train = training_set(context, context.data.train, (winner := tasks[0]).config, bar)
-        kept = read_weights(context, winner.config, winner.seed) if use_kept else None
-        tasks.append(replace(winner, train=train, epochs=winner.config.epochs, weights=kept))
+        own = _trial_model(context, tasks[0], use_kept=use_kept, bar=bar)
+        tasks = [replace(tasks[0], start=own.start), *tasks[1:], own]
     predictions = []
     for task, (learner, predicted) in zip(tasks, fit_each(context, tasks), strict=True):
         cut = nearest_cut(backbone, task.config.frozen_depth)
@@ -124,6 +124,17 @@ def refit_again(
         seed = seed_for("repeat", trial_seed(context, number), repeat)
         tasks.append(_task(context, test, config, epochs=config.epochs, seed=seed, bar=bar))
     return {number: predicted for number, (_, predicted) in zip(members, fit_each(context, tasks), strict=True)}
+
+
+def _trial_model(context: TrialContext, task: FitTask, *, use_kept: bool, bar: Bar) -> FitTask:
+    """The task with the model that its trial left, to which nothing is added."""
+    config = task.config
+    weights = read_weights(context, config, task.seed) if use_kept else None
+    if weights is None:
+        train = training_set(context, context.data.train, config, bar)
+        with fitted_learner(context, config, train, epochs=config.epochs, seed=task.seed) as learner:
+            weights = get_weights(learner)
+    return replace(task, epochs=0, start=weights)
 
 
 def _task(context: TrialContext, test: PictureSet, config: TrialConfig, *, epochs: int, seed: int, bar: Bar) -> FitTask:

@@ -159,8 +159,13 @@ def count_parameters(learner: Any) -> int:
     return sum(math.prod(weights.shape) for weights in learner.trainable_weights)
 
 
+def get_weights(model: Any) -> FloatArray:
+    """The weights of a Keras model, one after the other."""
+    return np.concatenate([np.ravel(each) for each in model.get_weights()])
+
+
 def set_weights(model: Any, weights: FloatArray) -> None:
-    """Gives a Keras model these weights, one after the other in the order of `get_weights`."""
+    """Gives a Keras model these weights, as `get_weights` gave them."""
     shapes = [each.shape for each in model.get_weights()]
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     parts = np.split(weights, ends[:-1])

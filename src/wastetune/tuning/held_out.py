@@ -8,7 +8,6 @@ is averaged with the one that is fitted on all pictures. Where there is no such 
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from wastetune.backbones.backbone import nearest_cut
 from wastetune.backbones.cuts import PIXELS, TOP
 from wastetune.files import is_sound, seal, write_whole
 from wastetune.training.config import TrialConfig
-from wastetune.training.learner import FloatArray
+from wastetune.training.learner import FloatArray, get_weights
 from wastetune.tuning.prepare import TrialContext
 from wastetune.tuning.recipes import RECIPES
 
@@ -39,7 +38,7 @@ def keep_fit(
     if cut != TOP:
         _keep(_predictions_file(context, config, seed), probabilities)
     if cut == PIXELS:
-        _keep_weights(_weights_folder(context), _key(config, seed), score, model.get_weights())
+        _keep_weights(_weights_folder(context), _key(config, seed), score, get_weights(model))
 
 
 def read_held_out(context: TrialContext, config: TrialConfig, seed: int) -> FloatArray | None:
@@ -53,8 +52,8 @@ def read_weights(context: TrialContext, config: TrialConfig, seed: int) -> Float
     return next((found for path in kept if (found := _read(path)) is not None), None)
 
 
-def _keep_weights(folder: Path, key: str, score: float, weights: Sequence[FloatArray]) -> None:
-    _keep(folder / f"{score:.9f} {key}.npy", np.concatenate([np.ravel(each) for each in weights]))
+def _keep_weights(folder: Path, key: str, score: float, weights: FloatArray) -> None:
+    _keep(folder / f"{score:.9f} {key}.npy", weights)
     for path in sorted(folder.glob("[!.]*.npy"), reverse=True)[_MOST:]:
         path.unlink(missing_ok=True)
 

@@ -116,24 +116,25 @@ def cross_predict(
 
 @contextlib.contextmanager
 def fitted_learner(
-    context: TrialContext, config: TrialConfig, data: TrainingSet, *, epochs: int, seed: int
+    context: TrialContext,
+    config: TrialConfig,
+    data: TrainingSet,
+    *,
+    epochs: int,
+    seed: int,
+    start: FloatArray | None = None,
 ) -> Iterator[Learner]:
     """A learner of this configuration, fitted for so many passes over the data, where its schedule ends.
 
-    TrainingFailed as in `run_trial`.
+    It begins with the weights `start`, one after the other, or else as a trial does. TrainingFailed as in `run_trial`.
     """
     steps = epochs * steps_per_epoch(len(data.labels), config)
     with open_configured(context, config, horizon=steps, seed=seed) as learner:
-        fit_head_first(learner, data, config, seed=seed, build=context.build_head)
+        if start is None:
+            fit_head_first(learner, data, config, seed=seed, build=context.build_head)
+        else:
+            set_weights(learner, start)
         fit_final(learner, data, config=config, steps=steps, seed=seed)
-        yield learner
-
-
-@contextlib.contextmanager
-def restored_learner(context: TrialContext, config: TrialConfig, weights: FloatArray) -> Iterator[Learner]:
-    """A learner of this configuration with the weights of a fit, one after the other."""
-    with open_configured(context, config, horizon=1, seed=0) as learner:
-        set_weights(learner, weights)
         yield learner
 
 
