@@ -42,8 +42,14 @@ def test_the_best_heads_and_the_default_are_averaged():
     assert numbers(found.trials) == numbers(found.together)
 
 
+def test_heads_that_are_surely_below_the_best_one_are_left_out_but_not_the_default():
+    trials = [trial(0, 0.6, default=True), trial(1, 0.9), trial(2, 0.82), trial(3, 0.8)]
+    assert numbers(candidates_of(trials, validated=100).together) == [1, 2, 0]  # .09
+    assert numbers(candidates_of(trials, validated=50).together) == [1, 2, 3, 0]
+
+
 def test_a_default_among_the_best_is_counted_once_and_of_equal_scores_the_earlier_is_better():
-    found = candidates_of([trial(0, 0.7, default=True), trial(1, 0.7), trial(2, 0.9)])
+    found = candidates_of([trial(0, 0.85, default=True), trial(1, 0.85), trial(2, 0.9)])
     assert numbers(found.together) == [2, 0, 1]
 
 
@@ -91,7 +97,7 @@ def test_a_winner_with_a_tail_is_averaged_with_fewer_trials_of_any_cut():
 
 
 def test_a_default_with_a_tail_is_not_averaged_with_heads_and_kept_where_it_is_better():
-    trials = [trial(0, 0.5, default=True, cut="block_7"), trial(1, 0.8), trial(2, 0.9)]
+    trials = [trial(0, 0.5, default=True, cut="block_7"), trial(1, 0.85), trial(2, 0.9)]
     found = candidates_of(trials)
     assert numbers(found.together) == [2, 1]
     assert numbers(found.trials) == [2, 1, 0]
@@ -100,7 +106,7 @@ def test_a_default_with_a_tail_is_not_averaged_with_heads_and_kept_where_it_is_b
 
 
 def test_without_an_ensemble_the_winner_is_compared_with_the_default():
-    found = candidates_of([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)], alone=True)
+    found = candidates_of([trial(0, 0.5, default=True), trial(1, 0.85), trial(2, 0.9)], alone=True)
     assert (numbers(found.together), numbers(found.trials)) == ([2], [2, 0])
 
 
@@ -114,7 +120,7 @@ def said(*right):
 
 
 def test_members_that_are_better_together_are_kept_together():
-    found = candidates_of([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)])
+    found = candidates_of([trial(0, 0.5, default=True), trial(1, 0.85), trial(2, 0.9)])
     held_out = {2: said(0, 1, 2), 1: said(1, 2, 3), 0: said(0, 3)}
     chosen = select_members(LABELS, held_out, found, "accuracy")
     assert (chosen.kind, chosen.members) == ("ensemble", (2, 1, 0))
@@ -123,7 +129,7 @@ def test_members_that_are_better_together_are_kept_together():
 
 @pytest.mark.parametrize(("alone", "kept"), [(True, ("default", (0,), 1.0)), (False, ("ensemble", (2, 1, 0), 0.25))])
 def test_a_default_that_is_better_on_held_out_pictures_is_kept_unless_it_is_averaged(alone, kept):
-    found = candidates_of([trial(0, 0.5, default=True), trial(1, 0.8), trial(2, 0.9)], alone=alone)
+    found = candidates_of([trial(0, 0.5, default=True), trial(1, 0.85), trial(2, 0.9)], alone=alone)
     held_out = {2: said(0), 1: said(0), 0: said(0, 1, 2, 3)}
     chosen = select_members(LABELS, held_out, found, "accuracy")
     assert (chosen.kind, chosen.members, chosen.score) == kept
@@ -171,7 +177,7 @@ def test_of_several_backbones_only_trials_of_the_winner_s_are_averaged_and_its_d
 
 def test_a_limit_holds_for_every_member_and_for_the_default_too():
     goals = Goals(("latency_ms",), {"latency_ms": 5.0})
-    trials = [trial(0, 0.95, default=True, ms=6), trial(1, 0.9, ms=4), trial(2, 0.8, ms=5), trial(3, 0.99, ms=7)]
+    trials = [trial(0, 0.95, default=True, ms=6), trial(1, 0.9, ms=4), trial(2, 0.85, ms=5), trial(3, 0.99, ms=7)]
     found = candidates_of(trials, goals=goals)
     assert numbers(found.together) == [1, 2]
     assert numbers(found.trials) == [1, 2, 0]  # it is fitted, to be compared with

@@ -2,7 +2,8 @@
 
 The highest of many nearly equal validation scores is the luckiest one. So the final model is the mean of the best
 trials and the default. It is not taken back where the default alone scores higher on held-out pictures: they are too
-few to tell, and that was wrong more often than right. Measured in docs/results.md.
+few to tell, and that was wrong more often than right. A head that is surely below the best one makes the mean worse,
+and after a few trials such heads are among the best five, so these are left out. Measured in docs/results.md.
 
 Where the winner trained a part of the backbone, others may be far below it, as heads are below a whole network, and
 their mean is worse than the winner alone. So only trials within one standard error of it are averaged with it
@@ -30,6 +31,7 @@ from wastetune.storage.records import TrialRecord
 from wastetune.training.config import BACKBONE
 
 HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost next to nothing
+_SURELY_BELOW = 3  # standard errors, between heads
 TAILS = 3  # trials averaged where the winner has a tail, besides the default: each tail is a pass of its own
 
 
@@ -81,10 +83,11 @@ def find_candidates(
 
     Of several backbones only trials of the winner's are averaged, and its default is the one to compare with: the final
     model has one trunk. Where the winner is a head, only heads are averaged, because a tail would cost a pass of its
-    own part of the backbone; where it is a tail, those of any cut within one standard error of its score. A whole
-    network within one standard error of the highest score is the winner, and the best head is averaged with it in any
-    case. `alone`: the one with the highest score is the winner, and it is not averaged with others. Of equal scores,
-    lower costs are better, then the earlier trial.
+    own part of the backbone: those within three standard errors of its score, and the default. Where it is a tail,
+    those of any cut within one standard error, the default likewise. A whole network within one standard error of the
+    highest score is the winner, and the best head is averaged with it in any case. `alone`: the one with the highest
+    score is the winner, and it is not averaged with others. Of equal scores, lower costs are better, then the earlier
+    trial.
     ValueError where the default trial is not complete, or no trial is within the limits.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
@@ -100,11 +103,13 @@ def find_candidates(
     best = next((each for each in _near(complete, complete[0], validated) if each.cut == PIXELS.name), complete[0])
     heads = [trial for trial in complete if trial.cut == TOP.name]
     if best in heads:
-        allowed, most = heads, HEADS
+        together = _near(heads, best, validated, errors=_SURELY_BELOW)[:HEADS]
+        is_averaged = default in heads
     else:
-        allowed, most = [best, *(trial for trial in _near(complete, best, validated) if trial != best)], TAILS
-    together = allowed[:most]
-    if default in allowed and default not in together:
+        near = [best, *(trial for trial in _near(complete, best, validated) if trial != best)]
+        together = near[:TAILS]
+        is_averaged = default in near
+    if is_averaged and default not in together:
         together = [*together, default]
     is_whole = best.cut == PIXELS.name
     if is_whole and not any(trial in heads for trial in together):
@@ -139,9 +144,9 @@ def _score(trial: TrialRecord) -> float:
     return trial.score
 
 
-def _near(trials: Sequence[TrialRecord], best: TrialRecord, pictures: int) -> list[TrialRecord]:
-    """Those that are not below the best one by more than one standard error."""
-    return [trial for trial in trials if _score(trial) >= _score(best) - _standard_error(best, pictures)]
+def _near(trials: Sequence[TrialRecord], best: TrialRecord, pictures: int, errors: int = 1) -> list[TrialRecord]:
+    """Those that are not below the best one by more than so many standard errors."""
+    return [trial for trial in trials if _score(trial) >= _score(best) - errors * _standard_error(best, pictures)]
 
 
 def _standard_error(trial: TrialRecord, pictures: int) -> float:
