@@ -91,9 +91,6 @@ def test_the_final_model_is_told_with_its_optimism_and_calibration():
     assert "off by 3.4 points on average (10.8 before calibration with temperature 0.66)" in said
     assert "Best trial: 17, validation macro F1 0.951; the final model is a mean of 3, with this one" in said
     assert "Final model: trial 17." in words(made_of("best", 17))
-    twice = words(made_of("ensemble", 17, final={"winner_twice": True}))
-    assert "Final model: the mean of 2 models (trial 17, and trial 17 as it was)." in twice
-    assert "the final model is a mean of 2, with this one" in twice
 
 
 def test_the_page_shows_accuracy_by_confidence_and_leaves_it_out_where_it_was_not_measured():

@@ -64,21 +64,12 @@ def test_a_winner_with_a_tail_is_not_averaged_with_what_is_below_it_by_more_than
 def test_a_whole_network_is_the_winner_unless_a_head_is_better_by_more_than_a_standard_error():
     heads = [trial(0, 0.5, default=True), trial(1, 0.9), trial(2, 0.89), trial(3, 0.88)]
     found = candidates_of([*heads, trial(4, 0.885, cut="pixels"), trial(5, 0.86, cut="pixels")], validated=100)  # .03
-    assert (numbers(found.together), found.winner_twice) == ([4, 1, 2], True)
+    assert numbers(found.together) == [4, 1, 2]
     found = candidates_of([*heads, trial(4, 0.86, cut="pixels")], validated=100)
-    assert (numbers(found.together), found.winner_twice) == ([1, 2, 3, 0], False)
+    assert numbers(found.together) == [1, 2, 3, 0]
     found = candidates_of([*heads, trial(4, 0.885, cut="block_7")], validated=100)
     assert numbers(found.together) == [1, 2, 3, 0]
     assert numbers(candidates_of([*heads, trial(4, 0.885, cut="pixels")], alone=True).together) == [1]
-
-
-def test_the_best_head_is_averaged_with_a_whole_network_however_far_below():
-    default, heads, whole = trial(0, 0.5, default=True), [trial(1, 0.6), trial(2, 0.7)], trial(3, 0.95, cut="pixels")
-    assert numbers(candidates_of([default, *heads, whole]).models) == [3, 2, 3]
-    assert numbers(candidates_of([default, *heads, whole, trial(4, 0.94, cut="pixels")]).models) == [3, 4, 2, 3]
-    assert numbers(candidates_of([default, *heads, trial(3, 0.95, cut="block_7")]).models) == [3]
-    assert numbers(candidates_of([default, whole]).models) == [3, 0, 3]  # the default is the best head
-    assert numbers(candidates_of([trial(0, 0.5, default=True, cut="pixels"), whole]).models) == [3, 3]
 
 
 def test_pruned_and_failed_trials_are_no_candidates():
@@ -133,27 +124,6 @@ def test_a_default_that_is_better_on_held_out_pictures_is_kept_unless_it_is_aver
     held_out = {2: said(0), 1: said(0), 0: said(0, 1, 2, 3)}
     chosen = select_members(LABELS, held_out, found, "accuracy")
     assert (chosen.kind, chosen.members, chosen.score) == kept
-
-
-def test_a_whole_network_that_won_is_averaged_as_its_trial_left_it_too_unless_it_is_to_stay_alone():
-    default, whole = trial(0, 0.5, default=True, cut="block_7"), trial(2, 0.9, cut="pixels")
-    found = candidates_of([default, whole])
-    assert numbers(found.models) == [2, 2]
-    chosen = select_members(LABELS, {2: said(0, 1), 0: said(0, 1, 2)}, found, "accuracy")
-    assert (chosen.kind, chosen.members) == ("default", (0,))  # better alone
-    chosen = select_members(LABELS, {2: said(0, 1), 0: said(0)}, found, "accuracy")
-    assert (chosen.kind, chosen.members, chosen.models) == ("ensemble", (2,), (2, 2))
-    assert numbers(found.with_one_less().models) == [2]
-    assert numbers(candidates_of([default, whole], alone=True).models) == [2]
-    assert not candidates_of([default, trial(2, 0.9, cut="block_7")]).winner_twice
-
-
-def test_a_default_that_is_a_whole_network_and_won_is_averaged_with_itself():
-    found = candidates_of([trial(0, 0.9, default=True, cut="pixels"), trial(1, 0.88)], validated=50)
-    assert numbers(found.models) == [0, 1, 0]
-    alone = candidates_of([trial(0, 0.9, default=True, cut="pixels")])
-    chosen = select_members(LABELS, {0: said(0)}, alone, "accuracy")
-    assert (chosen.kind, chosen.members, chosen.models) == ("ensemble", (0,), (0, 0))
 
 
 def test_a_winner_alone_is_told_as_such_and_the_default_alone_as_the_default():

@@ -12,7 +12,7 @@ import wastetune.study.refit
 import wastetune.tuning.objective
 from wastetune.backbones.activation_store import open_store
 from wastetune.backbones.backbone import build_trunk
-from wastetune.backbones.cuts import PIXELS, TOP
+from wastetune.backbones.cuts import TOP
 from wastetune.console import open_console
 from wastetune.data.splits import draw_folds
 from wastetune.evaluation.metrics import metric_value
@@ -33,8 +33,9 @@ from wastetune.study.refit import refit, refit_again
 from wastetune.study.select import select_final
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed, predict_probabilities
+from wastetune.training.learner import get_weights
 from wastetune.tuning.held_out import keep_fit, read_held_out, read_weights
-from wastetune.tuning.objective import cross_predict, fitted_learner, plain_set, run_trial, tuning_sets
+from wastetune.tuning.objective import cross_predict, fitted_learner, run_trial, tuning_sets
 from wastetune.tuning.prepare import trial_seed
 
 BAR = open_console().bar
@@ -234,30 +235,29 @@ def test_a_tail_that_ran_its_whole_schedule_is_not_fitted_again_to_be_compared(p
     assert len(fitted) == 1
 
 
-def test_the_winner_s_own_model_is_averaged_with_the_one_fitted_again(prepared, tmp_path, monkeypatch):
+def test_a_whole_network_is_fitted_further_from_the_weights_of_its_trial(prepared, tmp_path, monkeypatch):
     context = replace(prepared.context, store=open_store(tmp_path / "cache"))
     given = attrs(frozen_depth=0.0, augmentation=0.5, learning_rate=0.03, epochs=1)
-    config, test = TrialConfig.model_validate(given.config), prepared.test
-    other = {4: attrs(learning_rate=1.0)}
-    train, _ = tuning_sets(context, config, BAR)
-    with fitted_learner(context, config, train, epochs=1, seed=trial_seed(context, 3)) as learner:
-        own = predict_probabilities(learner, plain_set(context, test, PIXELS, BAR).activations)
+    config, test, members = TrialConfig.model_validate(given.config), prepared.test, {3: given, 4: attrs()}
     run_trial(config, 3, context, BAR, lambda epoch: None)
 
     fitted, fit_final = [], wastetune.tuning.objective.fit_final
-    spy = lambda learner, data, **given: fitted.append(len(data.labels)) or fit_final(learner, data, **given)  # noqa: E731
+
+    def spy(learner, data, **given):
+        fitted.append((len(data.labels), get_weights(learner)))
+        fit_final(learner, data, **given)
+
     monkeypatch.setattr(wastetune.tuning.objective, "fit_final", spy)
-    saved = replace(prepared, context=context)
-    made = refit_and_save(saved, {3: given, **other}, tmp_path, winner_twice=True)
+    made = refit_and_save(replace(prepared, context=context), members, tmp_path)
     count = len(context.data.train)
-    assert fitted == [count + len(context.data.val)]  # of the trial nothing is fitted again
-    np.testing.assert_allclose(made.uncalibrated, (made.each[3] + made.each[4] + own) / 3, atol=1e-6)
-    assert np.abs(made.each[3] - own).max() > 1e-3
+    ((pictures, start),) = fitted
+    assert pictures == count + len(context.data.val)
+    np.testing.assert_array_equal(start, read_weights(context, config, trial_seed(context, 3)))
     pixels = test.read(range(len(test))).astype(np.float32)
     np.testing.assert_allclose(load_model(tmp_path)(pixels), made.probabilities, atol=5e-3)
 
-    again = refit(context, test, {3: given, **other}, bar=BAR, winner_twice=True, use_kept=False)
-    assert fitted[2:] == [count, count + len(context.data.val), 0]
+    again = refit(context, test, members, bar=BAR, use_kept=False)
+    assert [pictures for pictures, _ in fitted[1:]] == [count, count + len(context.data.val)]
     np.testing.assert_array_equal(again.probabilities, made.probabilities)
 
 

@@ -130,7 +130,6 @@ def reproduce_final(study: "optuna.Study", prepared: Prepared, folder: Path, con
             bar=console.bar,
             temperature=final.temperature if final else 1.0,
             whole_schedule=final.whole_schedule if final else False,
-            winner_twice=final.winner_twice if final else False,
             use_kept=False,
         )
     except TrainingFailed as error:

@@ -79,7 +79,6 @@ class FinalModel(Record):
 
     kind: Kind
     members: tuple[int, ...]  # trials, each fitted again on training and validation pictures
-    winner_twice: bool = False  # the first one's own model, fitted on the training pictures alone, is averaged too
     considered: tuple[int, ...]  # the trials it was selected from
     temperature: float  # by which its logits are divided
     score: float  # the metric on the validation pictures, fitted on the training pictures alone
@@ -89,11 +88,6 @@ class FinalModel(Record):
     set_thresholds: tuple[SetThreshold, ...] = ()
     unlike_below: float | None = None  # the likeness to the training pictures of 5 % of those pictures
     costs: dict[str, float] = Field(default_factory=dict)  # of this model, in a study with several objectives
-
-    @property
-    def models(self) -> tuple[int, ...]:
-        """The trial of each model that it is the mean of."""
-        return (*self.members, self.members[0]) if self.winner_twice else self.members
 
 
 class ModelSize(Record):

@@ -215,11 +215,9 @@ def leak_line(report: Report) -> list[str]:
 def final_model(final: FinalModel) -> str:
     """What the final model is made of: `the mean of 6 models (trials 3, 7, ...)`, or `trial 3`."""
     numbers = ", ".join(map(str, final.members))
-    if final.kind != "ensemble":
-        return f"trial {numbers}"
-    trials = f"trial{'s' * (len(final.members) > 1)} {numbers}"
-    also = f", and trial {final.members[0]} as it was" if final.winner_twice else ""
-    return f"the mean of {len(final.models)} models ({trials}{also})"
+    if final.kind == "ensemble":
+        return f"the mean of {len(final.members)} models (trials {numbers})"
+    return f"trial {numbers}"
 
 
 def shift_line(report: Report) -> list[str]:
@@ -384,7 +382,7 @@ def best_line(report: Report) -> str:
         return f"Best trial: {name}, {score}; the final model is the default configuration, not this one"
     if final and final.kind == "ensemble":
         place = "with this one" if best.number in final.members else "without this one"
-        return f"Best trial: {name}, {score}; the final model is a mean of {len(final.models)}, {place}"
+        return f"Best trial: {name}, {score}; the final model is a mean of {len(final.members)}, {place}"
     return f"Best configuration: trial {name}, {score}; retrained for {render_count(report.retrain.epochs, 'epoch')}"
 
 

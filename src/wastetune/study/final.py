@@ -174,11 +174,11 @@ def _select(study: "optuna.Study", context: TrialContext, candidates: Candidates
 
     console.print("measuring what the final model costs")
     considered = tuple(trial.number for trial in candidates.trials)
-    costs = measure(candidates.models)
-    while len(candidates.models) > 1 and not goals.allow(costs):
-        console.print(f"  a mean of {len(candidates.models)} has {render_costs(costs, goals.limits)}; one less")
-        candidates = candidates.with_one_less()
-        costs = measure(candidates.models)
+    costs = measure(candidates.together)
+    while len(candidates.together) > 1 and not goals.allow(costs):
+        console.print(f"  a mean of {len(candidates.together)} has {render_costs(costs, goals.limits)}; one less")
+        candidates = replace(candidates, together=candidates.together[:-1])
+        costs = measure(candidates.together)
     final = select_final(context, candidates, console)
     if final.kind == "default":
         costs = measure([candidates.default])
@@ -201,7 +201,6 @@ def _fit(
         test,
         {number: attrs[number] for number in final.members},
         temperature=final.temperature,
-        winner_twice=final.winner_twice,
         bar=bar,
         keep=lambda model: save_model(bundle, model),
     )

@@ -19,7 +19,7 @@ _WORTH_PROCESSES = 100_000
 class FitTask:
     """A configuration, what it is fitted on for so many epochs, and the pictures whose classes it then predicts.
 
-    A tail begins with the weights `start`, one after the other, if there are any; with 0 epochs it keeps them.
+    A tail begins with the weights `start`, one after the other, if there are any.
     """
 
     config: TrialConfig

@@ -10,14 +10,12 @@ their mean is worse than the winner alone. So only trials within one standard er
 (Breiman's rule; figures in docs/log.md).
 
 A whole network counts as the winner also where it is below a head by no more than that: the best of a hundred heads was
-luckier than the best of a few networks. It is in the mean twice, fitted again on all pictures, and as its trial left
-it: a second model that costs no training. The best head is added to these two, however far below: it errs elsewhere,
-and has a third of the weight (docs/log.md).
+luckier than the best of a few networks (docs/log.md).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,23 +40,11 @@ class Candidates:
     together: tuple[TrialRecord, ...]  # to be averaged, the winner first
     default: TrialRecord
     is_default_allowed: bool = True  # whether the default is within the limits of costs
-    winner_twice: bool = False  # whether the winner is to be averaged as its trial left it, too
 
     @property
     def trials(self) -> tuple[TrialRecord, ...]:
         """All of them, each once."""
         return self.together if self.default in self.together else (*self.together, self.default)
-
-    @property
-    def models(self) -> tuple[TrialRecord, ...]:
-        """The trial of each model to be averaged."""
-        return (*self.together, self.together[0]) if self.winner_twice else self.together
-
-    def with_one_less(self) -> "Candidates":
-        """The same without the last of several models to be averaged."""
-        if self.winner_twice:
-            return replace(self, winner_twice=False)
-        return replace(self, together=self.together[:-1])
 
 
 @dataclass(frozen=True)
@@ -67,7 +53,6 @@ class Selection:
 
     kind: Kind
     members: tuple[int, ...]
-    models: tuple[int, ...]  # the trial of each model: the members, the winner perhaps twice
     score: float
     default_score: float
 
@@ -85,9 +70,8 @@ def find_candidates(
     model has one trunk. Where the winner is a head, only heads are averaged, because a tail would cost a pass of its
     own part of the backbone: those within three standard errors of its score, and the default. Where it is a tail,
     those of any cut within one standard error, the default likewise. A whole network within one standard error of the
-    highest score is the winner, and the best head is averaged with it in any case. `alone`: the one with the highest
-    score is the winner, and it is not averaged with others. Of equal scores, lower costs are better, then the earlier
-    trial.
+    highest score is the winner. `alone`: the one with the highest score is, and it is not averaged with others. Of
+    equal scores, lower costs are better, then the earlier trial.
     ValueError where the default trial is not complete, or no trial is within the limits.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
@@ -111,10 +95,7 @@ def find_candidates(
         is_averaged = default in near
     if is_averaged and default not in together:
         together = [*together, default]
-    is_whole = best.cut == PIXELS.name
-    if is_whole and not any(trial in heads for trial in together):
-        together = [*together, *heads[:1]]
-    return Candidates(tuple(together), default, is_allowed, winner_twice=is_whole)
+    return Candidates(tuple(together), default, is_allowed)
 
 
 def select_members(
@@ -126,13 +107,12 @@ def select_members(
     labels: (n,); held_out: trial number -> probabilities (n, c) of the same pictures, for each candidate.
     """
     default, members = candidates.default.number, tuple(each.number for each in candidates.together)
-    models = tuple(each.number for each in candidates.models)
-    score = metric_value(metric, labels, np.mean([held_out[number] for number in models], axis=0))
+    score = metric_value(metric, labels, np.mean([held_out[number] for number in members], axis=0))
     default_score = metric_value(metric, labels, held_out[default])
     is_better = candidates.is_default_allowed and default not in members and score < default_score
-    if models == (default,) or is_better:
-        return Selection("default", (default,), (default,), default_score, default_score)
-    return Selection("ensemble" if len(models) > 1 else "best", members, models, score, default_score)
+    if members == (default,) or is_better:
+        return Selection("default", (default,), default_score, default_score)
+    return Selection("ensemble" if len(members) > 1 else "best", members, score, default_score)
 
 
 def _rank(trial: TrialRecord) -> tuple[float, ...]:

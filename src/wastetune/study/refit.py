@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wastetune.backbones.backbone import nearest_cut
-from wastetune.backbones.cuts import Cut
+from wastetune.backbones.cuts import PIXELS, Cut
 from wastetune.data.pixels import PictureSet
 from wastetune.evaluation.calibration import scale_probabilities
 from wastetune.evaluation.scores import Scores, score_predictions
@@ -51,7 +51,6 @@ def refit(
     bar: Bar,
     temperature: float = 1.0,
     whole_schedule: bool = True,
-    winner_twice: bool = False,
     use_kept: bool = True,
     keep: Callable[[Any], None] = lambda model: None,
 ) -> RefitResult:
@@ -60,9 +59,8 @@ def refit(
     Each is fitted for all epochs of its configuration, also where its trial was stopped early: what is left of the
     learning-rate schedule is where it converges (figures in docs/log.md). Without `whole_schedule` it is fitted up to
     its trial's best epoch, with the schedule rescaled to end there, as earlier versions did.
-    With `winner_twice` the first one begins with the weights that its trial left, and the model with these weights is
-    averaged, too. Where they were not kept, or are not to be used, it is fitted again, to the same pictures as in the
-    trial.
+    A whole network begins with the weights that its trial left, which a second fit makes better than a new one is
+    (likewise). Where they were not kept, or with `use_kept` false, the trial's fit is made again first.
     `keep` is called with the whole model, from pixels to probabilities.
     TrainingFailed where that model does not agree with the stored activations.
     """
@@ -74,12 +72,14 @@ def refit(
         for number, config in configs.items()
     }
     tasks = [
-        _task(context, test, config, epochs=epochs[number], seed=trial_seed(context, number), bar=bar)
+        _continued(
+            context,
+            _task(context, test, config, epochs=epochs[number], seed=trial_seed(context, number), bar=bar),
+            use_kept=use_kept,
+            bar=bar,
+        )
         for number, config in configs.items()
     ]
-    if winner_twice:
-        own = _trial_model(context, tasks[0], use_kept=use_kept, bar=bar)
-        tasks = [replace(tasks[0], start=own.start), *tasks[1:], own]
     predictions = []
     for task, (learner, predicted) in zip(tasks, fit_each(context, tasks), strict=True):
         cut = nearest_cut(backbone, task.config.frozen_depth)
@@ -103,7 +103,7 @@ def refit(
         scores=score_predictions(test.labels, probabilities, context.classes),
         probabilities=probabilities,
         uncalibrated=uncalibrated,
-        each=dict(zip(configs, predictions, strict=False)),
+        each=dict(zip(configs, predictions, strict=True)),
         parameters=int(whole.count_params()),
         trained=trained,
         cut=max((branch.cut for branch in branches), key=lambda cut: cut.frozen_depth),
@@ -126,15 +126,17 @@ def refit_again(
     return {number: predicted for number, (_, predicted) in zip(members, fit_each(context, tasks), strict=True)}
 
 
-def _trial_model(context: TrialContext, task: FitTask, *, use_kept: bool, bar: Bar) -> FitTask:
-    """The task with the model that its trial left, to which nothing is added."""
+def _continued(context: TrialContext, task: FitTask, *, use_kept: bool, bar: Bar) -> FitTask:
+    """The task, which for a whole network begins with the weights of its trial."""
     config = task.config
+    if nearest_cut(context.backbone, config.frozen_depth) != PIXELS:
+        return task
     weights = read_weights(context, config, task.seed) if use_kept else None
     if weights is None:
         train = training_set(context, context.data.train, config, bar)
         with fitted_learner(context, config, train, epochs=config.epochs, seed=task.seed) as learner:
             weights = get_weights(learner)
-    return replace(task, epochs=0, start=weights)
+    return replace(task, start=weights)
 
 
 def _task(context: TrialContext, test: PictureSet, config: TrialConfig, *, epochs: int, seed: int, bar: Bar) -> FitTask:

@@ -45,13 +45,12 @@ def select_final(context: TrialContext, candidates: Candidates, console: Console
         held_out[number], score = predicted, metric_value(metric, labels, predicted)
         keep_fit(context, task.config, task.seed, score, predicted, learner)
     chosen = select_members(labels, held_out, candidates, metric)
-    mean = np.mean([held_out[number] for number in chosen.models], axis=0)
+    mean = np.mean([held_out[number] for number in chosen.members], axis=0)
     temperature = fit_temperature(labels, mean)
     calibrated = scale_probabilities(mean, temperature)
     return FinalModel(
         kind=chosen.kind,
         members=chosen.members,
-        winner_twice=len(chosen.models) > len(chosen.members),
         considered=tuple(trial.number for trial in trials),
         temperature=temperature,
         score=chosen.score,

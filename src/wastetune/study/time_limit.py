@@ -166,10 +166,8 @@ def _candidates(trials: Sequence[TrialRecord], pace: Pace) -> Sequence[TrialReco
 def _beside_a_tail(trials: Sequence[TrialRecord], pace: Pace) -> Sequence[TrialRecord]:
     """What is averaged with one more trial with a tail, if it is the best: the best of the others, and the default."""
     default = [trial for trial in trials if trial.default and trial.state == "complete"]
-    others = [trial for trial in _candidates(trials, pace) if not trial.default]
-    tails = [trial for trial in others if trial.cut != TOP.name]
-    heads = [trial for trial in others if trial.cut == TOP.name]
-    return [*tails[: TAILS - 1], *heads[:1], *default]
+    tails = [trial for trial in _candidates(trials, pace) if trial.cut != TOP.name and not trial.default]
+    return [*tails[: TAILS - 1], *default]
 
 
 def _seconds_per_epoch(trial: TrialRecord) -> float:

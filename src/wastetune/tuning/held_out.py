@@ -2,8 +2,8 @@
 
 To be selected and calibrated, the final model's members are fitted on the training pictures for their whole schedule.
 A trial that was not stopped early has done exactly that, and for a tail it took minutes. So its last predictions of the
-validation pictures are kept. So are the weights of the best trials of the whole network, because the winner's own model
-is averaged with the one that is fitted on all pictures. Where there is no such file, the trial is fitted again.
+validation pictures are kept. So are the weights of the best trials of the whole network, with which its fit on all
+pictures begins. Where there is no such file, the trial is fitted again.
 """
 
 import hashlib
