@@ -32,7 +32,7 @@ from wastetune.search.space import default_params, enqueued_params
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import FloatArray, TrainingSet, fit_final, predict_probabilities, steps_per_epoch
 from wastetune.training.head_start import fit_head_first
-from wastetune.training.learner import Learner, open_learner
+from wastetune.training.learner import Learner, get_weights, open_learner, set_weights
 from wastetune.training.numpy_mlp import NumpyMLP
 from wastetune.tuning.objective import choose_config, tuning_sets
 from wastetune.tuning.prepare import TrialContext
@@ -149,7 +149,7 @@ def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
 
 def wanted(ingredients: Mapping[str, Ingredient], only: Sequence[str] | None) -> list[str]:
     """The fit as it is, those asked for, and what they need of others; in the order of the table."""
-    names = set(ingredients) if only is None else {"as it is", *only}
+    names = set(ingredients) if only is None else {"as it is", *only} & set(ingredients)
     for _ in ingredients:  # what is needed may need others
         names |= {each for name in names for each in (*ingredients[name].mean_of, ingredients[name].after) if each}
     return [name for name in ingredients if name in names]
@@ -194,10 +194,10 @@ def fit(
         if start is None:
             fit_head_first(learner, train, config, seed=seed)
         else:
-            learner.set_weights(start)
+            set_weights(learner, start)
         changed = learner if ingredient.change is None else Changed(learner, ingredient.change, seed)
         fit_final(changed, train, config=config, steps=steps, seed=seed)
-        weights = None if isinstance(learner, NumpyMLP) else learner.get_weights()
+        weights = None if isinstance(learner, NumpyMLP) else get_weights(learner)
         return predict_probabilities(learner, val), weights
 
 

@@ -72,14 +72,10 @@ def refit(
         for number, config in configs.items()
     }
     tasks = [
-        _continued(
-            context,
-            _task(context, test, config, epochs=epochs[number], seed=trial_seed(context, number), bar=bar),
-            use_kept=use_kept,
-            bar=bar,
-        )
+        _task(context, test, config, epochs=epochs[number], seed=trial_seed(context, number), bar=bar)
         for number, config in configs.items()
     ]
+    tasks = [_continued(context, task, use_kept=use_kept, bar=bar) for task in tasks]
     predictions = []
     for task, (learner, predicted) in zip(tasks, fit_each(context, tasks), strict=True):
         cut = nearest_cut(backbone, task.config.frozen_depth)
