@@ -5,6 +5,7 @@
     once: how to use the time of two fits of it, in a trial and again: the second one alone, begun anew or with the
         weights of the first, the mean of both, or one longer fit, of all pictures or of those of the trial (`--epochs`
         are those of each of the two)
+    beside: heads averaged with it, the network having one or several times their weight (`--epochs` are the network's)
 
     python benchmarks/ingredients.py heads --cases trashnet wid --splits 11 12 13 --fits 3
 
@@ -26,11 +27,11 @@ from wastetune.backbones.backbone import nearest_cut
 from wastetune.backbones.catalog import find_architecture
 from wastetune.backbones.cuts import block_ends
 from wastetune.console import open_console
-from wastetune.evaluation.calibration import log_loss
+from wastetune.evaluation.calibration import fit_temperature, log_loss, scale_probabilities
 from wastetune.evaluation.metrics import metric_value
 from wastetune.search.space import default_params, enqueued_params
 from wastetune.training.config import TrialConfig
-from wastetune.training.fit import FloatArray, TrainingSet, fit_final, predict_probabilities, steps_per_epoch
+from wastetune.training.fit import FloatArray, fit_final, predict_probabilities, steps_per_epoch
 from wastetune.training.head_start import fit_head_first
 from wastetune.training.learner import Learner, get_weights, open_learner, set_weights
 from wastetune.training.numpy_mlp import NumpyMLP
@@ -44,8 +45,9 @@ Change = Callable[[FloatArray, FloatArray, np.random.Generator], tuple[FloatArra
 class Ingredient:
     """What is changed of a fit: each batch, the rate of a layer for each block below the head, or what is fitted.
 
-    Or nothing is fitted, and the probabilities are the mean of those of other ingredients. `after` is one before it,
-    whose weights it begins with.
+    Or nothing is fitted, and the probabilities are the mean of those of other ingredients; one that is named twice has
+    double weight. `after` is one before it, whose weights it begins with. `trial` is another of the space's first
+    trials, as it is.
     """
 
     change: Change | None = None
@@ -54,6 +56,7 @@ class Ingredient:
     epochs: float = 1.0  # times those of the configuration
     after: str = ""
     mean_of: tuple[str, ...] = ()
+    trial: int | None = None
 
 
 def mixup(alpha: float) -> Change:
@@ -104,7 +107,27 @@ ONCE = {
     "more epochs": Ingredient(epochs=1.82),
     "fewer pictures, more epochs": Ingredient(pictures=0.82, epochs=2.2),
 }
-PARTS = {"heads": ("head", HEADS), "network": ("full", NETWORK), "once": ("full", ONCE)}
+NET, DEFAULT, WIDER = "as it is", "default head", "wider head"
+BESIDE = {
+    NET: Ingredient(),
+    DEFAULT: Ingredient(trial=0),
+    WIDER: Ingredient(trial=2),
+    "both heads": Ingredient(mean_of=(DEFAULT, WIDER)),
+    "1 : 1": Ingredient(mean_of=(NET, WIDER)),
+    "2 : 1": Ingredient(mean_of=(NET, NET, WIDER)),
+    "3 : 1": Ingredient(mean_of=(NET, NET, NET, WIDER)),
+    "1 : 1 + 1": Ingredient(mean_of=(NET, DEFAULT, WIDER)),
+    "2 : 1 + 1": Ingredient(mean_of=(NET, NET, DEFAULT, WIDER)),
+    "4 : 1 + 1": Ingredient(mean_of=(NET, NET, NET, NET, DEFAULT, WIDER)),
+}
+SCORES = ("macro F1", "log loss", "calibrated")  # the last: log loss at the temperature that fits these pictures best
+# The space, the trial that is "as it is", and what is tried.
+PARTS = {
+    "heads": ("head", 0, HEADS),
+    "network": ("full", 1, NETWORK),
+    "once": ("full", 1, ONCE),
+    "beside": ("full", 1, BESIDE),
+}
 
 
 def main() -> None:
@@ -124,13 +147,12 @@ def main() -> None:
 
 
 def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
-    space, ingredients = PARTS[part]
+    space, trial, ingredients = PARTS[part]
     for case, split in ((case, split) for split in asked.splits for case in asked.cases):
         context = open_context(case, split, space)
-        config = configuration(context, part)
+        plain = configuration(context, trial)
         if epochs := 1 if asked.quick else asked.epochs:
-            config = config.model_copy(update={"epochs": epochs})
-        train, val = tuning_sets(context, config, open_console(quiet=True).bar)
+            plain = plain.model_copy(update={"epochs": epochs})
         for seed in range(asked.fits):
             found: dict[str, FloatArray] = {}
             weights: dict[str, Any] = {}
@@ -139,11 +161,16 @@ def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
                 if ingredient.mean_of:
                     found[name] = np.mean([found[each] for each in ingredient.mean_of], axis=0)
                 else:
+                    config = plain if ingredient.trial is None else configuration(context, ingredient.trial)
                     start = weights.get(ingredient.after)
-                    found[name], weights[name] = fit(context, config, train, val.activations, ingredient, seed, start)
+                    found[name], weights[name] = fit(context, config, ingredient, seed, start)
+                labels = context.data.val.labels
                 yield {"part": part, "ingredient": name, "case": case, "split": split, "fit": seed} | {
-                    "macro F1": metric_value("macro_f1", val.labels, found[name]),
-                    "log loss": log_loss(val.labels, found[name]),
+                    "macro F1": metric_value("macro_f1", labels, found[name]),
+                    "log loss": log_loss(labels, found[name]),
+                    "calibrated": log_loss(
+                        labels, scale_probabilities(found[name], fit_temperature(labels, found[name]))
+                    ),
                 }
 
 
@@ -164,24 +191,20 @@ def open_context(case: str, split: int, space: str) -> TrialContext:
     return prepare(file).context
 
 
-def configuration(context: TrialContext, part: str) -> TrialConfig:
-    params = default_params(context.space) if part == "heads" else enqueued_params(context.space)[0]
+def configuration(context: TrialContext, trial: int) -> TrialConfig:
+    """Of the space's default, which is trial 0, or of one of the trials that follow it."""
+    params = [default_params(context.space), *enqueued_params(context.space)][trial]
     return choose_config(FixedTrial(params), context)
 
 
 def fit(
-    context: TrialContext,
-    config: TrialConfig,
-    train: TrainingSet,
-    val: Any,
-    ingredient: Ingredient,
-    seed: int,
-    start: Any = None,
+    context: TrialContext, config: TrialConfig, ingredient: Ingredient, seed: int, start: Any = None
 ) -> tuple[FloatArray, Any]:
     """The probabilities of the validation pictures after the whole schedule, and the weights but for a head alone's.
 
     `start`: weights to begin with.
     """
+    train, val = tuning_sets(context, config, open_console(quiet=True).bar)
     cut = nearest_cut(context.backbone, config.frozen_depth)
     if ingredient.pictures < 1:
         count = len(train.labels)
@@ -198,7 +221,7 @@ def fit(
         changed = learner if ingredient.change is None else Changed(learner, ingredient.change, seed)
         fit_final(changed, train, config=config, steps=steps, seed=seed)
         weights = None if isinstance(learner, NumpyMLP) else get_weights(learner)
-        return predict_probabilities(learner, val), weights
+        return predict_probabilities(learner, val.activations), weights
 
 
 class Changed:
@@ -238,12 +261,12 @@ def summarize(rows: list[dict[str, Any]]) -> None:
     found: dict[tuple[str, str, str], dict[int, list[dict[str, float]]]] = {}
     for (part, name, case, split, seed), row in scores.items():
         plain = scores[part, "as it is", case, split, seed]
-        gain = {key: row[key] - plain[key] for key in ("macro F1", "log loss")}
+        gain = {key: row[key] - plain[key] for key in SCORES}
         found.setdefault((part, name, case), {}).setdefault(split, []).append(gain)
     table = []
     for (part, name, case), splits in found.items():
         line: dict[str, Any] = {"part": part, "ingredient": name, "case": case, "splits": len(splits)}
-        for key in ("macro F1", "log loss"):
+        for key in SCORES:
             means = [statistics.mean(gain[key] for gain in gains) for gains in splits.values()]
             line[f"{key} gain"] = statistics.mean(means)
             line[f"{key} error"] = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None

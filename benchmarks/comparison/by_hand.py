@@ -4,11 +4,12 @@
 
 The recipe of a good practitioner: batch norm frozen, a normalised head with dropout, AdamW, warm-up and cosine, label
 smoothing, new views in every epoch, a moving average of the weights; fitted on training and validation pictures, since
-nothing is selected. Seconds count from the start of the process. Steps are timed first, at a rate of 0, and then as
-many are planned as leave time for the test set.
+nothing is selected. Seconds count from the start of the process. The rate follows the time, not the steps, so that the
+schedule ends when there is just time left for the test set, however long a step takes.
 """
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -27,9 +28,8 @@ from wastetune.backbones.backbone import load_backbone
 from wastetune.evaluation.metrics import metric_value
 
 STARTED = psutil.Process().create_time()
-BATCH, RATE, WARM_UP = 32, 2e-4, 0.08  # the share of the steps that warm up: two epochs of 24
-TIMED = 8  # steps
-EVALUATION = 0.06  # of the seconds, and two more
+BATCH, RATE, WARM_UP = 32, 2e-4, 0.08  # the share of the time that warms up: two epochs of 24
+EVALUATION = 10  # seconds, for the test set
 LAYERS = keras.layers
 VIEWS = keras.Sequential(
     [
@@ -62,7 +62,6 @@ def fine_tune(question: Question, seconds: float) -> dict[str, Any]:
     train, val, test = question.train, question.val, question.test
     pixels = np.concatenate([each.read(range(len(each))) for each in (train, val)])
     labels = np.eye(len(question.classes), dtype=np.float32)[np.concatenate([train.labels, val.labels])]
-    per_epoch = len(labels) // BATCH
     batches = (
         tf.data.Dataset.from_tensor_slices((pixels, labels))
         .shuffle(len(labels), seed=question.spec.seed)
@@ -71,19 +70,13 @@ def fine_tune(question: Question, seconds: float) -> dict[str, Any]:
         .map(lambda x, y: (VIEWS(tf.cast(x, tf.float32), training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
-    compile_model(model, 0.0)
-    step = time_steps(model, iter(batches))
-    left = seconds * (1 - EVALUATION) - 2 - (time.time() - STARTED)
-    steps = max(int(left / step), 2)
-    warm_up = max(int(WARM_UP * steps), 1)
-    compile_model(
-        model,
-        keras.optimizers.schedules.CosineDecay(0.0, steps - warm_up, warmup_target=RATE, warmup_steps=warm_up),
-    )
-    model.fit(batches, epochs=1, steps_per_epoch=steps, verbose=0)
+    compile_model(model)
+    model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)  # compiles the step, at a rate of 0
+    schedule = Schedule(STARTED + seconds - EVALUATION)
+    model.fit(batches, steps_per_epoch=sys.maxsize, callbacks=[schedule], shuffle=False, verbose=0)
     logits = model.predict(test.read(range(len(test))), verbose=0)
     scores = {name: metric_value(name, test.labels, logits) for name in ("accuracy", "macro_f1")}
-    return {"test": scores, "epochs": steps / per_epoch, "seconds": time.time() - STARTED}
+    return {"test": scores, "epochs": schedule.steps * BATCH / len(labels), "seconds": time.time() - STARTED}
 
 
 def build_model(question: Question) -> Any:
@@ -94,21 +87,28 @@ def build_model(question: Question) -> Any:
     return keras.Model(pixels, LAYERS.Dense(len(question.classes))(LAYERS.Dropout(0.3)(x)))
 
 
-def compile_model(model: Any, rate: Any) -> None:
+def compile_model(model: Any) -> None:
     model.compile(
-        keras.optimizers.AdamW(rate, weight_decay=1e-3, use_ema=True, ema_momentum=0.99),
+        keras.optimizers.AdamW(0.0, weight_decay=1e-3, use_ema=True, ema_momentum=0.99),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
     )
 
 
-def time_steps(model: Any, batches: Any) -> float:
-    """Seconds of a step, the first ones, which compile it and fill the queue of batches, left out."""
-    for _ in range(TIMED):
-        model.train_on_batch(*next(batches))
-    started = time.perf_counter()
-    for _ in range(TIMED):
-        model.train_on_batch(*next(batches))
-    return (time.perf_counter() - started) / TIMED
+class Schedule(keras.callbacks.Callback):
+    """Warm-up and a cosine to 0 at a moment, by the clock; then the fit ends."""
+
+    def __init__(self, end: float) -> None:
+        super().__init__()
+        self.started, self.end, self.steps = time.time(), end, 0
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        share = min((time.time() - self.started) / max(self.end - self.started, 1e-9), 1.0)
+        falling = (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP))) / 2
+        self.model.optimizer.learning_rate = RATE * (share / WARM_UP if share < WARM_UP else falling)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.steps += 1
+        self.model.stop_training = time.time() >= self.end
 
 
 if __name__ == "__main__":
