@@ -91,6 +91,8 @@ def test_the_final_model_is_told_with_its_optimism_and_calibration():
     assert "off by 3.4 points on average (10.8 before calibration with temperature 0.66)" in said
     assert "Best trial: 17, validation macro F1 0.951; the final model is a mean of 3, with this one" in said
     assert "Final model: trial 17." in words(made_of("best", 17))
+    weighted = made_of("ensemble", 17, 3, 0, final={"weights": [0.5, 0.25, 0.25]})
+    assert "Final model: the mean of 3 models (trials 17: 50 %; 3, 0: 25 % each)." in words(weighted)
 
 
 def test_the_page_shows_accuracy_by_confidence_and_leaves_it_out_where_it_was_not_measured():

@@ -53,18 +53,19 @@ def test_a_default_among_the_best_is_counted_once_and_of_equal_scores_the_earlie
     assert numbers(found.together) == [2, 0, 1]
 
 
-def test_a_winner_with_a_tail_is_not_averaged_with_what_is_below_it_by_more_than_a_standard_error():
-    trials = [trial(0, 0.86, default=True), trial(1, 0.9, cut="block"), trial(2, 0.88, cut="block"), trial(3, 0.86)]
-    assert numbers(candidates_of(trials, validated=100).together) == [1, 2]  # .03
-    assert numbers(candidates_of(trials, validated=400).together) == [1]  # .015
-    assert numbers(candidates_of(trials, validated=400).trials) == [1, 0]
-    assert numbers(candidates_of(trials, validated=50).together) == [1, 2, 0]  # .042
+def test_a_tail_is_averaged_with_tails_within_one_standard_error_and_heads_within_three():
+    tails = [trial(1, 0.9, cut="block"), trial(2, 0.88, cut="block"), trial(3, 0.86, cut="top_block")]
+    trials = [trial(0, 0.82, default=True), *tails, trial(4, 0.86), trial(5, 0.8)]
+    assert numbers(candidates_of(trials, validated=100).together) == [1, 2, 4, 0]  # .03 and .09
+    assert numbers(candidates_of(trials, validated=400).together) == [1, 4]  # .015 and .045
+    assert numbers(candidates_of(trials, validated=400).trials) == [1, 4, 0]
+    assert numbers(candidates_of(trials, validated=50).together) == [1, 2, 3, 4, 0, 5]  # .042 and .127
 
 
 def test_a_whole_network_is_the_winner_unless_a_head_is_better_by_more_than_a_standard_error():
     heads = [trial(0, 0.5, default=True), trial(1, 0.9), trial(2, 0.89), trial(3, 0.88)]
-    found = candidates_of([*heads, trial(4, 0.885, cut="pixels"), trial(5, 0.86, cut="pixels")], validated=100)  # .03
-    assert numbers(found.together) == [4, 1, 2]
+    found = candidates_of([*heads, trial(4, 0.885, cut="pixels"), trial(5, 0.85, cut="pixels")], validated=100)  # .03
+    assert numbers(found.together) == [4, 1, 2, 3]
     found = candidates_of([*heads, trial(4, 0.86, cut="pixels")], validated=100)
     assert numbers(found.together) == [1, 2, 3, 0]
     found = candidates_of([*heads, trial(4, 0.885, cut="block_7")], validated=100)
@@ -79,21 +80,22 @@ def test_pruned_and_failed_trials_are_no_candidates():
         candidates_of(trials[1:])
 
 
-def test_a_winner_with_a_tail_is_averaged_with_fewer_trials_of_any_cut():
+def test_so_many_tails_and_heads_are_averaged_and_the_default():
     tails = [trial(n, 0.8 - n / 100, cut=f"block_{n}") for n in range(2, 6)]
-    found = candidates_of([trial(0, 0.76, default=True), trial(1, 0.775), *tails])
-    assert numbers(found.together) == [2, 1, 3, 0]
-    assert len(found.together) == TAILS + 1
+    heads = [trial(n, 0.84 - n / 100) for n in range(10, 17)]
+    found = candidates_of([trial(0, 0.6, default=True), *tails, *heads], validated=25)
+    assert numbers(found.together) == [2, 3, 4, 10, 11, 12, 13, 14, 0]
+    assert len(found.together) == TAILS + HEADS + 1
     assert numbers(found.trials) == numbers(found.together)
 
 
-def test_a_default_with_a_tail_is_not_averaged_with_heads_and_kept_where_it_is_better():
+def test_a_default_with_a_tail_is_not_averaged_where_it_is_far_below_but_kept_where_it_is_better():
     trials = [trial(0, 0.5, default=True, cut="block_7"), trial(1, 0.85), trial(2, 0.9)]
     found = candidates_of(trials)
     assert numbers(found.together) == [2, 1]
     assert numbers(found.trials) == [2, 1, 0]
     better = select_members(LABELS, {2: said(0), 1: said(0), 0: said(0, 1)}, found, "accuracy")
-    assert (better.kind, better.members) == ("default", (0,))
+    assert (better.kind, better.members, better.weights) == ("default", (0,), ())
 
 
 def test_without_an_ensemble_the_winner_is_compared_with_the_default():
@@ -116,6 +118,15 @@ def test_members_that_are_better_together_are_kept_together():
     chosen = select_members(LABELS, held_out, found, "accuracy")
     assert (chosen.kind, chosen.members) == ("ensemble", (2, 1, 0))
     assert (chosen.score, chosen.default_score) == (1.0, 0.5)
+
+
+def test_the_tails_together_have_half_of_the_weight():
+    found = candidates_of([trial(0, 0.87, default=True), trial(1, 0.86), trial(2, 0.9, cut="pixels"), trial(3, 0.85)])
+    right, unsure_and_wrong = said(0, 1, 2, 3), 0.7 - 0.5 * said(0, 1, 2, 3)  # .9 and .25 for the true class
+    held_out = {2: right, **dict.fromkeys((0, 1, 3), unsure_and_wrong)}
+    chosen = select_members(LABELS, held_out, found, "accuracy")
+    assert (chosen.members, chosen.weights) == ((2, 0, 1, 3), (0.5, 1 / 6, 1 / 6, 1 / 6))
+    assert (chosen.score, chosen.default_score) == (1.0, 0.0)  # .41 for the true class with equal weights
 
 
 @pytest.mark.parametrize(("alone", "kept"), [(True, ("default", (0,), 1.0)), (False, ("ensemble", (2, 1, 0), 0.25))])

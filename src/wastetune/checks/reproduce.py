@@ -129,6 +129,7 @@ def reproduce_final(study: "optuna.Study", prepared: Prepared, folder: Path, con
             members,
             bar=console.bar,
             temperature=final.temperature if final else 1.0,
+            weights=final.weights if final else (),
             whole_schedule=final.whole_schedule if final else False,
             use_kept=False,
         )

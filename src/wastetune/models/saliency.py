@@ -21,7 +21,7 @@ from wastetune.backbones.catalog import BACKBONES
 from wastetune.errors import UserError
 from wastetune.models.bundle import load_centres, load_description, load_model
 from wastetune.models.loading import keras_outputs
-from wastetune.training.assembly import BRANCH, BRANCHES, SMALLEST
+from wastetune.training.assembly import BRANCH, BRANCHES, SMALLEST, WEIGHT, average_probabilities
 
 _TOLERANCE = 1e-3  # in a probability, between the model and its parts
 
@@ -70,7 +70,7 @@ def open_saliency_model(bundle: Path) -> SaliencyModel:
                 without_each = embeddings[-1] - places / len(places)
                 answers += part.logits_of(np.vstack([embeddings[-1], without_each]))
             like = None if centres is None else outputs(pixels[None])[1]
-        logits = _average(answers, scale)
+        logits = _average(answers, parts, scale)
         return Saliency(
             probabilities=_softmax(logits[0]),
             heatmap=_contributions(logits).reshape(grids[0].shape[:2]),
@@ -93,7 +93,9 @@ def _split_if_possible(model: Any, size: int, bundle: Path) -> "tuple[tuple[Part
         answers = []
         for part in parts:
             answers += part.logits_of(np.asarray(part.features_of.predict_on_batch(pixels)).mean(axis=(1, 2)))
-        difference = np.abs(_softmax(_average(answers, scale)) - np.asarray(model.predict_on_batch(pixels))).max()
+        difference = np.abs(
+            _softmax(_average(answers, parts, scale)) - np.asarray(model.predict_on_batch(pixels))
+        ).max()
     except Exception:  # there is no pooling, or it is inside of a block
         difference = 1.0
     if not difference <= _TOLERANCE:
@@ -110,6 +112,7 @@ class Part:
 
     features_of: Any  # pixels (n, size, size, 3) -> features (n, h, w, c)
     heads: tuple[Any, ...]  # each: the mean of the features (n, c) -> logits (n, classes)
+    weights: tuple[float, ...]  # of each head in the mean over all parts
 
     def logits_of(self, embeddings: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """The logits of each head."""
@@ -128,13 +131,16 @@ def split_at_pooling(model: Any) -> tuple[tuple[Part, ...], float]:
     trunk, joined = layers[:2]
     if joined.name != BRANCHES:  # of an earlier version
         features_of, head, _ = _split(model, layers[:-1])
-        return (Part(features_of, (head,)),), 1.0
+        return (Part(features_of, (head,), (1.0,)),), 1.0
     parts: dict[Any, Part] = {}
-    for branch in joined.layers:
-        if found := re.fullmatch(BRANCH, branch.name):
-            features_of, head, pooling = _split(model, [*_steps_to(trunk, int(found[1])), branch])
-            heads = parts[pooling].heads if pooling in parts else ()
-            parts[pooling] = Part(features_of, (*heads, head))
+    named = {layer.name: layer for layer in joined.layers}
+    branches = [found for name in named if (found := re.fullmatch(BRANCH, name))]
+    for branch in branches:
+        features_of, head, pooling = _split(model, [*_steps_to(trunk, int(branch[2])), named[branch[0]]])
+        weight = named.get(WEIGHT.format(branch[1]))
+        share = 1 / len(branches) if weight is None else float(weight.scale)
+        before = parts.get(pooling, Part(features_of, (), ()))
+        parts[pooling] = Part(features_of, (*before.heads, head), (*before.weights, share))
     return tuple(parts.values()), joined.get_layer("temperature").scale
 
 
@@ -164,9 +170,11 @@ def _split(model: Any, layers: Sequence[Any]) -> tuple[Any, Any, Any]:
     return _chain(model.input, steps[:middle]), _chain(pooling.output, steps[middle + 1 :]), pooling
 
 
-def _average(answers: list[NDArray[np.float32]], scale: float) -> NDArray[np.float32]:
+def _average(answers: list[NDArray[np.float32]], parts: Sequence[Part], scale: float) -> NDArray[np.float32]:
     """Logits of the mean of several models' probabilities, as in `training.assembly.average_logits`."""
-    mean = np.mean([_softmax(each) for each in answers], axis=0)
+    mean = average_probabilities(
+        [_softmax(each) for each in answers], [each for part in parts for each in part.weights]
+    )
     return np.asarray(np.log(np.maximum(mean, SMALLEST)) * scale if len(answers) > 1 else answers[0] * scale)
 
 

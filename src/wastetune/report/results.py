@@ -79,6 +79,7 @@ class FinalModel(Record):
 
     kind: Kind
     members: tuple[int, ...]  # trials, each fitted again on training and validation pictures
+    weights: tuple[float, ...] = ()  # of each in the mean; none: all alike
     considered: tuple[int, ...]  # the trials it was selected from
     temperature: float  # by which its logits are divided
     score: float  # the metric on the validation pictures, fitted on the training pictures alone

@@ -213,11 +213,20 @@ def leak_line(report: Report) -> list[str]:
 
 
 def final_model(final: FinalModel) -> str:
-    """What the final model is made of: `the mean of 6 models (trials 3, 7, ...)`, or `trial 3`."""
-    numbers = ", ".join(map(str, final.members))
-    if final.kind == "ensemble":
-        return f"the mean of {len(final.members)} models (trials {numbers})"
-    return f"trial {numbers}"
+    """What the final model is made of: `the mean of 6 models (trials 3, 7, ...)`, or `trial 3`.
+
+    Where weights are not all alike: `the mean of 3 models (trials 3: 50 %; 1, 7: 25 % each)`.
+    """
+    if final.kind != "ensemble":
+        return f"trial {final.members[0]}"
+    alike: dict[float, list[int]] = {}
+    for number, weight in zip(final.members, final.weights or (1.0,) * len(final.members), strict=True):
+        alike.setdefault(weight, []).append(number)
+    groups = []
+    for weight, numbers in alike.items():
+        share = f": {_share(weight)}{' each' * (len(numbers) > 1)}" if final.weights else ""
+        groups.append(", ".join(map(str, numbers)) + share)
+    return f"the mean of {len(final.members)} models (trials {'; '.join(groups)})"
 
 
 def shift_line(report: Report) -> list[str]:

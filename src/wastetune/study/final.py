@@ -52,6 +52,7 @@ from wastetune.study.members import Candidates, find_candidates
 from wastetune.study.refit import RefitResult, refit, refit_again
 from wastetune.study.select import select_final
 from wastetune.study.time_limit import REPORT_SECONDS, open_pace, time_left, trim_candidates
+from wastetune.training.assembly import average_probabilities
 from wastetune.training.config import BACKBONE, TrialConfig
 from wastetune.training.fit import TrainingFailed
 from wastetune.tuning.objective import plain_set
@@ -201,6 +202,7 @@ def _fit(
         test,
         {number: attrs[number] for number in final.members},
         temperature=final.temperature,
+        weights=final.weights,
         bar=bar,
         keep=lambda model: save_model(bundle, model),
     )
@@ -216,7 +218,7 @@ def _fit(
         if end is not None and time_left(end) < seconds + REPORT_SECONDS:
             break
         each = refit_again(context, test, everyone, repeat=repeat, bar=bar)
-        mean = np.mean([each[number] for number in final.members], axis=0)
+        mean = average_probabilities([each[number] for number in final.members], final.weights)
         fits.append((scale_probabilities(mean, final.temperature).astype(np.float32), each[default]))
     return ours, fits
 

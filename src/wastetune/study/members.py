@@ -5,9 +5,10 @@ trials and the default. It is not taken back where the default alone scores high
 few to tell, and that was wrong more often than right. A head that is surely below the best one makes the mean worse,
 and after a few trials such heads are among the best five, so these are left out. Measured in docs/results.md.
 
-Where the winner trained a part of the backbone, others may be far below it, as heads are below a whole network, and
-their mean is worse than the winner alone. So only trials within one standard error of it are averaged with it
-(Breiman's rule; figures in docs/log.md).
+Where the winner trained a part of the backbone, others that did are averaged with it if they are within one standard
+error of it (Breiman's rule). Heads err on other pictures than it does, so their mean with it is better than either even
+where they are two or three standard errors below. The tails together have half of the weight, however many heads there
+are (figures in docs/log.md).
 
 A whole network counts as the winner also where it is below a head by no more than that: the best of a hundred heads was
 luckier than the best of a few networks (docs/log.md).
@@ -18,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from wastetune.backbones.cuts import PIXELS, TOP
@@ -26,11 +26,12 @@ from wastetune.evaluation.metrics import metric_value
 from wastetune.evaluation.objectives import SCORE_ALONE, Goals
 from wastetune.report.results import Kind
 from wastetune.storage.records import TrialRecord
+from wastetune.training.assembly import average_probabilities
 from wastetune.training.config import BACKBONE
 
 HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost next to nothing
-_SURELY_BELOW = 3  # standard errors, between heads
-TAILS = 3  # trials averaged where the winner has a tail, besides the default: each tail is a pass of its own
+_SURELY_BELOW = 3  # standard errors, of a head below the winner
+TAILS = 3  # averaged, besides the default's: each tail is a pass of its own
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Selection:
 
     kind: Kind
     members: tuple[int, ...]
+    weights: tuple[float, ...]  # of the members in the mean; none: all alike
     score: float
     default_score: float
 
@@ -67,10 +69,10 @@ def find_candidates(
     Where costs have limits, only trials within them; the default is then a candidate only if it is.
 
     Of several backbones only trials of the winner's are averaged, and its default is the one to compare with: the final
-    model has one trunk. Where the winner is a head, only heads are averaged, because a tail would cost a pass of its
-    own part of the backbone: those within three standard errors of its score, and the default. Where it is a tail,
-    those of any cut within one standard error, the default likewise. A whole network within one standard error of the
-    highest score is the winner. `alone`: the one with the highest score is, and it is not averaged with others. Of
+    model has one trunk. Heads are averaged within three standard errors of the winner's score. Where the winner is a
+    head, the default too, and no tails, because one would cost a pass of its own part of the backbone. Where it is a
+    tail, tails within one standard error, and the default as any other. A whole network within one standard error of
+    the highest score is the winner. `alone`: the one with the highest score is, and it is not averaged with others. Of
     equal scores, lower costs are better, then the earlier trial.
     ValueError where the default trial is not complete, or no trial is within the limits.
     """
@@ -86,13 +88,13 @@ def find_candidates(
         return Candidates((complete[0],), default, is_allowed)
     best = next((each for each in _near(complete, complete[0], validated) if each.cut == PIXELS.name), complete[0])
     heads = [trial for trial in complete if trial.cut == TOP.name]
+    near = _near(heads, best, validated, errors=_SURELY_BELOW)
     if best in heads:
-        together = _near(heads, best, validated, errors=_SURELY_BELOW)[:HEADS]
-        is_averaged = default in heads
+        together, is_averaged = near[:HEADS], default in heads
     else:
-        near = [best, *(trial for trial in _near(complete, best, validated) if trial != best)]
-        together = near[:TAILS]
-        is_averaged = default in near
+        others = [trial for trial in complete if trial not in heads and trial != best]
+        tails = [best, *_near(others, best, validated)]
+        together, is_averaged = [*tails[:TAILS], *near[:HEADS]], default in (*tails, *near)
     if is_averaged and default not in together:
         together = [*together, default]
     return Candidates(tuple(together), default, is_allowed)
@@ -107,12 +109,19 @@ def select_members(
     labels: (n,); held_out: trial number -> probabilities (n, c) of the same pictures, for each candidate.
     """
     default, members = candidates.default.number, tuple(each.number for each in candidates.together)
-    score = metric_value(metric, labels, np.mean([held_out[number] for number in members], axis=0))
+    weights = _weights(candidates.together)
+    score = metric_value(metric, labels, average_probabilities([held_out[number] for number in members], weights))
     default_score = metric_value(metric, labels, held_out[default])
     is_better = candidates.is_default_allowed and default not in members and score < default_score
     if members == (default,) or is_better:
-        return Selection("default", (default,), default_score, default_score)
-    return Selection("ensemble" if len(members) > 1 else "best", members, score, default_score)
+        return Selection("default", (default,), (), default_score, default_score)
+    return Selection("ensemble" if len(members) > 1 else "best", members, weights, score, default_score)
+
+
+def _weights(trials: Sequence[TrialRecord]) -> tuple[float, ...]:
+    """Half for all tails together and half for all heads; none where there are only heads or only tails."""
+    kinds = [trial.cut == TOP.name for trial in trials]
+    return tuple(0.5 / kinds.count(kind) for kind in kinds) if len(set(kinds)) > 1 else ()
 
 
 def _rank(trial: TrialRecord) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """Fits configurations of finished trials again, on all but the test set, and predicts the test pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from wastetune.evaluation.scores import Scores, score_predictions
 from wastetune.seeding import seed_for
 from wastetune.storage.records import TrialAttrs
 from wastetune.study.fits import FitTask, fit_each
-from wastetune.training.assembly import assemble_model, copy_branch
+from wastetune.training.assembly import assemble_model, average_probabilities, copy_branch
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import TrainingFailed
 from wastetune.training.learner import as_keras, count_parameters, get_weights
@@ -50,11 +50,14 @@ def refit(
     *,
     bar: Bar,
     temperature: float = 1.0,
+    weights: Sequence[float] = (),
     whole_schedule: bool = True,
     use_kept: bool = True,
     keep: Callable[[Any], None] = lambda model: None,
 ) -> RefitResult:
     """Fits the stored configurations of finished trials again and evaluates their mean on the test pictures.
+
+    `weights`: of each in the mean; none: all alike.
 
     Each is fitted for all epochs of its configuration, also where its trial was stopped early: what is left of the
     learning-rate schedule is where it converges (figures in docs/log.md). Without `whole_schedule` it is fitted up to
@@ -83,9 +86,9 @@ def refit(
         trained += count_parameters(learner)
         with as_keras(learner, backbone, cut, task.config, classes) as model:
             branches.append(copy_branch(cut, model))
-    uncalibrated = np.mean(predictions, axis=0)
+    uncalibrated = average_probabilities(predictions, weights)
     probabilities = scale_probabilities(uncalibrated, temperature).astype(np.float32)
-    whole = assemble_model(backbone, branches, temperature)
+    whole = assemble_model(backbone, branches, temperature, weights)
     some = np.unique(np.linspace(0, len(test) - 1, _CHECKED).astype(int))  # of all classes
     pixels = np.concatenate([test.decode(range(row, row + 1)) for row in some]).astype(np.float32)
     difference = float(np.abs(np.asarray(whole.predict_on_batch(pixels)) - probabilities[some]).max())

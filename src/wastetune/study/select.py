@@ -1,7 +1,5 @@
 """Selects the final model by predictions of validation pictures that it was not fitted on, and calibrates it."""
 
-import numpy as np
-
 from wastetune.backbones.cuts import TOP
 from wastetune.console import Console
 from wastetune.evaluation.calibration import fit_temperature, scale_probabilities
@@ -12,6 +10,7 @@ from wastetune.report.results import FinalModel
 from wastetune.seeding import seed_for
 from wastetune.study.fits import FitTask, fit_each
 from wastetune.study.members import Candidates, select_members
+from wastetune.training.assembly import average_probabilities
 from wastetune.training.config import TrialConfig
 from wastetune.training.learner import FloatArray
 from wastetune.tuning.held_out import keep_fit, read_held_out
@@ -45,12 +44,13 @@ def select_final(context: TrialContext, candidates: Candidates, console: Console
         held_out[number], score = predicted, metric_value(metric, labels, predicted)
         keep_fit(context, task.config, task.seed, score, predicted, learner)
     chosen = select_members(labels, held_out, candidates, metric)
-    mean = np.mean([held_out[number] for number in chosen.members], axis=0)
+    mean = average_probabilities([held_out[number] for number in chosen.members], chosen.weights)
     temperature = fit_temperature(labels, mean)
     calibrated = scale_probabilities(mean, temperature)
     return FinalModel(
         kind=chosen.kind,
         members=chosen.members,
+        weights=chosen.weights,
         considered=tuple(trial.number for trial in trials),
         temperature=temperature,
         score=chosen.score,

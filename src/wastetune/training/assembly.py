@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wastetune.backbones.backbone import Backbone, build_trunk
 from wastetune.backbones.cuts import Cut
 from wastetune.backbones.own.onnx_trunk import append_head
 
 BRANCHES = "branches"  # the layer that maps the trunk's activations to logits; it holds a model for each member
-BRANCH = r"branch_\d+_at_(\d+)"  # the name of one, with the number of the output of the trunk that it is for
+BRANCH = r"branch_(\d+)_at_(\d+)"  # the name of one, with the number of the output of the trunk that it is for
+WEIGHT = "weight_{}"  # the name of the layer that multiplies a branch's probabilities, where weights are not all alike
 SMALLEST = 1e-7  # of a probability whose logarithm is taken in single precision
 
 
@@ -30,13 +34,15 @@ def copy_branch(cut: Cut, model: Any) -> Branch:
     return Branch(cut, copied)
 
 
-def assemble_model(backbone: Backbone, branches: Sequence[Branch], temperature: float = 1.0) -> Any:
+def assemble_model(
+    backbone: Backbone, branches: Sequence[Branch], temperature: float = 1.0, weights: Sequence[float] = ()
+) -> Any:
     """The whole model: pixels (n, size, size, 3) in 0..255 to class probabilities (n, classes).
 
     It is a layer `trunk`, whose outputs are the activations at each cut of the branches from the lowest to the
     highest, a layer `branches`, which maps them to logits at the temperature, and a softmax. The trunk runs once for
-    all branches. Where the trunk is an ONNX file, so is the whole model, an `OnnxModel`, with the features as a second
-    output.
+    all branches. `weights`: of each branch in the mean; none: all alike. Where the trunk is an ONNX file, so is the
+    whole model, an `OnnxModel`, with the features as a second output.
     """
     import keras
 
@@ -51,7 +57,8 @@ def assemble_model(backbone: Backbone, branches: Sequence[Branch], temperature: 
         # The names tell which output of the trunk a branch is for, also after the model was saved and loaded.
         named = keras.Model(branch.model.input, branch.model.output, name=f"branch_{number}_at_{place}")
         logits.append(named(inputs[place]))
-    joined = keras.Model(inputs if len(inputs) > 1 else inputs[0], average_logits(logits, temperature), name=BRANCHES)
+    averaged = average_logits(logits, temperature, weights)
+    joined = keras.Model(inputs if len(inputs) > 1 else inputs[0], averaged, name=BRANCHES)
     if onnx is not None:
         features = joined.input
         return append_head(onnx, keras.Model(features, keras.layers.Softmax()(joined(features))))
@@ -68,12 +75,23 @@ def with_softmax(model: Any) -> Any:
     return keras.Model(model.input, keras.layers.Softmax(name="probabilities")(average_logits([model.output], 1.0)))
 
 
-def average_logits(logits: Sequence[Any], temperature: float) -> Any:
+def average_probabilities(
+    predictions: Sequence[NDArray[np.float32]], weights: Sequence[float] = ()
+) -> NDArray[np.float32]:
+    """The mean of several models' probabilities (n, classes), with these weights, whose sum is 1; none: all alike."""
+    return np.average(predictions, axis=0, weights=weights or None).astype(np.float32)
+
+
+def average_logits(logits: Sequence[Any], temperature: float, weights: Sequence[float] = ()) -> Any:
     """Logits (n, classes) of the mean of several models' probabilities, at a temperature; of one model, scaled."""
     import keras
 
     layers = keras.layers
     if len(logits) == 1:
         return layers.Rescaling(1 / temperature, name="temperature")(logits[0])
-    mean = layers.Average(name="mean")([layers.Softmax()(each) for each in logits])
+    each = [layers.Softmax()(branch) for branch in logits]
+    if weights:
+        scaled = zip(each, weights, strict=True)
+        each = [layers.Rescaling(share, name=WEIGHT.format(n))(one) for n, (one, share) in enumerate(scaled)]
+    mean = (layers.Add if weights else layers.Average)(name="mean")(each)
     return layers.Rescaling(1 / temperature, name="temperature")(keras.ops.log(keras.ops.maximum(mean, SMALLEST)))
