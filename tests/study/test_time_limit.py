@@ -29,7 +29,9 @@ PACE = Pace(
     forward=lambda backbone: 0.01,
     epoch=lambda config: 3 * (1 - config.frozen_depth),
 )
-WHOLE = TrialConfig(head_layers=0, dropout=0.1, learning_rate=1e-3, batch_size=32, frozen_depth=0.0, epochs=10)
+WHOLE = TrialConfig(
+    head_layers=0, dropout=0.1, learning_rate=1e-3, batch_size=32, frozen_depth=0.0, epochs=10, patience=10
+)
 HEAD = WHOLE.model_copy(update={"frozen_depth": 1.0})
 HALF = WHOLE.model_copy(update={"frozen_depth": 0.5})
 MIDDLE = Cut("middle", 0.5)
@@ -75,6 +77,15 @@ def test_a_tail_that_is_too_long_has_fewer_epochs_but_at_least_half_or_twelve():
     many = WHOLE.model_copy(update={"epochs": 48})
     assert affordable(many, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 7.5 * 12.5, PACE).epochs == 12
     assert affordable(many, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 7.5 * 11.5, PACE) is None
+
+
+def test_a_tail_is_not_stopped_by_its_patience_because_it_would_be_fitted_again_to_be_compared():
+    impatient = {"patience": 3}
+    whole, head = WHOLE.model_copy(update=impatient), HEAD.model_copy(update=impatient)
+    assert affordable(whole, PIXELS, [DEFAULT], REPORT_SECONDS + 78, PACE) == WHOLE
+    shorter = affordable(whole, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 7.5 * 6.5, PACE)
+    assert (shorter.epochs, shorter.patience) == (6, 6)
+    assert affordable(head, TOP, [DEFAULT], REPORT_SECONDS + 7.0, PACE) == head
 
 
 def test_a_step_is_timed_only_where_there_may_be_time():

@@ -98,8 +98,9 @@ def affordable(
 ) -> TrialConfig | None:
     """The configuration, if there is time for it and then for a final model with it; perhaps with fewer epochs.
 
-    A part of the backbone is trained for at least half of its epochs, or 12, with a schedule of that length. None where
-    there is no time. NotTimed where that depends on what has to be timed first.
+    A part of the backbone is trained for at least half of its epochs, or 12, with a schedule of that length, and not
+    stopped by its patience: it would be fitted again to be compared. None where there is no time. NotTimed where that
+    depends on what has to be timed first.
     """
     left -= REPORT_SECONDS
     known = [
@@ -121,7 +122,9 @@ def affordable(
             return None
         epoch = pace.epoch(config)
     epochs = min(config.epochs, int(left / (epoch * times)))
-    return None if epochs < fewest else config.model_copy(update={"epochs": epochs})
+    if epochs < fewest:
+        return None
+    return config.model_copy(update={"epochs": epochs, "patience": max(config.patience, epochs)})
 
 
 def is_later(cut: Cut, trials: "Sequence[FrozenTrial]") -> bool:
