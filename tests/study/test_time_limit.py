@@ -114,6 +114,13 @@ def test_a_step_of_a_tail_is_timed_and_leaves_the_backbone_as_it_was(prepared, f
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+def test_a_tail_has_to_leave_time_for_the_heads_beside_it():
+    known = [DEFAULT, trial(1, 0.9, seconds=0.2)]
+    # 30 s for the trial, 45 s for the final model, 2.5 s for the default and 5 s for the head
+    assert affordable(WHOLE, PIXELS, known, REPORT_SECONDS + 82.6, PACE) == WHOLE
+    assert affordable(WHOLE, PIXELS, known, REPORT_SECONDS + 82.4, PACE).epochs == 9
+
+
 def test_another_tail_has_to_leave_time_for_the_best_before_it_too():
     known = [DEFAULT, trial(1, 0.9, seconds=2.0, cut=PIXELS)]
     # 20 s for the trial, twice 30 s for the final model, 1 s and 1.5 s for the default

@@ -217,16 +217,17 @@ def final_model(final: FinalModel) -> str:
 
     Where weights are not all alike: `the mean of 3 models (trials 3: 50 %; 1, 7: 25 % each)`.
     """
+    numbers = ", ".join(map(str, final.members))
     if final.kind != "ensemble":
-        return f"trial {final.members[0]}"
-    alike: dict[float, list[int]] = {}
-    for number, weight in zip(final.members, final.weights or (1.0,) * len(final.members), strict=True):
-        alike.setdefault(weight, []).append(number)
-    groups = []
-    for weight, numbers in alike.items():
-        share = f": {_share(weight)}{' each' * (len(numbers) > 1)}" if final.weights else ""
-        groups.append(", ".join(map(str, numbers)) + share)
-    return f"the mean of {len(final.members)} models (trials {'; '.join(groups)})"
+        return f"trial {numbers}"
+    if final.weights:
+        alike: dict[float, list[str]] = {}
+        for number, weight in zip(final.members, final.weights, strict=True):
+            alike.setdefault(weight, []).append(str(number))
+        numbers = "; ".join(
+            f"{', '.join(each)}: {_share(weight)}{' each' * (len(each) > 1)}" for weight, each in alike.items()
+        )
+    return f"the mean of {len(final.members)} models (trials {numbers})"
 
 
 def shift_line(report: Report) -> list[str]:

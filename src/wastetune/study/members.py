@@ -6,12 +6,12 @@ few to tell, and that was wrong more often than right. A head that is surely bel
 and after a few trials such heads are among the best five, so these are left out. Measured in docs/results.md.
 
 Where the winner trained a part of the backbone, others that did are averaged with it if they are within one standard
-error of it (Breiman's rule). Heads err on other pictures than it does, so their mean with it is better than either even
-where they are two or three standard errors below. The tails together have half of the weight, however many heads there
-are (figures in docs/log.md).
+error of it (Breiman's rule). The mean of it and heads is better than either, even where heads are two or three
+standard errors below. The tails together have half of the weight, however many heads there are (figures in
+docs/log.md).
 
-A whole network counts as the winner also where it is below a head by no more than that: the best of a hundred heads was
-luckier than the best of a few networks (docs/log.md).
+A whole network counts as the winner also where it is below a head by no more than one standard error: the best of a
+hundred heads was luckier than the best of a few networks (docs/log.md).
 """
 
 import math

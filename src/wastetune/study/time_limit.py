@@ -170,10 +170,8 @@ def _candidates(trials: Sequence[TrialRecord], pace: Pace) -> Sequence[TrialReco
 def _beside_a_tail(trials: Sequence[TrialRecord], pace: Pace) -> Sequence[TrialRecord]:
     """What is fitted with one more trial with a tail, if it is the best: the best of the others, and the default."""
     candidates = _candidates(trials, pace)
-    others = [trial for trial in candidates if not trial.default]
-    heads, tails = ([trial for trial in others if (trial.cut == TOP.name) == kind] for kind in (True, False))
-    default = [trial for trial in candidates if trial.default]
-    return [*tails[: TAILS - 1], *heads, *default]
+    tails = [trial for trial in candidates if trial.cut != TOP.name and not trial.default]
+    return [trial for trial in candidates if trial not in tails[TAILS - 1 :]]
 
 
 def _seconds_per_epoch(trial: TrialRecord) -> float:

@@ -83,15 +83,19 @@ def average_probabilities(
 
 
 def average_logits(logits: Sequence[Any], temperature: float, weights: Sequence[float] = ()) -> Any:
-    """Logits (n, classes) of the mean of several models' probabilities, at a temperature; of one model, scaled."""
+    """Logits (n, classes) of the mean of several models' probabilities, at a temperature; of one model, scaled.
+
+    `weights` as in `average_probabilities`.
+    """
     import keras
 
     layers = keras.layers
     if len(logits) == 1:
         return layers.Rescaling(1 / temperature, name="temperature")(logits[0])
-    each = [layers.Softmax()(branch) for branch in logits]
+    probabilities = [layers.Softmax()(each) for each in logits]
     if weights:
-        scaled = zip(each, weights, strict=True)
-        each = [layers.Rescaling(share, name=WEIGHT.format(n))(one) for n, (one, share) in enumerate(scaled)]
-    mean = (layers.Add if weights else layers.Average)(name="mean")(each)
+        scales = [layers.Rescaling(weight, name=WEIGHT.format(number)) for number, weight in enumerate(weights)]
+        mean = layers.Add(name="mean")([scale(each) for scale, each in zip(scales, probabilities, strict=True)])
+    else:
+        mean = layers.Average(name="mean")(probabilities)
     return layers.Rescaling(1 / temperature, name="temperature")(keras.ops.log(keras.ops.maximum(mean, SMALLEST)))
