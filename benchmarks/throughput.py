@@ -2,8 +2,8 @@
 
 trunk: pixels in memory to pooled vectors, under model.predict and under what wastetune runs
 views: one view of a 224 px picture on one core, by Keras layers, Pillow and OpenCV (wastetune's), and the trunk
-tails: training steps on what lies above a cut: whole batches, in halves side by side, with XLA. TensorFlow gives an
-    operation half of the cores, as in a study, unless TF_NUM_INTRAOP_THREADS says how many
+tails: training steps on what lies above a cut: whole batches, in halves side by side, with XLA, and in halves in
+    bfloat16. TensorFlow gives an operation half of the cores, as in a study, unless TF_NUM_INTRAOP_THREADS says else
 """
 
 import argparse
@@ -119,8 +119,6 @@ def views(asked: argparse.Namespace) -> Iterator[Row]:
 
 
 def tails(asked: argparse.Namespace) -> Iterator[Row]:
-    import keras
-
     config = TrialConfig(head_layers=0, dropout=0.2, learning_rate=1e-4, batch_size=BATCH, epochs=1)
     draw, classes = np.random.default_rng(0), 9
     targets = np.eye(classes, dtype=np.float32)[draw.integers(0, classes, BATCH)]
@@ -129,11 +127,11 @@ def tails(asked: argparse.Namespace) -> Iterator[Row]:
         cut = nearest_cut(backbone, depth)
         actions = {}
         with ExitStack() as stack:
-            for how in ("whole", "in halves", "XLA"):
-                model = stack.enter_context(open_keras_model(backbone, cut, config, classes, seed=0, halves=True))
-                if how != "in halves":
-                    model = keras.Model(model.input, model.output)
-                compile_model(model, config, horizon=100, xla=how == "XLA")
+            for how in ("whole", "in halves", "XLA", "bfloat16"):
+                chosen = config.model_copy(update={"precision": "bfloat16" if how == "bfloat16" else "float32"})
+                halves = how in ("in halves", "bfloat16")
+                model = stack.enter_context(open_keras_model(backbone, cut, chosen, classes, seed=0, halves=halves))
+                compile_model(model, chosen, horizon=100, xla=how == "XLA")
                 inputs = draw.uniform(size=(BATCH, *model.inputs[0].shape[1:])).astype(np.float32)
                 actions[how] = lambda model=model, inputs=inputs: model.train_on_batch(inputs, targets)
             yield from compare_rates(actions, BATCH, quick=asked.quick, backbone=name, cut=cut.name)

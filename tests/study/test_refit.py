@@ -53,9 +53,9 @@ def refit_and_save(prepared, members, folder, **options):
     return refit(prepared.context, prepared.test, members, bar=BAR, keep=keep, **options)
 
 
-@pytest.mark.parametrize("frozen_depth", [1.0, 0.0])
-def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(prepared, frozen_depth):
-    kept = []
+@pytest.mark.parametrize(("frozen_depth", "study"), [(1.0, "prepared"), (0.0, "shallow")])
+def test_the_assembled_model_gives_the_probabilities_of_the_stored_activations(request, frozen_depth, study):
+    kept, prepared = [], request.getfixturevalue(study)
 
     def keep(model):
         pixels = prepared.test.read(range(len(prepared.test))).astype(np.float32)
@@ -236,10 +236,10 @@ def test_a_tail_that_ran_its_whole_schedule_is_not_fitted_again_to_be_compared(p
     assert len(fitted) == 1
 
 
-def test_a_whole_network_is_fitted_further_from_the_weights_of_its_trial(prepared, tmp_path, monkeypatch):
-    context = replace(prepared.context, store=open_store(tmp_path / "cache"))
+def test_a_whole_network_is_fitted_further_from_the_weights_of_its_trial(shallow, tmp_path, monkeypatch):
+    context = replace(shallow.context, store=open_store(tmp_path / "cache"))
     given = attrs(frozen_depth=0.0, augmentation=0.5, learning_rate=0.03, epochs=1)
-    config, test, members = TrialConfig.model_validate(given.config), prepared.test, {3: given, 4: attrs()}
+    config, test, members = TrialConfig.model_validate(given.config), shallow.test, {3: given, 4: attrs()}
     run_trial(config, 3, context, BAR, lambda epoch: None)
 
     fitted, fit_final = [], wastetune.tuning.objective.fit_final
@@ -249,7 +249,7 @@ def test_a_whole_network_is_fitted_further_from_the_weights_of_its_trial(prepare
         fit_final(learner, data, **given)
 
     monkeypatch.setattr(wastetune.tuning.objective, "fit_final", spy)
-    made = refit_and_save(replace(prepared, context=context), members, tmp_path)
+    made = refit_and_save(replace(shallow, context=context), members, tmp_path)
     count = len(context.data.train)
     ((pictures, start),) = fitted
     assert pictures == count + len(context.data.val)
@@ -288,8 +288,8 @@ def test_the_weights_of_the_best_networks_are_kept_and_damaged_ones_are_not_used
     assert read_weights(other, config, 3) is None
 
 
-def test_a_trial_that_was_stopped_early_keeps_nothing(prepared, tmp_path):
-    context = replace(prepared.context, store=open_store(tmp_path))
+def test_a_trial_that_was_stopped_early_keeps_nothing(shallow, tmp_path):
+    context = replace(shallow.context, store=open_store(tmp_path))
     config = TrialConfig.model_validate(attrs(frozen_depth=0.0, augmentation=0.5).config)
     run_trial(config, 5, context, BAR, lambda epoch: epoch.number == 2)
     assert not list(tmp_path.rglob("held_out/*"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from functools import partial
 
@@ -9,6 +10,7 @@ import pytest
 from filelock import FileLock
 
 import wastetune
+from support.own_backbones import small_model
 from wastetune.console import open_console
 from wastetune.datasets.synthetic import write_sample
 from wastetune.search.space import load_space
@@ -128,3 +130,17 @@ def prepared(tiny):
 def context(prepared):
     """What is the same for every trial of that study."""
     return prepared.context
+
+
+@pytest.fixture(scope="session")
+def shallow(once, pictures):
+    """The same with a backbone of three convolutions: training all of MobileNet takes 15 s to compile."""
+
+    def write(folder):
+        small_model().save(folder / "own.keras")
+        _write_study(pictures, SPACE, folder)
+        text = re.sub(r"(?m)^(weights|image_size) = .*\n", "", (folder / "tiny.toml").read_text())
+        (folder / "tiny.toml").write_text(text.replace("mobilenet_v3_small_minimalistic", "own.keras"))
+
+    study = load_study(str(once("shallow", write) / "tiny.toml"))
+    return prepare_study(study, data=None, weights=None, console=open_console())

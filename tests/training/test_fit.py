@@ -154,6 +154,26 @@ def test_the_two_halves_of_a_batch_train_the_same_tail_as_the_whole_batch(backbo
     np.testing.assert_allclose(after[0][2], after[1][2], atol=1e-3)
 
 
+@pytest.mark.parametrize("halves", [True, False])
+def test_a_tail_trained_in_bfloat16_is_nearly_that_of_float32_and_predicts_in_float32(backbone, halves):
+    cut = nearest_cut(backbone, 0.9)
+    inputs = np.random.default_rng(3).normal(0, 1, (16, 1, 1, 96)).astype(np.float32)
+    targets = np.eye(CLASSES, dtype=np.float32)[np.arange(16) % CLASSES]
+    policies = [layer.dtype_policy.name for layer in backbone.body.layers]
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        chosen = config(learning_rate=0.001, precision=precision)
+        with open_keras_model(backbone, cut, chosen, CLASSES, seed=0, halves=halves) as learner:
+            compile_model(learner, chosen, horizon=4, xla=False)
+            losses.append([float(learner.train_on_batch(inputs, targets)) for _ in range(4)])
+            assert {weights.dtype for weights in learner.weights} == {"float32"}
+            whole = keras.Model(learner.input, learner.output)  # as it is saved
+            np.testing.assert_allclose(learner.predict(inputs, verbose=0), whole.predict(inputs, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.03)
+    assert losses[1] != pytest.approx(losses[0], rel=1e-5)
+    assert [layer.dtype_policy.name for layer in backbone.body.layers] == policies
+
+
 @pytest.mark.parametrize("depth", [0.9, 1.0])
 def test_what_was_trained_becomes_a_keras_model_that_says_the_same(backbone, depth):
     cut = nearest_cut(backbone, depth)

@@ -36,7 +36,7 @@ def begin(tmp_path, context):
 
 @pytest.fixture
 def with_space(context, tmp_path):
-    def build(text):
+    def build(text, context=context):
         path = tmp_path / "space.toml"
         path.write_text(text)
         return replace(context, space=load_space(str(path)))
@@ -188,12 +188,13 @@ def test_after_the_timeout_no_trial_begins(begin, context):
 
 
 def test_what_there_is_no_time_for_is_passed_over_or_shortened_and_without_time_for_any_the_search_ends(
-    begin, with_space
+    begin, with_space, shallow
 ):
     context = with_space(
         "head_layers = 0\nfrozen_depth = { float = [0.0, 1.0], default = 1.0 }\n"
         + FIXED
-        + "[[enqueue]]\nfrozen_depth = 0.0\n[[enqueue]]\nfrozen_depth = 0.9\n"
+        + "[[enqueue]]\nfrozen_depth = 0.0\n[[enqueue]]\nfrozen_depth = 0.7\n",
+        shallow.context,
     )
     asked = []
 
@@ -208,9 +209,9 @@ def test_what_there_is_no_time_for_is_passed_over_or_shortened_and_without_time_
     run_worker(study, context, trials=9, timeout=None, bar=bar, on_trial=lambda trial: None, limit=TimeLimit(afford))
     default, other = study.trials
     assert (default.user_attrs["config"]["epochs"], other.user_attrs["config"]["epochs"]) == (2, 1)
-    assert other.user_attrs["config"]["frozen_depth"] == pytest.approx(11 / 12)
+    assert other.user_attrs["config"]["frozen_depth"] == pytest.approx(2 / 3)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
-    assert asked[:2] == [(1, 0.0), (1, pytest.approx(11 / 12))]
+    assert asked[:2] == [(1, 0.0), (1, pytest.approx(2 / 3))]
     assert {known for known, _ in asked} == {1, 2}
 
 
@@ -289,9 +290,9 @@ def test_a_trial_far_below_the_others_is_pruned_and_counts_but_the_default_never
 
 
 @pytest.mark.parametrize(("cut", "pruned"), [("top", 0), ("pixels", 1)])
-def test_a_whole_network_is_compared_with_whole_networks_alone(begin, with_space, cut, pruned):
+def test_a_whole_network_is_compared_with_whole_networks_alone(begin, with_space, shallow, cut, pruned):
     space = "head_layers = 0\nfrozen_depth = 0.0\naugmentation = { float = [0.1, 1.0], default = 0.1 }\n" + FIXED
-    context = with_space(space)
+    context = with_space(space, shallow.context)
     study = begin(context)
     for _ in range(5):  # better than any score can be
         study.add_trial(create_trial(value=2.0, intermediate_values={1: 2.0, 2: 2.0}, user_attrs={"cut": cut}))

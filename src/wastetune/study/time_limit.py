@@ -70,7 +70,7 @@ def open_pace(context: TrialContext) -> Pace:
         return timed((backbone,), lambda: time_pictures(context.of(backbone).backbone))
 
     def epoch(config: TrialConfig) -> float:
-        kind = (config.backbone, config.frozen_depth, config.batch_size)
+        kind = (config.backbone, config.frozen_depth, config.batch_size, config.precision)
         step = timed(kind, lambda: _time_step(context.of(config.backbone), config))
         scoring = (1 - config.frozen_depth) * forward(config.backbone) * val
         return step * _SLOWER * steps_per_epoch(train, config) + scoring

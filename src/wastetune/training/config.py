@@ -13,6 +13,7 @@ HEAD_PREFIX = "head."  # of the parameters of a head of the user's own, wherever
 _LATER: tuple[tuple[str, object], ...] = (
     (BACKBONE, None),
     ("head_start", "random"),
+    ("precision", "float32"),
     ("head", None),
     ("head_params", {}),
 )
@@ -37,6 +38,7 @@ class TrialConfig(BaseModel):
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     frozen_depth: float = Field(default=1.0, ge=0, le=1)  # share of the backbone's blocks that stay frozen
     head_start: Literal["random", "fitted"] = "random"  # fitted: a tail's head is fitted alone before both are
+    precision: Literal["float32", "bfloat16"] = "float32"  # in which a part of the backbone is trained
     augmentation: float = Field(default=0.0, ge=0, le=1)  # 0: the original pictures only
     class_weighting: Literal["none", "balanced"] = "none"
     epochs: int = Field(ge=1)

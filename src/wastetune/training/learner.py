@@ -93,7 +93,7 @@ def open_keras_model(
 ) -> Iterator[Any]:
     """Tail and head as one Keras model from activations at the cut to logits (n, classes).
 
-    With `halves` its tail takes each batch in two halves, side by side.
+    With `halves` its tail takes each batch in two halves, side by side. It is trained in the configuration's precision.
 
     The tail's layers belong to the backbone, so their weights are restored at the end.
     """
@@ -105,8 +105,9 @@ def open_keras_model(
     inputs = keras.Input(tail.inputs[0].shape[1:], name="activations")
     features = tail(inputs)
     logits = build(features, config, classes)
+    plain = cut == TOP or (not halves and config.precision == "float32")
     try:
-        yield _in_halves(tail, inputs, features, logits) if halves and cut != TOP else keras.Model(inputs, logits)
+        yield keras.Model(inputs, logits) if plain else _fast_to_train(tail, inputs, features, logits, config, halves)
     finally:
         tail.set_weights(before)
 
@@ -122,27 +123,54 @@ def as_keras(learner: Learner, backbone: Backbone, cut: Cut, config: TrialConfig
         yield model
 
 
-def _in_halves(tail: Any, inputs: Any, features: Any, logits: Any) -> Any:
-    """The Keras model from inputs of the tail to logits, whose tail takes each batch in two halves, side by side.
+def _fast_to_train(tail: Any, inputs: Any, features: Any, logits: Any, config: TrialConfig, halves: bool) -> Any:
+    """The Keras model from inputs of the tail to logits, trained in the configuration's precision, perhaps in halves.
 
-    The result is that of the whole batch, since batch norm is frozen. Half a batch stays in the processor's caches,
-    and much of a tail is operations that one core does as fast as two (images/s in docs/log.md).
+    In halves the tail takes each batch as two, side by side. The result is that of the whole batch, since batch norm
+    is frozen. Half a batch stays in the processor's caches, and much of a tail is operations that one core does as
+    fast as two (images/s in docs/log.md).
+
+    Weights are float32 whatever the precision, and so are all predictions: a trial is scored as what is saved of it.
     """
     import keras
 
     head = keras.Model(features, logits)
+    apply = _join_halves if halves else _as_it_is
 
-    class InHalves(keras.Model):  # type: ignore[misc]
+    class FastToTrain(keras.Model):  # type: ignore[misc]
         def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
             if not training:
                 return super().call(inputs, training=training, mask=mask)
-            return head(_join_halves(lambda half: tail(half, training=True), inputs), training=True)
+            with _computing_in(config.precision, tail):
+                features = apply(lambda part: tail(part, training=True), inputs)
+            return head(features, training=True)
 
         def predict_step(self, data: Any) -> Any:
             inputs, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-            return _join_halves(super().predict_step, inputs)
+            return apply(super().predict_step, inputs)
 
-    return InHalves(inputs, logits)
+    return FastToTrain(inputs, logits)
+
+
+@contextmanager
+def _computing_in(precision: str, model: Any) -> Iterator[None]:
+    """What Keras traces meanwhile of the model computes in this precision; its weights stay float32."""
+    if precision == "float32":
+        yield
+        return
+    layers = list(model._flatten_layers())  # also those inside of layers
+    before = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = f"mixed_{precision}"
+        yield
+    finally:
+        for layer, policy in zip(layers, before, strict=True):
+            layer.dtype_policy = policy
+
+
+def _as_it_is(compute: Callable[[Any], Any], inputs: Any) -> Any:
+    return compute(inputs)
 
 
 def _join_halves(compute: Callable[[Any], Any], inputs: Any) -> Any:
