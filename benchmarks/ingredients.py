@@ -5,7 +5,8 @@
     once: how to use the time of two fits of it, in a trial and again: the second one alone, begun anew or with the
         weights of the first, the mean of both, or one longer fit, of all pictures or of those of the trial (`--epochs`
         are those of each of the two)
-    beside: heads averaged with it, the network having one or several times their weight (`--epochs` are the network's)
+    beside: heads averaged with it, the network having one or several times their weight (`--epochs` are the network's;
+        `--set frozen_depth=0.67 learning_rate=5e-4`: with a part of it)
 
     python benchmarks/ingredients.py heads --cases trashnet wid --splits 11 12 13 --fits 3
 
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", type=int, default=[11, 12, 13], help="seeds")
     parser.add_argument("--fits", type=int, default=1, help="for each split, with other seeds of the fit")
     parser.add_argument("--epochs", type=int, help="other than those of the configuration")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=NUMBER", help="likewise, of the fit as it is")
     parser.add_argument("--only", nargs="+", help="ingredients, by name, besides the fit as it is")
     asked = parser.parse_args()
     if asked.quick:
@@ -153,6 +155,8 @@ def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
         plain = configuration(context, trial)
         if epochs := 1 if asked.quick else asked.epochs:
             plain = plain.model_copy(update={"epochs": epochs})
+        changed = dict(each.split("=") for each in asked.set)
+        plain = plain.model_copy(update={key: float(number) for key, number in changed.items()})
         for seed in range(asked.fits):
             found: dict[str, FloatArray] = {}
             weights: dict[str, Any] = {}

@@ -67,10 +67,18 @@ def test_a_whole_network_is_the_winner_unless_a_head_is_better_by_more_than_a_st
     found = candidates_of([*heads, trial(4, 0.885, cut="pixels"), trial(5, 0.85, cut="pixels")], validated=100)  # .03
     assert numbers(found.together) == [4, 1, 2, 3]
     found = candidates_of([*heads, trial(4, 0.86, cut="pixels")], validated=100)
-    assert numbers(found.together) == [1, 2, 3, 0]
+    assert numbers(found.together) == [1, 2, 3, 4, 0]
     found = candidates_of([*heads, trial(4, 0.885, cut="block_7")], validated=100)
-    assert numbers(found.together) == [1, 2, 3, 0]
+    assert numbers(found.together) == [1, 2, 3, 4, 0]
     assert numbers(candidates_of([*heads, trial(4, 0.885, cut="pixels")], alone=True).together) == [1]
+
+
+def test_beside_a_head_the_best_tail_is_averaged_within_three_standard_errors_and_others_within_one_of_it():
+    tails = [trial(3, 0.84, cut="block"), trial(4, 0.82, cut="pixels"), trial(5, 0.8, cut="block")]
+    trials = [trial(0, 0.7, default=True), trial(1, 0.9), trial(2, 0.89), *tails]
+    assert numbers(candidates_of(trials, validated=100).together) == [1, 2, 3, 4, 0]  # .09 and .037
+    assert numbers(candidates_of(trials, validated=220).together) == [1, 2, 3, 4, 0]  # .061 and .025
+    assert numbers(candidates_of(trials, validated=240).together) == [1, 2, 0]  # .058
 
 
 def test_pruned_and_failed_trials_are_no_candidates():

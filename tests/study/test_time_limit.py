@@ -66,7 +66,7 @@ def test_a_head_has_to_leave_time_to_fit_it_and_the_others_again():
 def test_what_a_tail_takes_is_presumed_and_known_after_the_first_one():
     # 30 s for the trial, 45 s for the final model, 2.5 s for the default
     assert affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 78, PACE) == WHOLE
-    known = [DEFAULT, trial(1, 0.7, seconds=1.0, cut=PIXELS)]  # is not averaged with a better head
+    known = [DEFAULT, trial(1, 0.5, seconds=1.0, cut=PIXELS)]  # is not averaged with a better head
     assert affordable(WHOLE, PIXELS, known, REPORT_SECONDS + 28, PACE) == WHOLE
 
 

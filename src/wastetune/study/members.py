@@ -5,10 +5,10 @@ trials and the default. It is not taken back where the default alone scores high
 few to tell, and that was wrong more often than right. A head that is surely below the best one makes the mean worse,
 and after a few trials such heads are among the best five, so these are left out. Measured in docs/results.md.
 
-Where the winner trained a part of the backbone, others that did are averaged with it if they are within one standard
-error of it (Breiman's rule). The mean of it and heads is better than either, even where heads are two or three
-standard errors below. The tails together have half of the weight, however many heads there are (figures in
-docs/log.md).
+Where a trial that trained a part of the backbone is among the best, others that did are averaged with it if they are
+within one standard error of it (Breiman's rule). The mean of it and heads is better than either, even where one of
+them is two or three standard errors below the other. The tails together have half of the weight, however many heads
+there are (figures in docs/log.md).
 
 A whole network counts as the winner also where it is below a head by no more than one standard error: the best of a
 hundred heads was luckier than the best of a few networks (docs/log.md).
@@ -30,7 +30,7 @@ from wastetune.training.assembly import average_probabilities
 from wastetune.training.config import BACKBONE
 
 HEADS = 5  # averaged, besides the default's: behind a shared trunk they cost next to nothing
-_SURELY_BELOW = 3  # standard errors, of a head below the winner
+_SURELY_BELOW = 3  # standard errors, of a head, or of the best tail, below the winner
 TAILS = 3  # averaged, besides the default's: each tail is a pass of its own
 
 
@@ -50,11 +50,12 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Selection:
-    """What the final model is made of: trials by number, and the held-out scores that decided."""
+    """What the final model is made of: trials by number, and what they said of held-out pictures."""
 
     kind: Kind
     members: tuple[int, ...]
     weights: tuple[float, ...]  # of the members in the mean; none: all alike
+    probabilities: NDArray[Any]  # (n, c), the mean
     score: float
     default_score: float
 
@@ -69,11 +70,10 @@ def find_candidates(
     Where costs have limits, only trials within them; the default is then a candidate only if it is.
 
     Of several backbones only trials of the winner's are averaged, and its default is the one to compare with: the final
-    model has one trunk. Heads are averaged within three standard errors of the winner's score. Where the winner is a
-    head, the default too, and no tails, because one would cost a pass of its own part of the backbone. Where it is a
-    tail, tails within one standard error, and the default as any other. A whole network within one standard error of
-    the highest score is the winner. `alone`: the one with the highest score is, and it is not averaged with others. Of
-    equal scores, lower costs are better, then the earlier trial.
+    model has one trunk. Heads, and the best tail, are averaged within three standard errors of the winner's score, and
+    other tails within one of the best tail's. Where the winner is a head, the default is, too, if it is one. A whole
+    network within one standard error of the highest score is the winner. `alone`: the one with the highest score is,
+    and it is not averaged with others. Of equal scores, lower costs are better, then the earlier trial.
     ValueError where the default trial is not complete, or no trial is within the limits.
     """
     complete = sorted((each for each in trials if each.state == "complete"), key=_rank)
@@ -88,13 +88,13 @@ def find_candidates(
         return Candidates((complete[0],), default, is_allowed)
     best = next((each for each in _near(complete, complete[0], validated) if each.cut == PIXELS.name), complete[0])
     heads = [trial for trial in complete if trial.cut == TOP.name]
-    near = _near(heads, best, validated, errors=_SURELY_BELOW)
-    if best in heads:
-        together, is_averaged = near[:HEADS], default in heads
-    else:
-        others = [trial for trial in complete if trial not in heads and trial != best]
-        tails = [best, *_near(others, best, validated)]
-        together, is_averaged = [*tails[:TAILS], *near[:HEADS]], default in (*tails, *near)
+    tails = [trial for trial in complete if trial not in heads]
+    near_heads = _near(heads, best, validated, errors=_SURELY_BELOW)
+    first = best if best in tails else next(iter(_near(tails, best, validated, errors=_SURELY_BELOW)), None)
+    near_tails = [] if first is None else [first, *(each for each in _near(tails, first, validated) if each != first)]
+    chosen = (near_heads[:HEADS], near_tails[:TAILS])
+    together = [trial for kind in (chosen if best in heads else reversed(chosen)) for trial in kind]
+    is_averaged = default in (*near_heads, *near_tails) or (best in heads and default in heads)
     if is_averaged and default not in together:
         together = [*together, default]
     return Candidates(tuple(together), default, is_allowed)
@@ -110,12 +110,12 @@ def select_members(
     """
     default, members = candidates.default.number, tuple(each.number for each in candidates.together)
     weights = _weights(candidates.together)
-    score = metric_value(metric, labels, average_probabilities([held_out[number] for number in members], weights))
-    default_score = metric_value(metric, labels, held_out[default])
+    mean = average_probabilities([held_out[number] for number in members], weights)
+    score, default_score = metric_value(metric, labels, mean), metric_value(metric, labels, held_out[default])
     is_better = candidates.is_default_allowed and default not in members and score < default_score
     if members == (default,) or is_better:
-        return Selection("default", (default,), (), default_score, default_score)
-    return Selection("ensemble" if len(members) > 1 else "best", members, weights, score, default_score)
+        return Selection("default", (default,), (), held_out[default], default_score, default_score)
+    return Selection("ensemble" if len(members) > 1 else "best", members, weights, mean, score, default_score)
 
 
 def _weights(trials: Sequence[TrialRecord]) -> tuple[float, ...]:

@@ -10,7 +10,6 @@ from wastetune.report.results import FinalModel
 from wastetune.seeding import seed_for
 from wastetune.study.fits import FitTask, fit_each
 from wastetune.study.members import Candidates, select_members
-from wastetune.training.assembly import average_probabilities
 from wastetune.training.config import TrialConfig
 from wastetune.training.learner import FloatArray
 from wastetune.tuning.held_out import keep_fit, read_held_out
@@ -44,9 +43,8 @@ def select_final(context: TrialContext, candidates: Candidates, console: Console
         held_out[number], score = predicted, metric_value(metric, labels, predicted)
         keep_fit(context, task.config, task.seed, score, predicted, learner)
     chosen = select_members(labels, held_out, candidates, metric)
-    mean = average_probabilities([held_out[number] for number in chosen.members], chosen.weights)
-    temperature = fit_temperature(labels, mean)
-    calibrated = scale_probabilities(mean, temperature)
+    temperature = fit_temperature(labels, chosen.probabilities)
+    calibrated = scale_probabilities(chosen.probabilities, temperature)
     return FinalModel(
         kind=chosen.kind,
         members=chosen.members,
