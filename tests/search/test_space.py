@@ -14,7 +14,7 @@ head_layers = { int = [0, 2], default = 1 }
 head_units = { int = [64, 1024], log = true, default = 256, when = "head_layers > 0" }
 """
 REST = "dropout = 0.3\nlearning_rate = 1e-3\nbatch_size = 32\nepochs = 5\n"
-SHIPPED = ["transfer", "head", "deep_tail", "finetune", "full", "demo"]
+SHIPPED = ["transfer", "head", "deep_tail", "deep_bfloat16", "finetune", "full", "demo"]
 
 
 @pytest.fixture
