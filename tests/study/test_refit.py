@@ -11,8 +11,9 @@ import wastetune.study.fits
 import wastetune.study.refit
 import wastetune.tuning.objective
 from wastetune.backbones.activation_store import open_store
-from wastetune.backbones.backbone import build_trunk
+from wastetune.backbones.backbone import build_trunk, nearest_cut
 from wastetune.backbones.cuts import TOP
+from wastetune.backbones.live_views import LiveViews
 from wastetune.console import open_console
 from wastetune.data.splits import draw_folds
 from wastetune.evaluation.metrics import metric_value
@@ -234,6 +235,27 @@ def test_a_tail_that_ran_its_whole_schedule_is_not_fitted_again_to_be_compared(p
     with pytest.raises(ValueError, match="zip"):  # as nothing is fitted here
         select_final(context, Candidates((ended,), ended), open_console(quiet=True))
     assert len(fitted) == 1
+
+
+@pytest.mark.parametrize("frozen_depth", [0.6, 1.0])
+def test_on_live_views_the_plain_activations_alone_are_stored(shallow, tmp_path, monkeypatch, frozen_depth):
+    context = replace(shallow.context, store=open_store(tmp_path / "cache"))
+    cut, seen = nearest_cut(context.backbone, frozen_depth), []
+    config = TrialConfig.model_validate(
+        attrs(frozen_depth=cut.frozen_depth, live_depth=1.0, augmentation=0.7, head_layers=0).config
+    )
+    take = LiveViews.take
+    monkeypatch.setattr(LiveViews, "take", lambda views, rows, seeds: seen.extend(seeds) or take(views, rows, seeds))
+    run_trial(config, 3, context, BAR, lambda epoch: None)
+    per_epoch = config.batch_size * (len(context.data.train) // config.batch_size)
+    assert len(set(seen)) == config.epochs * per_epoch
+    (folder,) = (tmp_path / "cache" / "activations").glob("own*")
+    assert len({path.stem for path in folder.rglob("*.npy")}) == 2  # of the training and the validation pictures
+
+    members = {3: TrialAttrs(config=config.model_dump(), best_epoch=1), 4: attrs(augmentation=1.0)}
+    final = refit(context, shallow.test, members, bar=BAR)
+    assert final.largest_difference < 5e-3
+    np.testing.assert_array_equal(refit(context, shallow.test, members, bar=BAR).probabilities, final.probabilities)
 
 
 def test_a_whole_network_is_fitted_further_from_the_weights_of_its_trial(shallow, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def trial(number, score, *, seconds, cut=TOP, default=False, epochs=10):
         seconds=seconds * epochs,
         parameters=1,
         default=default,
-        config={"epochs": epochs},
+        config={"epochs": epochs, "frozen_depth": cut.frozen_depth},
         drawn={},
         epochs=[{"seconds": seconds}] * epochs,
         best_epoch=1,
@@ -99,10 +99,11 @@ def test_a_step_is_timed_only_where_there_may_be_time():
         affordable(WHOLE, PIXELS, [DEFAULT], REPORT_SECONDS + 2.5 + 25.1, pace)
 
 
-@pytest.mark.parametrize("frozen_depth", [0.0, 11 / 12])
-def test_a_step_of_a_tail_is_timed_and_leaves_the_backbone_as_it_was(prepared, frozen_depth):
+@pytest.mark.parametrize(("frozen_depth", "live_depth"), [(0.0, 0.0), (11 / 12, 0.0), (11 / 12, 1.0)])
+def test_a_step_of_a_tail_is_timed_and_leaves_the_backbone_as_it_was(prepared, frozen_depth, live_depth):
     context, before = prepared.context, prepared.context.backbone.body.get_weights()
-    config = WHOLE.model_copy(update={"frozen_depth": frozen_depth, "augmentation": 0.5, "batch_size": 4})
+    changes = {"frozen_depth": frozen_depth, "live_depth": live_depth, "augmentation": 0.5, "batch_size": 4}
+    config = WHOLE.model_copy(update=changes)
     pace = open_pace(context)
     for _ in ("a step", "a forward pass"):
         with pytest.raises(NotTimed) as unknown:
@@ -132,6 +133,19 @@ def test_an_unknown_cut_also_needs_its_activations():
     # an epoch of half of the layers is 1.5 s: 15 s and 22.5 s; activations of 4 x 100 pictures and 50 more: 4.5 s
     assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.6, PACE) == HALF
     assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.4, PACE).epochs == 9
+
+
+def test_views_that_are_live_need_no_stored_ones_and_their_own_known_trials():
+    # 3 s an epoch: 30 s and 45 s; activations of the plain pictures alone: 1.5 s
+    pace = replace(PACE, epoch=lambda config: 3.0 if config.has_live_views else 1.5)
+    live = HALF.model_copy(update={"live_depth": 0.5, "augmentation": 1.0})
+    left = REPORT_SECONDS + 2.5 + 75 + 1.6
+    assert affordable(live, MIDDLE, [DEFAULT], left, pace) == live
+    assert affordable(live, MIDDLE, [DEFAULT], left - 0.2, pace).epochs == 9
+    stored = trial(1, 0.5, seconds=9.0, cut=MIDDLE)
+    assert affordable(live, MIDDLE, [DEFAULT, stored], left, pace) == live
+    known = replace(stored, config={"epochs": 10, "frozen_depth": 0.5, "live_depth": 0.5})
+    assert affordable(live, MIDDLE, [DEFAULT, known], left, pace) is None
 
 
 def test_tails_come_after_some_heads_and_heads_at_once():

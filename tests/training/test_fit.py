@@ -8,7 +8,7 @@ from support.activations import separable_set
 from wastetune.backbones.activation_store import Activations
 from wastetune.backbones.backbone import activation_shape, load_backbone, nearest_cut
 from wastetune.backbones.cuts import TOP
-from wastetune.backbones.live_views import pixel_activations
+from wastetune.backbones.live_views import LiveViews, pixel_activations
 from wastetune.data.pixels import PictureSet
 from wastetune.training.config import TrialConfig
 from wastetune.training.fit import (
@@ -238,7 +238,8 @@ def test_live_views_are_new_in_every_epoch_and_the_same_again_with_the_same_seed
                 seen.append(inputs)
                 return 0.0
 
-        fit_final(Watcher(), TrainingSet((rows,), labels, 2, live), config=config(batch_size=7), steps=count, seed=4)
+        train = TrainingSet((rows,), labels, 2, live and LiveViews(rows, live))
+        fit_final(Watcher(), train, config=config(batch_size=7), steps=count, seed=4)
         return seen
 
     first, second = epochs(1.0)

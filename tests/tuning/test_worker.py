@@ -18,6 +18,7 @@ from wastetune.search.space import default_params, load_space
 from wastetune.storage.database import open_storage
 from wastetune.storage.study import ask_lock, default_trial, finished_trials, open_study
 from wastetune.storage.trials import fail_lost_trials
+from wastetune.tuning.objective import choose_config, run_trial, tuning_sets
 from wastetune.tuning.prepare import TuningData
 from wastetune.tuning.workers.worker import NotTimed, TimeLimit, _begin, _choose, run_worker
 
@@ -289,13 +290,25 @@ def test_a_trial_far_below_the_others_is_pruned_and_counts_but_the_default_never
     assert len(pruned.user_attrs["history"]) == len(pruned.intermediate_values)
 
 
-@pytest.mark.parametrize(("cut", "pruned"), [("top", 0), ("pixels", 1)])
-def test_a_whole_network_is_compared_with_whole_networks_alone(begin, with_space, shallow, cut, pruned):
-    space = "head_layers = 0\nfrozen_depth = 0.0\naugmentation = { float = [0.1, 1.0], default = 0.1 }\n" + FIXED
-    context = with_space(space, shallow.context)
-    study = begin(context)
+@pytest.mark.parametrize(
+    ("depth", "others", "pruned"),
+    [
+        (0.0, ("top", 1.0, 0.0), 0),
+        (0.0, ("pixels", 0.0, 0.0), 1),
+        (1.0, ("pixels", 0.0, 0.0), 0),
+        (1.0, ("top", 1.0, 0.0), 0),
+        (1.0, ("top", 1.0, 1.0), 1),
+    ],
+)
+def test_a_trial_on_live_views_is_compared_with_those_at_its_cut_alone(
+    begin, with_space, shallow, depth, others, pruned
+):
+    space = f"head_layers = 0\nfrozen_depth = {depth}\nlive_depth = {depth}\n"
+    context = with_space(space + "augmentation = { float = [0.1, 1.0], default = 0.1 }\n" + FIXED, shallow.context)
+    study, (cut, frozen_depth, live_depth) = begin(context), others
+    given = {"cut": cut, "config": {"frozen_depth": frozen_depth, "live_depth": live_depth}}
     for _ in range(5):  # better than any score can be
-        study.add_trial(create_trial(value=2.0, intermediate_values={1: 2.0, 2: 2.0}, user_attrs={"cut": cut}))
+        study.add_trial(create_trial(value=2.0, intermediate_values={1: 2.0, 2: 2.0}, user_attrs=given))
     run(study, context, 7)
     assert len(study.get_trials(states=[TrialState.PRUNED])) == pruned
 
@@ -371,14 +384,43 @@ def test_a_pruner_finds_what_it_noted_with_earlier_trials(begin, chosen):
 
 
 def test_the_objective_runs_without_a_study(context):
-    from wastetune.tuning.objective import choose_config, run_trial
-
     config = choose_config(optuna.trial.FixedTrial(default_params(context.space)), context)
     told = []
     result = run_trial(config, 0, context, open_console().bar, told.append)
     assert result.fit.history == tuple(told)
     assert 0 <= result.fit.best.score <= 1
     assert not hasattr(context.data, "test")
+
+
+LIVE_TAILS = """\
+head_layers = 0
+frozen_depth = { choice = [0.6, 1.0], default = 1.0 }
+live_depth = { float = [0.7, 1.0], default = 0.7 }
+augmentation = { float = [0.0, 1.0], default = 0.9 }
+"""
+
+
+def test_what_acts_alike_of_live_views_is_one_configuration(with_space, shallow):
+    context = with_space(LIVE_TAILS + FIXED, shallow.context)
+
+    def choose(**params):
+        config = choose_config(optuna.trial.FixedTrial(params), context)
+        return config.frozen_depth, config.live_depth, config.augmentation
+
+    depth, *live = choose(frozen_depth=0.6, live_depth=0.8, augmentation=0.9)
+    assert live == [depth, 0.9]
+    assert choose(frozen_depth=0.6, live_depth=0.8, augmentation=0.0) == (depth, 0.0, 0.0)
+    assert choose(frozen_depth=1.0, live_depth=0.8, augmentation=0.9) == (1.0, 0.0, 1.0)  # one of two stored views
+    assert choose(frozen_depth=1.0, live_depth=1.0, augmentation=0.9) == (1.0, 1.0, 0.9)
+
+
+def test_a_head_does_not_store_views_that_tails_make_anew(with_space, shallow, tmp_path):
+    context = replace(with_space(LIVE_TAILS + FIXED, shallow.context), store=open_store(tmp_path / "cache"))
+    config = choose_config(optuna.trial.FixedTrial(default_params(context.space)), context)
+    tuning_sets(context, config, open_console(quiet=True).bar)
+    (folder,) = (tmp_path / "cache" / "activations").glob("own*")
+    stored = {cut.name: len(list(cut.glob("*.npy"))) for cut in folder.iterdir()}
+    assert stored == {"block_out": 2, "top": 3}  # plain: of the training and the validation pictures
 
 
 def test_what_a_worker_tells_that_was_taken_for_dead_is_not_heard(begin, context):

@@ -1,16 +1,20 @@
-"""Pictures as they are at the lowest cut, the pixels: nothing is frozen below, so nothing is stored.
+"""Views that are made anew in every epoch, while the optimizer works on the batch before, instead of stored ones.
 
-Augmented views are made anew in every epoch, while the optimizer works on the batch before.
+At the lowest cut, the pixels, nothing is frozen below, so nothing is stored. At any other the trunk runs on each view
+as it is made.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from wastetune.backbones.activation_store import Activations
 from wastetune.backbones.augmentation import augment_picture
+from wastetune.backbones.backbone import Backbone
+from wastetune.backbones.cuts import PIXELS, Cut
+from wastetune.backbones.runtime import TrunkRunner, open_trunk
 from wastetune.data.pixels import PictureSet
 
 
@@ -37,9 +41,33 @@ def pixel_activations(pictures: PictureSet, size: int) -> Activations:
     return Activations((_PixelChunk(pictures, size),))
 
 
-def take_views(
-    pixels: Activations, rows: npt.NDArray[np.int64], magnitude: float, seeds: Sequence[int]
-) -> npt.NDArray[np.float32]:
-    """These rows of pixels, each picture augmented at this magnitude with its seed, (len(rows), size, size, 3)."""
-    pictures = zip(pixels.take(rows).astype(np.uint8), seeds, strict=True)
-    return np.stack([augment_picture(picture, magnitude, seed) for picture, seed in pictures]).astype(np.float32)
+@dataclass(frozen=True)
+class LiveViews:
+    """Pictures of which a new view is made whenever one is asked for."""
+
+    pixels: Activations
+    magnitude: float
+    trunk: TrunkRunner | None = None  # from views to what is trained on; None: the views themselves are
+
+    def __add__(self, other: "LiveViews") -> "LiveViews":
+        return replace(self, pixels=self.pixels + other.pixels)
+
+    def select(self, rows: npt.NDArray[np.int64]) -> "LiveViews":
+        """These pictures alone."""
+        return replace(self, pixels=self.pixels.select(rows))
+
+    def take(self, rows: npt.NDArray[np.int64], seeds: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Activations (len(rows), ...) of a view of each of these pictures, which its seed determines."""
+        pictures = zip(self.pixels.take(rows).astype(np.uint8), seeds, strict=True)
+        views = np.stack([augment_picture(picture, self.magnitude, seed) for picture, seed in pictures])
+        if self.trunk is None:
+            return views.astype(np.float32)
+        size = self.trunk.batch
+        made = self.trunk.run(views[start : start + size] for start in range(0, len(views), size))
+        return np.concatenate([activations for (activations,) in made]).astype(np.float32)
+
+
+def open_live_views(backbone: Backbone, cut: Cut, pictures: PictureSet, magnitude: float) -> LiveViews:
+    """Live views of these pictures at a cut. UserError as `open_trunk`."""
+    trunk = None if cut == PIXELS else open_trunk(backbone, (cut,))
+    return LiveViews(pixel_activations(pictures, backbone.size), magnitude, trunk)

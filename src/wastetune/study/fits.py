@@ -36,15 +36,21 @@ def fit_each(context: TrialContext, tasks: Sequence[FitTask]) -> Iterator[tuple[
     A learner with a tail has its weights until the next one is asked for. The result does not depend on the number of
     cores. TrainingFailed as in `run_trial`.
     """
-    alone = [is_head_alone(nearest_cut(context.backbone, task.config.frozen_depth), task.config) for task in tasks]
-    heads = _fit_heads([task for task, head in zip(tasks, alone, strict=True) if head])
-    for task, head in zip(tasks, alone, strict=True):
+    small = [_is_small(context, task) for task in tasks]
+    heads = _fit_heads([task for task, head in zip(tasks, small, strict=True) if head])
+    for task, head in zip(tasks, small, strict=True):
         if head:
             yield next(heads)
         else:
             epochs, seed, start = task.epochs, task.seed, task.start
             with fitted_learner(context, task.config, task.train, epochs=epochs, seed=seed, start=start) as learner:
                 yield learner, predict_probabilities(learner, task.predicted)
+
+
+def _is_small(context: TrialContext, task: FitTask) -> bool:
+    """Whether it is a head alone, of stored activations: the trunk that live views need fills all cores itself."""
+    cut = nearest_cut(context.backbone, task.config.frozen_depth)
+    return is_head_alone(cut, task.config) and task.train.live is None
 
 
 def _fit_heads(tasks: Sequence[FitTask]) -> Iterator[tuple[Learner, FloatArray]]:

@@ -16,13 +16,12 @@ from wastetune.backbones.activation_store import Activations
 from wastetune.backbones.backbone import activation_shape, nearest_cut
 from wastetune.backbones.cuts import PIXELS, TOP, Cut
 from wastetune.backbones.runtime import time_pictures
-from wastetune.console import open_console
 from wastetune.storage.budget import only_finished
 from wastetune.storage.records import TrialRecord, read_attrs
 from wastetune.study.members import TAILS, Candidates, find_candidates
-from wastetune.training.config import BACKBONE, TrialConfig
+from wastetune.training.config import BACKBONE, TrialConfig, has_live_views
 from wastetune.training.fit import TrainingSet, fit_final, steps_per_epoch
-from wastetune.tuning.objective import open_configured, training_set
+from wastetune.tuning.objective import live_views, open_configured
 from wastetune.tuning.prepare import TrialContext
 from wastetune.tuning.workers.worker import NotTimed
 
@@ -70,7 +69,7 @@ def open_pace(context: TrialContext) -> Pace:
         return timed((backbone,), lambda: time_pictures(context.of(backbone).backbone))
 
     def epoch(config: TrialConfig) -> float:
-        kind = (config.backbone, config.frozen_depth, config.batch_size, config.precision)
+        kind = (config.backbone, config.frozen_depth, config.has_live_views, config.batch_size, config.precision)
         step = timed(kind, lambda: _time_step(context.of(config.backbone), config))
         scoring = (1 - config.frozen_depth) * forward(config.backbone) * val
         return step * _SLOWER * steps_per_epoch(train, config) + scoring
@@ -80,12 +79,13 @@ def open_pace(context: TrialContext) -> Pace:
 
 def _time_step(context: TrialContext, config: TrialConfig) -> float:
     """Seconds of a step of a tail, after the first ones, which compile it."""
-    cut = nearest_cut(context.backbone, config.frozen_depth)
-    if cut == PIXELS:
-        train = training_set(context, context.data.train, config, bar=open_console(quiet=True).bar)
-    else:  # what they are does not matter, and they are not computed yet
-        inputs = np.zeros((2 * config.batch_size, *activation_shape(context.backbone, cut)), np.float32)
-        train = TrainingSet((Activations((inputs,)),), np.zeros(len(inputs), np.int64), len(context.classes))
+    cut, count = nearest_cut(context.backbone, config.frozen_depth), 2 * config.batch_size
+    # What the stored ones are does not matter, and they are not computed yet.
+    inputs = np.zeros((count, *activation_shape(context.backbone, cut)), np.float32)
+    live = live_views(context, context.data.train, config)
+    if live is not None:
+        live = live.select(np.resize(np.arange(len(context.data.train)), count))
+    train = TrainingSet((Activations((inputs,)),), np.zeros(count, np.int64), len(context.classes), live)
     with open_configured(context, config, horizon=1, seed=0) as learner:
         fit_final(learner, train, config=config, steps=2, seed=0)
         started = time.perf_counter()
@@ -103,11 +103,7 @@ def affordable(
     depends on what has to be timed first.
     """
     left -= REPORT_SECONDS
-    known = [
-        trial
-        for trial in trials
-        if trial.cut == cut.name and trial.epochs and trial.config.get(BACKBONE) == config.backbone
-    ]
+    known = [trial for trial in trials if trial.cut == cut.name and trial.epochs and _is_like(config, trial)]
     # Of the last ones: a machine may be busier than before.
     epoch = max(map(_seconds_per_epoch, known[-3:]), default=0.0)
     if cut == TOP:  # fitted twice more if it is selected
@@ -117,7 +113,8 @@ def affordable(
     fewest, times = min(_FEWEST, math.ceil(config.epochs / 2)), 1 + pace.more
     if not known:
         forward = pace.forward(config.backbone)
-        left -= 0.0 if cut == PIXELS else forward * (pace.train * pace.views + pace.everything - pace.train)
+        views = 1 if config.has_live_views else pace.views
+        left -= 0.0 if cut == PIXELS else forward * (pace.train * views + pace.everything - pace.train)
         if left < _FORWARDS * (1 - config.frozen_depth) * forward * pace.train * fewest * times:
             return None
         epoch = pace.epoch(config)
@@ -125,6 +122,13 @@ def affordable(
     if epochs < fewest:
         return None
     return config.model_copy(update={"epochs": epochs, "patience": max(config.patience, epochs)})
+
+
+def _is_like(config: TrialConfig, trial: TrialRecord) -> bool:
+    """Whether an epoch of a trial of the same cut takes as long."""
+    tried = trial.config
+    kind = (tried.get(BACKBONE), tried.get("precision", "float32"), has_live_views(tried))
+    return kind == (config.backbone, config.precision, config.has_live_views)
 
 
 def is_later(cut: Cut, trials: "Sequence[FrozenTrial]") -> bool:

@@ -14,6 +14,7 @@ _LATER: tuple[tuple[str, object], ...] = (
     (BACKBONE, None),
     ("head_start", "random"),
     ("precision", "float32"),
+    ("live_depth", 0.0),
     ("head", None),
     ("head_params", {}),
 )
@@ -37,12 +38,18 @@ class TrialConfig(BaseModel):
     batch_size: int = Field(ge=1, le=65536)
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     frozen_depth: float = Field(default=1.0, ge=0, le=1)  # share of the backbone's blocks that stay frozen
+    live_depth: float = Field(default=0.0, ge=0, le=1)  # up to this frozen depth, views are new in every epoch
     head_start: Literal["random", "fitted"] = "random"  # fitted: a tail's head is fitted alone before both are
     precision: Literal["float32", "bfloat16"] = "float32"  # in which a part of the backbone is trained
     augmentation: float = Field(default=0.0, ge=0, le=1)  # 0: the original pictures only
     class_weighting: Literal["none", "balanced"] = "none"
     epochs: int = Field(ge=1)
     patience: int = Field(default=6, ge=1)  # epochs without improvement before training stops
+
+    @property
+    def has_live_views(self) -> bool:
+        """Whether views are made anew in every epoch and not stored: always at a frozen depth of 0."""
+        return self.frozen_depth <= self.live_depth
 
     @model_serializer(mode="wrap")
     def _leave_out_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -75,3 +82,8 @@ class TrialConfig(BaseModel):
                 'head_units = { int = [64, 1024], log = true, default = 256, when = "head_layers > 0" }.'
             )
         return self
+
+
+def has_live_views(config: Mapping[str, Any]) -> bool:
+    """`TrialConfig.has_live_views` of a configuration as it is stored."""
+    return bool(config.get("frozen_depth", 1.0) <= config.get("live_depth", 0.0))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wastetune.backbones.activation_store import Activations
-from wastetune.backbones.live_views import take_views
+from wastetune.backbones.live_views import LiveViews
 from wastetune.evaluation.metrics import metric_value
 from wastetune.training.config import TrialConfig
 from wastetune.training.learner import FloatArray, Learner
@@ -32,22 +32,23 @@ class TrainingFailed(Exception):
 class TrainingSet:
     """The activations of n pictures in each view to train on, their labels (n,), and the number of all classes.
 
-    The first view is the original pictures. `live` is the magnitude of the views that are made of them in every epoch,
-    instead of stored ones, where these activations are the pixels.
+    The first view is the original pictures. Where there are `live` views of the same pictures, those are trained on.
     """
 
     views: tuple[Activations, ...]
     labels: LabelArray
     classes: int
-    live: float | None = None
+    live: LiveViews | None = None
 
     def __add__(self, other: "TrainingSet") -> "TrainingSet":
         views = tuple(a + b for a, b in zip(self.views, other.views, strict=True))
-        return replace(self, views=views, labels=np.concatenate([self.labels, other.labels]))
+        live = None if self.live is None or other.live is None else self.live + other.live
+        return replace(self, views=views, labels=np.concatenate([self.labels, other.labels]), live=live)
 
     def select(self, rows: LabelArray) -> "TrainingSet":
         """These pictures alone."""
-        return replace(self, views=tuple(view.select(rows) for view in self.views), labels=self.labels[rows])
+        live = None if self.live is None else self.live.select(rows)
+        return replace(self, views=tuple(view.select(rows) for view in self.views), labels=self.labels[rows], live=live)
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def _gather(train: TrainingSet, rows: npt.NDArray[np.int64], view_of: npt.NDArra
     view_of: (n,) of all rows, the number of a stored view, or the seed of a live one.
     """
     if train.live is not None:
-        return take_views(train.views[0], rows, train.live, view_of[rows].tolist())
+        return train.live.take(rows, view_of[rows].tolist())
     inputs = np.empty((len(rows), *train.views[0].shape), np.float32)
     reading = np.argsort(rows)
     for view, activations in enumerate(train.views):

@@ -19,7 +19,7 @@ from wastetune.backbones.activation_store import (
 from wastetune.backbones.augmentation import snap_strength, usable_views, view_magnitude
 from wastetune.backbones.backbone import nearest_cut, reachable_cuts
 from wastetune.backbones.cuts import PIXELS, Cut
-from wastetune.backbones.live_views import pixel_activations
+from wastetune.backbones.live_views import LiveViews, open_live_views, pixel_activations
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.evaluation.metrics import confusion_counts
@@ -52,13 +52,18 @@ _AHEAD = 20e9  # bytes of activations computed before a trial needs them
 
 
 def choose_config(trial: "BaseTrial", context: TrialContext) -> TrialConfig:
-    """The trial's configuration, with its depth snapped to a cut and its augmentation to a stored view."""
+    """The trial's configuration, with its depth snapped to a cut and its augmentation to a stored view.
+
+    The depth up to which views are live becomes its own, or 0: what acts alike compares equal.
+    """
     config = sample(context.space, trial)
     context = context.of(config.backbone)
-    cut, strength = nearest_cut(context.backbone, config.frozen_depth), config.augmentation
-    if cut != PIXELS:
-        strength = snap_strength(strength, context.spec.views)
-    return config.model_copy(update={"frozen_depth": cut.frozen_depth, "augmentation": strength})
+    depth = nearest_cut(context.backbone, config.frozen_depth).frozen_depth
+    config = config.model_copy(update={"frozen_depth": depth})
+    if config.has_live_views and config.augmentation > 0:
+        return config.model_copy(update={"live_depth": depth})
+    strength = snap_strength(config.augmentation, context.spec.views)
+    return config.model_copy(update={"live_depth": 0.0, "augmentation": strength})
 
 
 @dataclass(frozen=True)
@@ -166,16 +171,24 @@ def training_set(
 ) -> TrainingSet:
     """The activations of these pictures at the configuration's cut, in every view that its augmentation allows.
 
-    Missing activations are computed; with `ahead`, also those at the other cuts that trials may need. At the pixels
-    nothing is stored: views are made while the learner is fitted.
+    Missing activations are computed; with `ahead`, also those at the other cuts that trials may need. Of live views,
+    which are made while the learner is fitted, the plain one alone is stored, and at the pixels nothing is.
     """
-    cut = nearest_cut(context.backbone, config.frozen_depth)
-    if cut == PIXELS:
-        plain = pixel_activations(pictures, context.backbone.size)
-        return TrainingSet((plain,), pictures.labels, len(context.classes), live=config.augmentation or None)
+    cut, classes = nearest_cut(context.backbone, config.frozen_depth), len(context.classes)
+    if config.has_live_views:
+        plain = plain_set(context, pictures, cut, bar, ahead=ahead).activations
+        return TrainingSet((plain,), pictures.labels, classes, live=live_views(context, pictures, config))
     views = range(usable_views(config.augmentation, context.spec.views))
     stored = tuple(_activations(context, pictures, cut, view, bar, ahead) for view in views)
-    return TrainingSet(stored, pictures.labels, len(context.classes))
+    return TrainingSet(stored, pictures.labels, classes)
+
+
+def live_views(context: TrialContext, pictures: PictureSet, config: TrialConfig) -> LiveViews | None:
+    """The views of these pictures that are made while the configuration is fitted; None where it has none."""
+    if not config.has_live_views or config.augmentation == 0:
+        return None
+    cut = nearest_cut(context.backbone, config.frozen_depth)
+    return open_live_views(context.backbone, cut, pictures, config.augmentation)
 
 
 def plain_set(context: TrialContext, pictures: PictureSet, cut: Cut, bar: Bar, *, ahead: bool = True) -> ValidationSet:
@@ -192,7 +205,7 @@ def _activations(
     where = (context.store, context.backbone, pictures)
     for _ in range(_ATTEMPTS):
         if missing_pictures(*where, [cut], view, magnitude):
-            cuts = _worth_computing(context, cut) if ahead else [cut]
+            cuts = _worth_computing(context, cut, view) if ahead else [cut]
             to_do = missing_pictures(*where, cuts, view, magnitude)
             with bar(f"activations, {'plain' if view == 0 else f'view {view}'}", to_do) as done:
                 fill_activations(*where, cuts, view, magnitude, done)
@@ -205,8 +218,10 @@ def _activations(
     )
 
 
-def _worth_computing(context: TrialContext, cut: Cut) -> list[Cut]:
+def _worth_computing(context: TrialContext, cut: Cut, view: int) -> list[Cut]:
     """The cuts to store while the trunk runs anyway: all that the space can reach, if they are not too large.
+
+    Those whose views are live in every trial need the plain one alone.
 
     UserError where the store cannot hold even this one cut for a whole trial: every trial would compute it again.
     """
@@ -215,8 +230,15 @@ def _worth_computing(context: TrialContext, cut: Cut) -> list[Cut]:
         cuts = {cut, *(nearest_cut(context.backbone, float(each)) for each in depth.options)} - {PIXELS}
     else:
         cuts = {cut, *reachable_cuts(context.backbone, *bounds(context.space, "frozen_depth"))} - {PIXELS}
-    everything = (len(context.data.train) + len(context.data.val)) * context.spec.views
-    needed = {each: activation_bytes(context.backbone, each, everything) for each in cuts}
+    live, _ = bounds(context.space, "live_depth")
+    cuts = {each for each in cuts if each == cut or view == 0 or each.frozen_depth > live}
+    pictures = len(context.data.train) + len(context.data.val)
+    needed = {
+        each: activation_bytes(
+            context.backbone, each, pictures * (context.spec.views if each.frozen_depth > live else 1)
+        )
+        for each in cuts
+    }
     if needed[cut] > context.store.limit:
         raise UserError(
             f"the activations of {context.backbone.name} at {cut.name} need {render_bytes(needed[cut])} in "

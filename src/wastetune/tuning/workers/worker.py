@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from wastetune.backbones.backbone import nearest_cut
-from wastetune.backbones.cuts import PIXELS, TOP, Cut
+from wastetune.backbones.cuts import TOP, Cut
 from wastetune.errors import UserError, first_line, is_disk_error, render_os_error
 from wastetune.evaluation.objectives import SCORE_ALONE, Goals
 from wastetune.models.latency import Meter
@@ -58,7 +58,7 @@ from wastetune.storage.trials import (
     void_reason,
 )
 from wastetune.tracking.dashboard import Notes
-from wastetune.training.config import TrialConfig
+from wastetune.training.config import TrialConfig, has_live_views
 from wastetune.training.fit import Epoch
 from wastetune.tuning.objective import choose_config, run_trial
 from wastetune.tuning.prepare import Bar, TrialContext, trial_seed
@@ -229,19 +229,27 @@ def _begin(
     cut = nearest_cut(context.of(proposal.config.backbone).backbone, proposal.config.frozen_depth)
     attrs = TrialAttrs(config=config, cut=cut.name, default=default, origin=origin)
     trial = begin_trial(study, proposal.params, proposal.distributions, attrs, proposal.notes)
-    return _StartedTrial(trial, proposal, default, origin, _open_pruning(trial, cut, known, memory, context))
+    return _StartedTrial(
+        trial, proposal, default, origin, _open_pruning(trial, proposal.config, cut, known, memory, context)
+    )
 
 
 def _open_pruning(
-    trial: RunningTrial, cut: Cut, known: "Sequence[FrozenTrial]", memory: InMemoryStudy, context: TrialContext
+    trial: RunningTrial,
+    config: TrialConfig,
+    cut: Cut,
+    known: "Sequence[FrozenTrial]",
+    memory: InMemoryStudy,
+    context: TrialContext,
 ) -> Callable[[int, float], bool]:
     if memory.goals.costs:  # Optuna's pruners compare one objective
         return lambda epoch, score: False
     epochs, note = int(bounds(context.space, "epochs")[1]), partial(note_trial, trial)
     if context.spec.pruner == MEDIAN:
         reported: dict[int, float] = {}
-        if cut == PIXELS:  # views that are new in every epoch are harder: it learns more slowly than what is stored
-            memory = copy_in_memory([each for each in known if read_attrs(each).cut == PIXELS.name], epochs=epochs)
+        if config.has_live_views:  # which are harder: it learns more slowly than from stored ones
+            alike = [each for each in known if _has_live_views(each, cut)]
+            memory = copy_in_memory(alike, epochs=epochs)
 
         def is_below_median(epoch: int, score: float) -> bool:
             reported[epoch] = score
@@ -250,6 +258,12 @@ def _open_pruning(
         return is_below_median
     name, number = context.spec.name, trial.number
     return open_pruning(context.spec.pruner, known, epochs=epochs, name=name, number=number, note=note)
+
+
+def _has_live_views(trial: "FrozenTrial", cut: Cut) -> bool:
+    """Whether a trial was cut there and trained on live views."""
+    attrs = read_attrs(trial)
+    return attrs.cut == cut.name and has_live_views(attrs.config)
 
 
 def _run_one(
