@@ -7,6 +7,8 @@
         are those of each of the two)
     beside: heads averaged with it, the network having one or several times their weight (`--epochs` are the network's;
         `--set frozen_depth=0.67 learning_rate=5e-4`: with a part of it)
+    live: views that are new in every epoch, where a part of the backbone is trained (`--set frozen_depth=0.67
+        learning_rate=5e-4`), which has stored ones as it is
 
     python benchmarks/ingredients.py heads --cases trashnet wid --splits 11 12 13 --fits 3
 
@@ -17,7 +19,7 @@ loss on the validation pictures, and the mean difference from the fit as it is, 
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,7 +46,7 @@ Change = Callable[[FloatArray, FloatArray, np.random.Generator], tuple[FloatArra
 
 @dataclass(frozen=True)
 class Ingredient:
-    """What is changed of a fit: each batch, the rate of a layer for each block below the head, or what is fitted.
+    """What is changed of a fit: each batch, the rate of a layer for each block below the head, keys, or what is fitted.
 
     Or nothing is fitted, and the probabilities are the mean of those of other ingredients; one that is named twice has
     double weight. `after` is one before it, whose weights it begins with. `trial` is another of the space's first
@@ -54,6 +56,9 @@ class Ingredient:
     change: Change | None = None
     decay: float = 1.0
     pictures: float = 1.0  # times those of the training part
+    keys: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of the configuration, other than those of the fit as it is
     epochs: float = 1.0  # times those of the configuration
     after: str = ""
     mean_of: tuple[str, ...] = ()
@@ -121,6 +126,12 @@ BESIDE = {
     "2 : 1 + 1": Ingredient(mean_of=(NET, NET, DEFAULT, WIDER)),
     "4 : 1 + 1": Ingredient(mean_of=(NET, NET, NET, NET, DEFAULT, WIDER)),
 }
+LIVE = {
+    "as it is": Ingredient(),
+    "new views": Ingredient(keys={"live_depth": 1.0}),
+    "all four views": Ingredient(keys={"augmentation": 1.0}),
+    "new views, stronger": Ingredient(keys={"live_depth": 1.0, "augmentation": 1.0}),
+}
 SCORES = ("macro F1", "log loss", "calibrated")  # the last: log loss at the temperature that fits these pictures best
 # The space, the trial that is "as it is", and what is tried.
 PARTS = {
@@ -128,6 +139,7 @@ PARTS = {
     "network": ("full", 1, NETWORK),
     "once": ("full", 1, ONCE),
     "beside": ("full", 1, BESIDE),
+    "live": ("full", 1, LIVE),
 }
 
 
@@ -166,6 +178,7 @@ def measure(part: str, asked: Any) -> Iterator[dict[str, Any]]:
                     found[name] = np.mean([found[each] for each in ingredient.mean_of], axis=0)
                 else:
                     config = plain if ingredient.trial is None else configuration(context, ingredient.trial)
+                    config = config.model_copy(update=dict(ingredient.keys))
                     start = weights.get(ingredient.after)
                     found[name], weights[name] = fit(context, config, ingredient, seed, start)
                 labels = context.data.val.labels
