@@ -12,7 +12,7 @@ from support.reports import a_report, report_values, scores, write
 from wastetune.report.figures import draw_confusion_matrix, text_colour
 from wastetune.report.html import render_page
 from wastetune.report.results import Report, read_report
-from wastetune.report.text import data_facts, render_markdown, render_report
+from wastetune.report.text import data_facts, render_markdown, render_report, wrapped
 from wastetune.search.history import History
 from wastetune.study.summary import edge_findings
 
@@ -32,6 +32,10 @@ def test_the_terminal_report_fits_80_columns(count):
     classes = [f"a class with quite a long name, number {i}" for i in range(count)]
     text = render_report(a_report(classes=classes, test=scores(0.5, classes), question="why? " * 60))
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_number_keeps_its_sign_of_percent_at_the_end_of_a_line():
+    assert wrapped([f"{'a' * 76} 50 % of them"]) == ["a" * 76, "  50 % of them"]
 
 
 def test_the_matrix_has_the_classes_over_its_columns_where_they_fit():

@@ -17,6 +17,7 @@ from wastetune.search.choice import describe_search
 from wastetune.storage.records import BackboneTrials, Opening, Origin
 
 WIDTH = 80
+_NO_BREAK = "\u00a0"
 _OPENINGS = 5  # listed
 NEARLY = 0.01  # of a score: a point
 _MANY = 3  # times the usual share of pictures that are unlike the training pictures
@@ -500,6 +501,10 @@ def problem_lines(problems: Sequence[Problem], most: int = 20) -> list[str]:
 
 
 def wrapped(lines: Iterable[str]) -> list[str]:
-    """The lines, broken at the width of a terminal, between words only: a path or a name may be copied whole."""
+    """The lines, broken at the width of a terminal, between words only: a path or a name may be copied whole.
+
+    A number keeps its sign of percent.
+    """
     wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return [part for line in lines for part in wrapper.wrap(line)]
+    parts = (part for line in lines for part in wrapper.wrap(line.replace(" %", f"{_NO_BREAK}%")))
+    return [part.replace(_NO_BREAK, " ") for part in parts]
