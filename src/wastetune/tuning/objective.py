@@ -23,7 +23,7 @@ from wastetune.backbones.live_views import LiveViews, open_live_views, pixel_act
 from wastetune.data.pixels import PictureSet
 from wastetune.errors import UserError
 from wastetune.evaluation.metrics import confusion_counts
-from wastetune.formatting import render_bytes
+from wastetune.formatting import render_bytes, render_count
 from wastetune.search.distributions import Choice
 from wastetune.search.space import bounds, sample
 from wastetune.seeding import seed_for
@@ -219,10 +219,9 @@ def _activations(
 
 
 def _worth_computing(context: TrialContext, cut: Cut, view: int) -> list[Cut]:
-    """The cuts to store while the trunk runs anyway: all that the space can reach, if they are not too large.
+    """The cuts to store in this view while the trunk runs anyway: all that the space can reach, if not too large.
 
     Those whose views are live in every trial need the plain one alone.
-
     UserError where the store cannot hold even this one cut for a whole trial: every trial would compute it again.
     """
     depth = dict(context.space.params).get("frozen_depth")
@@ -230,19 +229,19 @@ def _worth_computing(context: TrialContext, cut: Cut, view: int) -> list[Cut]:
         cuts = {cut, *(nearest_cut(context.backbone, float(each)) for each in depth.options)} - {PIXELS}
     else:
         cuts = {cut, *reachable_cuts(context.backbone, *bounds(context.space, "frozen_depth"))} - {PIXELS}
-    live, _ = bounds(context.space, "live_depth")
-    cuts = {each for each in cuts if each == cut or view == 0 or each.frozen_depth > live}
+    always_live, _ = bounds(context.space, "live_depth")
+
+    def views(cut: Cut) -> int:
+        return context.spec.views if cut.frozen_depth > always_live else 1
+
+    cuts = {each for each in cuts if each == cut or view < views(each)}
     pictures = len(context.data.train) + len(context.data.val)
-    needed = {
-        each: activation_bytes(
-            context.backbone, each, pictures * (context.spec.views if each.frozen_depth > live else 1)
-        )
-        for each in cuts
-    }
+    needed = {each: activation_bytes(context.backbone, each, pictures * views(each)) for each in cuts}
     if needed[cut] > context.store.limit:
         raise UserError(
             f"the activations of {context.backbone.name} at {cut.name} need {render_bytes(needed[cut])} in "
-            f"{context.spec.views} views, and {context.store.folder} may hold {render_bytes(context.store.limit)}; "
+            f"{render_count(views(cut), 'view')}, and {context.store.folder} may hold "
+            f"{render_bytes(context.store.limit)}; "
             "raise WASTETUNE_CACHE_GB, lower views, or search higher values of frozen_depth"
         )
     if sum(needed.values()) > min(context.store.limit, _AHEAD):
