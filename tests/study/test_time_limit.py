@@ -130,22 +130,31 @@ def test_another_tail_has_to_leave_time_for_the_best_before_it_too():
 
 
 def test_an_unknown_cut_also_needs_its_activations():
-    # an epoch of half of the layers is 1.5 s: 15 s and 22.5 s; activations of 4 x 100 pictures and 50 more: 4.5 s
-    assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.6, PACE) == HALF
-    assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 4.4, PACE).epochs == 9
+    # an epoch of half of the layers is 1.5 s: 15 s and 22.5 s; activations of 4 x 150 pictures and 50 more: 6.5 s
+    assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 6.6, PACE) == HALF
+    assert affordable(HALF, MIDDLE, [DEFAULT], REPORT_SECONDS + 2.5 + 37.5 + 6.4, PACE).epochs == 9
 
 
 def test_views_that_are_live_need_no_stored_ones_and_their_own_known_trials():
-    # 3 s an epoch: 30 s and 45 s; activations of the plain pictures alone: 1.5 s
+    # 3 s an epoch: 30 s and 45 s; activations of the plain pictures alone, the test's too: 2 s
     pace = replace(PACE, epoch=lambda config: 3.0 if config.has_live_views else 1.5)
     live = HALF.model_copy(update={"live_depth": 0.5, "augmentation": 1.0})
-    left = REPORT_SECONDS + 2.5 + 75 + 1.6
+    left = REPORT_SECONDS + 2.5 + 75 + 2.1
     assert affordable(live, MIDDLE, [DEFAULT], left, pace) == live
     assert affordable(live, MIDDLE, [DEFAULT], left - 0.2, pace).epochs == 9
     stored = trial(1, 0.5, seconds=9.0, cut=MIDDLE)
     assert affordable(live, MIDDLE, [DEFAULT, stored], left, pace) == live
     known = replace(stored, config={"epochs": 10, "frozen_depth": 0.5, "live_depth": 0.5})
     assert affordable(live, MIDDLE, [DEFAULT, known], left, pace) is None
+
+
+def test_what_the_trunk_makes_of_the_validation_and_the_test_pictures_is_reckoned_at_each_cut():
+    first = replace(DEFAULT, activation_seconds=20.0)  # of 100 pictures; 50 more take 10 s
+    tail = trial(1, 0.9, seconds=2.0, cut=MIDDLE)
+    whole = trial(2, 0.9, seconds=2.0, cut=PIXELS)
+    assert retraining_seconds([first], PACE) == pytest.approx(2.5 + 10)
+    assert retraining_seconds([first, tail], PACE) == pytest.approx(2.5 + 30 + 20)
+    assert retraining_seconds([first, whole], PACE) == pytest.approx(2.5 + 30 + 10)
 
 
 def test_tails_come_after_some_heads_and_heads_at_once():

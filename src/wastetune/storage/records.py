@@ -81,6 +81,7 @@ class TrialRecord:
     origin: str = ""  # the trial of an earlier study that the configuration is from
     costs: Mapping[str, float] = field(default_factory=dict)  # of its model, in a study with several objectives
     again: int | None = None  # of an interrupted trial, the one that tries its configuration again, if begun
+    activation_seconds: float = 0.0  # spent on activations that no trial before it had needed
 
 
 class Origin(Record):
@@ -159,6 +160,7 @@ def record(trial: "FrozenTrial") -> TrialRecord:
         cut=attrs.cut,
         origin=attrs.origin,
         costs=attrs.costs,
+        activation_seconds=attrs.activation_seconds or 0.0,
     )
 
 

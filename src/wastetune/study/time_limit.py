@@ -114,7 +114,8 @@ def affordable(
     if not known:
         forward = pace.forward(config.backbone)
         views = 1 if config.has_live_views else pace.views
-        left -= 0.0 if cut == PIXELS else forward * (pace.train * views + pace.everything - pace.train)
+        # All views of what it is fitted on, and the test pictures, presumably as many as validate it.
+        left -= 0.0 if cut == PIXELS else forward * (pace.everything * views + pace.everything - pace.train)
         if left < _FORWARDS * (1 - config.frozen_depth) * forward * pace.train * fewest * times:
             return None
         epoch = pace.epoch(config)
@@ -154,9 +155,11 @@ def trim_candidates(candidates: Candidates, pace: Pace, left: float) -> Candidat
 def retraining_seconds(trials: Sequence[TrialRecord], pace: Pace) -> float:
     """Fits the trials for the whole schedule on training and validation pictures.
 
-    To be compared, heads and what was stopped early are fitted once more.
+    To be compared, heads and what was stopped early are fitted once more. At each cut, views of the validation
+    pictures and the test pictures, presumably as many, have to go through the trunk first.
     """
-    seconds = 0.0
+    cuts = {(trial.config.get(BACKBONE), trial.cut) for trial in trials if trial.cut != PIXELS.name}
+    seconds = len(cuts) * (pace.more - 1) * sum(trial.activation_seconds for trial in trials)
     for trial in trials:
         epochs = int(trial.config["epochs"])
         again = trial.cut == TOP.name or len(trial.epochs) < epochs
