@@ -134,7 +134,7 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
         axes.tick_params(colors=GREY, labelsize=10)
         axes.grid(axis="y", color="0.9")
         axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=10, labelcolor="linecolor")
+        axes.legend(loc="center right", frameon=False, fontsize=10, labelcolor="linecolor")
     canvas.print_figure(path, dpi=200, format="png")
 
 
