@@ -160,6 +160,13 @@ def test_the_same_trial_retrained_twice_is_the_same_model(prepared):
     np.testing.assert_array_equal(one.probabilities, two.probabilities)
 
 
+def test_for_want_of_time_each_is_fitted_for_fewer_epochs(prepared):
+    context, test = prepared.context, prepared.test
+    shorter = refit(context, test, {3: attrs(), 4: attrs()}, bar=BAR, fewer_epochs=(1, 2))
+    planned = refit(context, test, {3: attrs(epochs=1), 4: attrs(epochs=2)}, bar=BAR)
+    np.testing.assert_array_equal(shorter.probabilities, planned.probabilities)
+
+
 def test_fitted_again_with_other_seeds_it_is_another_model_of_the_same_trials(prepared):
     members = {1: attrs(), 2: attrs(learning_rate=1.0)}
     first = refit(prepared.context, prepared.test, members, bar=BAR).each
@@ -227,7 +234,9 @@ def test_a_tail_that_ran_its_whole_schedule_is_not_fitted_again_to_be_compared(p
         **{"config": config.model_dump(), "drawn": {}, "epochs": (), "cut": "expanded_conv_10"},
     )
     final = select_final(context, Candidates((ended,), ended), open_console(quiet=True))
-    assert (final.members, fitted) == ((5,), [])
+    assert (final.members, final.epochs, fitted) == ((5,), (), [])
+    short_of_time = Candidates((ended,), ended, epochs={5: 2})
+    assert select_final(context, short_of_time, open_console(quiet=True)).epochs == (2,)
     assert final.score == metric_value(context.spec.metric, val.labels, again)
 
     kept.write_bytes(kept.read_bytes()[:-1])  # damaged: fitted again

@@ -177,3 +177,18 @@ def test_as_many_are_averaged_as_there_is_time_for_the_winner_and_the_default_in
     assert retraining_seconds(trials, PACE) == pytest.approx(62.5)
     trimmed = trim_candidates(find_candidates(trials, validated=1), PACE, left + REPORT_SECONDS)
     assert [each.number for each in trimmed.together] == members
+
+
+@pytest.mark.parametrize(("left", "members", "epochs"), [(33, [1, 0], {}), (25, [1, 0], {1: 7}), (17, [1, 0], {})])
+def test_a_whole_network_is_rather_fitted_further_for_fewer_epochs(left, members, epochs):
+    # 2.5 s for the default, and 3 s for each of 10 epochs, of which half are left at least
+    trials = [DEFAULT, trial(1, 0.9, seconds=2.0, cut=PIXELS)]
+    trimmed = trim_candidates(find_candidates(trials, validated=100), PACE, left + REPORT_SECONDS)
+    assert ([each.number for each in trimmed.trials], trimmed.epochs) == (members, epochs)
+
+
+def test_a_network_with_too_little_time_is_left_out_before_a_better_head():
+    trials = [DEFAULT, trial(1, 0.94, seconds=2.0, cut=PIXELS), trial(2, 0.95, seconds=0.2)]
+    for left, members, epochs in ((40, [2, 0, 1], {}), (30, [2, 0, 1], {1: 7}), (20, [2, 0], {})):
+        trimmed = trim_candidates(find_candidates(trials, validated=1000), PACE, left + REPORT_SECONDS)
+        assert (sorted(each.number for each in trimmed.trials), trimmed.epochs) == (sorted(members), epochs)

@@ -131,6 +131,7 @@ def reproduce_final(study: "optuna.Study", prepared: Prepared, folder: Path, con
             temperature=final.temperature if final else 1.0,
             weights=final.weights if final else (),
             whole_schedule=final.whole_schedule if final else False,
+            fewer_epochs=final.epochs if final else (),
             use_kept=False,
         )
     except TrainingFailed as error:

@@ -85,6 +85,7 @@ class FinalModel(Record):
     score: float  # the metric on the validation pictures, fitted on the training pictures alone
     default_score: float  # likewise, of the default configuration
     whole_schedule: bool = False  # each is fitted for all epochs of its configuration; up to its trial's best before
+    epochs: tuple[int, ...] = ()  # of each member's last fit, where there was no time for all; none: as above
     thresholds: tuple[Threshold, ...] = ()  # of confidence, by those pictures
     set_thresholds: tuple[SetThreshold, ...] = ()
     unlike_below: float | None = None  # the likeness to the training pictures of 5 % of those pictures

@@ -118,6 +118,9 @@ def findings(report: Report) -> list[str]:
         )
         if report.final:
             lines.append(f"Final model: {final_model(report.final)}.")
+            if report.final.epochs:
+                each = ", ".join(map(str, report.final.epochs))
+                lines.append(f"For want of time they were fitted again for {each} epochs, in this order.")
         lines.append(f"Tuned against default: {gains}{_doubt(report)}.")
         lines += worse_line(report)
     lines += cost_line(report) + optimism(report) + calibration_line(report)

@@ -203,6 +203,7 @@ def _fit(
         {number: attrs[number] for number in final.members},
         temperature=final.temperature,
         weights=final.weights,
+        fewer_epochs=final.epochs,
         bar=bar,
         keep=lambda model: save_model(bundle, model),
     )

@@ -16,7 +16,7 @@ hundred heads was luckier than the best of a few networks (docs/log.md).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ class Candidates:
     together: tuple[TrialRecord, ...]  # to be averaged, the winner first
     default: TrialRecord
     is_default_allowed: bool = True  # whether the default is within the limits of costs
+    epochs: Mapping[int, int] = field(default_factory=dict)  # of a trial's last fit, where there is no time for all
 
     @property
     def trials(self) -> tuple[TrialRecord, ...]:

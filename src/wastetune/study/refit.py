@@ -52,6 +52,7 @@ def refit(
     temperature: float = 1.0,
     weights: Sequence[float] = (),
     whole_schedule: bool = True,
+    fewer_epochs: Sequence[int] = (),
     use_kept: bool = True,
     keep: Callable[[Any], None] = lambda model: None,
 ) -> RefitResult:
@@ -61,7 +62,8 @@ def refit(
 
     Each is fitted for all epochs of its configuration, also where its trial was stopped early: what is left of the
     learning-rate schedule is where it converges (figures in docs/log.md). Without `whole_schedule` it is fitted up to
-    its trial's best epoch, with the schedule rescaled to end there, as earlier versions did.
+    its trial's best epoch, with the schedule rescaled to end there, as earlier versions did. `fewer_epochs`: of each,
+    instead of those.
     A whole network begins with the weights that its trial left, which a second fit makes better than a new one is
     (likewise). Where they were not kept, or with `use_kept` false, the trial's fit is made again first.
     `keep` is called with the whole model, from pixels to probabilities.
@@ -74,6 +76,8 @@ def refit(
         number: config.epochs if whole_schedule else members[number].best_epoch or 0
         for number, config in configs.items()
     }
+    if fewer_epochs:
+        epochs = dict(zip(configs, fewer_epochs, strict=True))
     tasks = [
         _task(context, test, config, epochs=epochs[number], seed=trial_seed(context, number), bar=bar)
         for number, config in configs.items()

@@ -1,5 +1,7 @@
 """Selects the final model by predictions of validation pictures that it was not fitted on, and calibrates it."""
 
+from collections.abc import Mapping, Sequence
+
 from wastetune.backbones.cuts import TOP
 from wastetune.console import Console
 from wastetune.evaluation.calibration import fit_temperature, scale_probabilities
@@ -8,6 +10,7 @@ from wastetune.evaluation.metrics import metric_value
 from wastetune.evaluation.selective import fit_thresholds
 from wastetune.report.results import FinalModel
 from wastetune.seeding import seed_for
+from wastetune.storage.records import TrialRecord
 from wastetune.study.fits import FitTask, fit_each
 from wastetune.study.members import Candidates, select_members
 from wastetune.training.config import TrialConfig
@@ -54,6 +57,13 @@ def select_final(context: TrialContext, candidates: Candidates, console: Console
         score=chosen.score,
         default_score=chosen.default_score,
         whole_schedule=True,
+        epochs=_epochs(trials, chosen.members, candidates.epochs) if candidates.epochs else (),
         thresholds=fit_thresholds(labels, calibrated),
         set_thresholds=fit_set_thresholds(labels, calibrated),
     )
+
+
+def _epochs(trials: Sequence[TrialRecord], members: Sequence[int], fewer: Mapping[int, int]) -> tuple[int, ...]:
+    """The epochs of each member's last fit."""
+    planned = {trial.number: int(trial.config["epochs"]) for trial in trials}
+    return tuple((planned | dict(fewer))[number] for number in members)

@@ -140,16 +140,31 @@ def is_later(cut: Cut, trials: "Sequence[FrozenTrial]") -> bool:
 def trim_candidates(candidates: Candidates, pace: Pace, left: float) -> Candidates:
     """The candidates, without the last of those to be averaged that there is no time for.
 
-    The winner stays, and so does the default, which is fitted in any case.
+    The winner stays, and so does the default, which is fitted in any case. A whole network, whose last fit goes on from
+    its trial's, is rather fitted for fewer epochs, at least half.
     """
     winner, *others = candidates.together
-    while retraining_seconds(candidates.trials, pace) > left - REPORT_SECONDS:
+    left -= REPORT_SECONDS
+    while (excess := retraining_seconds(candidates.trials, pace) - left) > 0:
+        if shorter := _shortened(candidates, excess, pace):
+            return replace(candidates, epochs=shorter)
         optional = [trial for trial in others if trial != candidates.default]
         if not optional:
             break
         others.remove(optional[-1])
         candidates = replace(candidates, together=(winner, *others))
     return candidates
+
+
+def _shortened(candidates: Candidates, excess: float, pace: Pace) -> dict[int, int]:
+    """The epochs of the one whole network among those to be averaged that save so many seconds; none: too many."""
+    networks = [trial for trial in candidates.together if trial.cut == PIXELS.name and trial != candidates.default]
+    if len(networks) != 1:
+        return {}
+    (network,) = networks
+    planned = int(network.config["epochs"])
+    epochs = planned - math.ceil(excess / (_seconds_per_epoch(network) * pace.more))
+    return {network.number: epochs} if epochs >= planned / 2 else {}
 
 
 def retraining_seconds(trials: Sequence[TrialRecord], pace: Pace) -> float:
