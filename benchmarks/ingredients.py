@@ -56,9 +56,7 @@ class Ingredient:
     change: Change | None = None
     decay: float = 1.0
     pictures: float = 1.0  # times those of the training part
-    keys: Mapping[str, float] = field(
-        default_factory=dict
-    )  # of the configuration, other than those of the fit as it is
+    keys: Mapping[str, float] = field(default_factory=dict)  # of the configuration, unlike those of the fit as it is
     epochs: float = 1.0  # times those of the configuration
     after: str = ""
     mean_of: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ def code_of(name):
 
 
 def on_a_small_backbone(code, folder, backbone, size):
-    """The code with a backbone in whose place it takes a minute of both cores less; all else is as it is."""
+    """The code with a small backbone instead of its own, which takes most of its time; all else is as it is."""
     folder.mkdir()
     small_model().save(folder / "own.keras")
     for shown, run in ((f'"{backbone}"', '"own.keras"'), ('weights    = "none"\n', ""), (f"image_size = {size}\n", "")):

@@ -97,6 +97,9 @@ def test_the_final_model_is_told_with_its_optimism_and_calibration():
     assert "Final model: trial 17." in words(made_of("best", 17))
     weighted = made_of("ensemble", 17, 3, 0, final={"weights": [0.5, 0.25, 0.25]})
     assert "Final model: the mean of 3 models (trials 17: 50 %; 3, 0: 25 % each)." in words(weighted)
+    shortened = words(made_of("ensemble", 17, 3, 0, final={"epochs": [12, 48, 48]}))
+    assert "For want of time they were fitted again for 12, 48, 48 epochs, in this order." in shortened
+    assert "For want of time" not in said
 
 
 def test_the_page_shows_accuracy_by_confidence_and_leaves_it_out_where_it_was_not_measured():
