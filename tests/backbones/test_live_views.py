@@ -17,8 +17,8 @@ def views_of(context, cut, rows, seeds):
 
 
 @pytest.mark.parametrize("frozen_depth", [0.0, 0.6, 1.0])
-def test_they_are_what_the_trunk_makes_of_the_views_of_pixels(shallow, frozen_depth):
-    context = shallow.context
+def test_they_are_what_the_trunk_makes_of_the_views_of_pixels(prepared, frozen_depth):
+    context = prepared.context
     cut, count = nearest_cut(context.backbone, frozen_depth), len(context.data.train)
     rows = [3, 0, count + 1, count, 2]  # more than a batch of OpenVINO
     pixels = views_of(context, PIXELS, rows, SEEDS)
@@ -31,8 +31,8 @@ def test_they_are_what_the_trunk_makes_of_the_views_of_pixels(shallow, frozen_de
     assert np.abs(made - views_of(context, cut, rows, SEEDS[::-1])).max() > 0.01
 
 
-def test_selected_pictures_keep_their_views(shallow):
-    context = shallow.context
+def test_selected_pictures_keep_their_views(prepared):
+    context = prepared.context
     views = open_live_views(context.backbone, PIXELS, context.data.train, 1.0)
     chosen = views.select(np.array([4, 2]))
     np.testing.assert_array_equal(chosen.take(np.array([1]), [7]), views.take(np.array([2]), [7]))

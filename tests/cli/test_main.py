@@ -37,11 +37,11 @@ def commands(command=main, path=()):
 
 
 @pytest.fixture
-def tiny_study(tmp_path, tiny):
-    """Writes a study like the tiny one with some lines changed; gives its path."""
+def tiny_study(tmp_path, tiny_mobilenet):
+    """Writes a study like the tiny one of MobileNet with some lines changed; gives its path."""
 
     def write(**changes):
-        lines = [line for line in tiny.read_text().splitlines() if line.split(" = ")[0] not in changes]
+        lines = [line for line in tiny_mobilenet.read_text().splitlines() if line.split(" = ")[0] not in changes]
         path = tmp_path / "mine.toml"
         path.write_text("\n".join([*lines, *(f"{key} = {value}" for key, value in changes.items())]))
         return path

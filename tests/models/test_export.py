@@ -23,13 +23,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, tiny, empty_store):
+def ran(tmp_path_factory, tiny_heads, empty_store):
     """A folder in which a study was run, as `wastetune run` leaves it."""
     folder = tmp_path_factory.mktemp("export")
     (folder / "mlruns").mkdir()
     shutil.copyfile(empty_store, folder / "mlruns" / "mlflow.db")
     wastetune.run_study(
-        tiny,
+        tiny_heads,
         trials=1,
         storage=f"sqlite:///{folder / 'wastetune.db'}",
         tracking_uri=f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}",
@@ -233,13 +233,13 @@ def test_a_test_picture_that_is_gone_is_told(results, pictures, tmp_path):
         export_study(results, tmp_path, ["onnx"])
 
 
-def test_the_command_checks_writes_and_logs(ran, results, tiny, start_in):
+def test_the_command_checks_writes_and_logs(ran, results, tiny_heads, start_in):
     def run(*arguments):
         process = start_in(ran, *arguments)
         said, problem = process.communicate(timeout=280)
         return process.returncode, said, problem
 
-    status, said, problem = run("export", "--study", tiny, "--format", "onnx")
+    status, said, problem = run("export", "--study", tiny_heads, "--format", "onnx")
     assert (status, problem) == (0, "")
     kept = json.loads((results / "export" / "export.json").read_text())
     assert list(kept) == ["bundle", "onnx"]
@@ -271,7 +271,7 @@ def test_the_command_checks_writes_and_logs(ran, results, tiny, start_in):
     (results / "report.json").write_text(json.dumps(report))
 
 
-def test_exports_of_an_earlier_winner_go(ran, tiny, tmp_path):
+def test_exports_of_an_earlier_winner_go(ran, tiny_heads, tmp_path):
     shutil.copytree(ran, tmp_path / "ran")
     results = tmp_path / "ran" / "results" / "tiny"
     (results / "export").mkdir(exist_ok=True)
@@ -282,10 +282,10 @@ def test_exports_of_an_earlier_winner_go(ran, tiny, tmp_path):
         "results": tmp_path / "ran" / "results",
         "quiet": True,
     }
-    wastetune.run_study(tiny, trials=1, **places)
+    wastetune.run_study(tiny_heads, trials=1, **places)
     assert (results / "export").exists()
     (results / "report.json").unlink()
-    wastetune.run_study(tiny, trials=1, **places)
+    wastetune.run_study(tiny_heads, trials=1, **places)
     assert not (results / "export").exists()
 
 

@@ -53,7 +53,7 @@ def study_file(request, tmp_path, tiny_heads):
 def write_study(folder, like, backbone, keys, *, tails):
     space = (like.parent / "tiny_space.toml").read_text()
     (folder / "space.toml").write_text(space.replace("frozen_depth = 1.0", TAILS) if tails else space)
-    text = re.sub(r"(?m)^(backbone|space|weights|image_size) = .*\n", "", like.read_text())
+    text = re.sub(r"(?m)^(backbone|space) = .*\n", "", like.read_text())
     study = folder / "own.toml"
     study.write_text(f'{text}backbone = "{backbone}"\nspace = "{folder / "space.toml"}"\n{keys}')
     return study

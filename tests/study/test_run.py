@@ -34,12 +34,12 @@ def trials_of(folder, name="tiny"):
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory, tiny, empty_store, start_in):
+def first(tmp_path_factory, tiny_mobilenet, empty_store, start_in):
     """A finished study of three trials: the folder it ran in, with a cache of its own, and what it printed."""
     folder = tmp_path_factory.mktemp("first")
     (folder / "mlruns").mkdir()
     shutil.copyfile(empty_store, folder / "mlruns" / "mlflow.db")
-    process = start_in(folder, "run", "--study", tiny, fresh=True, **CACHE)
+    process = start_in(folder, "run", "--study", tiny_mobilenet, fresh=True, **CACHE)
     stdout, stderr = process.communicate(timeout=280)
     assert process.returncode == 0, stdout + stderr
     return folder, stdout, stderr
@@ -236,17 +236,17 @@ def test_the_bundle_loads_with_keras_alone_and_scores_as_reported(first, report,
     assert sum(made["right"]) / len(made["right"]) == pytest.approx(report["test"]["accuracy"])
 
 
-def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, run_cli, tiny):
+def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, run_cli, tiny_mobilenet):
     folder = finished / "results" / "tiny"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    again = run_cli("run", "--study", tiny, **CACHE)
+    again = run_cli("run", "--study", tiny_mobilenet, **CACHE)
     assert (again.returncode, again.stderr) == (0, "")
     assert "3 of 3 trials are finished" in again.stdout
     assert not re.search(r"activations,|decoding|retraining|^trial", again.stdout, re.MULTILINE)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert len(trials_of(finished)) == 3
 
-    more = run_cli("run", "--study", tiny, "--trials", 4, **CACHE)
+    more = run_cli("run", "--study", tiny_mobilenet, "--trials", 4, **CACHE)
     assert (more.returncode, more.stderr) == (0, "")
     assert re.findall(r"^trial +(\d+) ", more.stdout, re.MULTILINE) == ["3"]
     assert trials_of(finished) == [("COMPLETE", None)] * 4
@@ -256,30 +256,31 @@ def test_running_again_computes_nothing_and_one_trial_more_adds_one(finished, ru
     assert len(report["openings"]) == 1 + (3 in report["final"]["members"])
 
 
-def test_a_limit_of_time_leaves_time_for_the_report(finished, run_cli, tiny):
-    result = run_cli("run", "--study", tiny, "--trials", 500, "--time-limit", 1, **CACHE)
+def test_a_limit_of_time_leaves_time_for_the_report(ran, tmp_path, run_cli, tiny_heads):
+    shutil.copytree(ran, tmp_path, dirs_exist_ok=True)
+    result = run_cli("run", "--study", tiny_heads, "--trials", 500, "--time-limit", 1)
     assert result.returncode == 0, result.stderr
     assert "3 trials are finished; " in result.stdout
-    result = run_cli("run", "--study", tiny, "--trials", 500, "--time-limit", 40, **CACHE)
+    result = run_cli("run", "--study", tiny_heads, "--trials", 500, "--time-limit", 32)
     assert result.returncode == 0, result.stderr
-    assert 3 < len(trials_of(finished)) < 500
+    assert 3 < len(trials_of(tmp_path)) < 500
     assert "Test set:" in result.stdout
-    refused = run_cli("run", "--study", tiny, "--time-limit", 40, "--workers", 0, **CACHE)
+    refused = run_cli("run", "--study", tiny_heads, "--time-limit", 32, "--workers", 0)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "--time-limit" in refused.stderr
 
 
-def test_a_lost_page_is_written_again_without_training(finished, run_cli, tiny):
+def test_a_lost_page_is_written_again_without_training(finished, run_cli, tiny_mobilenet):
     page = finished / "results" / "tiny" / "report.html"
     before = page.read_bytes()
     page.unlink()
-    again = run_cli("run", "--study", tiny, **CACHE)
+    again = run_cli("run", "--study", tiny_mobilenet, **CACHE)
     assert (again.returncode, again.stderr) == (0, "")
     assert "retraining" not in again.stdout
     assert page.read_bytes() == before
 
 
-def test_a_report_from_before_there_were_pages_gets_one_without_training(finished, run_cli, tiny):
+def test_a_report_from_before_there_were_pages_gets_one_without_training(finished, run_cli, tiny_mobilenet):
     folder = finished / "results" / "tiny"
     (folder / "report.html").unlink()
     (folder / "predictions.csv").unlink()
@@ -287,17 +288,19 @@ def test_a_report_from_before_there_were_pages_gets_one_without_training(finishe
     later = ("gain", "model", "command", "begun_with", "class_counts", "left_out")
     old = {key: value for key, value in report.items() if key not in later}
     (folder / "report.json").write_text(json.dumps(old))
-    again = run_cli("run", "--study", tiny, **CACHE)
+    again = run_cli("run", "--study", tiny_mobilenet, **CACHE)
     assert (again.returncode, again.stderr) == (0, "")
     assert "retraining" not in again.stdout
     assert "has no predictions.csv" in (folder / "report.html").read_text()
     assert json.loads((folder / "report.json").read_text())["test"] == report["test"]
 
 
-def test_a_pattern_runs_all_it_can_and_ends_with_the_table(finished, run_cli, tiny):
+def test_a_pattern_runs_all_it_can_and_ends_with_the_table(finished, run_cli, tiny_mobilenet):
     (finished / "studies").mkdir()
-    shutil.copy(tiny, finished / "studies" / "tiny.toml")
-    (finished / "studies" / "tiny_away.toml").write_text(tiny.read_text().replace('dataset = "', 'dataset = "/away'))
+    shutil.copy(tiny_mobilenet, finished / "studies" / "tiny.toml")
+    (finished / "studies" / "tiny_away.toml").write_text(
+        tiny_mobilenet.read_text().replace('dataset = "', 'dataset = "/away')
+    )
     (finished / "studies" / "another.toml").write_text("this is no study")
     done = run_cli("run", "--study", "tiny*", **CACHE)
     assert done.returncode == 2
@@ -310,8 +313,8 @@ def test_a_pattern_runs_all_it_can_and_ends_with_the_table(finished, run_cli, ti
     assert table[1].split()[:3] == ["tiny", "mobilenet_v3_small_minimalistic", "pictures"]
 
 
-def test_a_study_that_changed_is_refused(finished, run_cli, tiny):
-    changed = run_cli("run", "--study", tiny, "--seed", 1, **CACHE)
+def test_a_study_that_changed_is_refused(finished, run_cli, tiny_mobilenet):
+    changed = run_cli("run", "--study", tiny_mobilenet, "--seed", 1, **CACHE)
     assert changed.returncode == 2
     assert "study 'tiny' was begun with another seed, data and split (seed: then 0, now 1; " in changed.stderr
     assert trials_of(finished) == [("COMPLETE", None)] * 3

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from functools import partial
 
@@ -23,21 +22,20 @@ head_units = { int = [4, 8], default = 8, when = "head_layers > 0" }
 dropout = 0.1
 learning_rate = { float = [1e-3, 1e-1], log = true, default = 1e-2 }
 batch_size = 16
-frozen_depth = { float = [0.9, 1.0], default = 1.0 }
+frozen_depth = { float = [0.6, 1.0], default = 1.0 }
 augmentation = { choice = [0.0, 1.0], default = 0.0 }
 epochs = 2
 """
-
+HEADS = SPACE.replace("{ float = [0.6, 1.0], default = 1.0 }", "1.0")
+MOBILENET = "mobilenet_v3_small_minimalistic"
 
 STUDY = """\
 # Does the whole path work?
 # wastetune run --study tiny.toml
 dataset = "{pictures}"
-backbone = "mobilenet_v3_small_minimalistic"
+backbone = "{backbone}"
 space = "{space}"
 trials = 3
-weights = "none"
-image_size = 32
 views = 2
 """
 
@@ -84,20 +82,35 @@ def pictures(once):
 
 @pytest.fixture(scope="session")
 def tiny(once, pictures):
-    """The path of a study file whose trials take about a second; its space lies beside it."""
-    return once("study", partial(_write_study, pictures, SPACE)) / "tiny.toml"
+    """The path of a study file whose trials take about a second; its space and its backbone lie beside it."""
+    return once("study", partial(write_study, pictures=pictures)) / "tiny.toml"
 
 
 @pytest.fixture(scope="session")
 def tiny_heads(once, pictures):
     """The same study with heads alone: no trial compiles a part of the backbone."""
-    space = SPACE.replace("{ float = [0.9, 1.0], default = 1.0 }", "1.0")
-    return once("heads", partial(_write_study, pictures, space)) / "tiny.toml"
+    return once("heads", partial(write_study, pictures=pictures, space=HEADS)) / "tiny.toml"
 
 
-def _write_study(pictures, space, folder):
+@pytest.fixture(scope="session")
+def tiny_mobilenet(once, pictures):
+    """The same study with a backbone that ships with Keras, which takes some seconds more."""
+    space = SPACE.replace("[0.6, 1.0]", "[0.9, 1.0]")  # one block: more of them take long to compile
+    return once("mobilenet", partial(write_study, pictures=pictures, space=space, backbone=MOBILENET)) / "tiny.toml"
+
+
+def write_study(folder, pictures, space=SPACE, backbone=None):
+    """Writes tiny.toml and tiny_space.toml; gives the study's path. The backbone is a small one unless it is named."""
+    if backbone is None:
+        small_model().save(folder / "small.keras")
     (folder / "tiny_space.toml").write_text(space)
-    (folder / "tiny.toml").write_text(STUDY.format(pictures=pictures, space=folder / "tiny_space.toml"))
+    file = folder / "tiny.toml"
+    file.write_text(
+        STUDY.format(pictures=pictures, space=folder / "tiny_space.toml", backbone=backbone or folder / "small.keras")
+    )
+    if backbone is not None:
+        file.write_text(file.read_text() + 'weights = "none"\nimage_size = 32\n')
+    return file
 
 
 @pytest.fixture(scope="session")
@@ -130,17 +143,3 @@ def prepared(tiny):
 def context(prepared):
     """What is the same for every trial of that study."""
     return prepared.context
-
-
-@pytest.fixture(scope="session")
-def shallow(once, pictures):
-    """The same with a backbone of three convolutions: training all of MobileNet takes 15 s to compile."""
-
-    def write(folder):
-        small_model().save(folder / "own.keras")
-        _write_study(pictures, SPACE, folder)
-        text = re.sub(r"(?m)^(weights|image_size) = .*\n", "", (folder / "tiny.toml").read_text())
-        (folder / "tiny.toml").write_text(text.replace("mobilenet_v3_small_minimalistic", "own.keras"))
-
-    study = load_study(str(once("shallow", write) / "tiny.toml"))
-    return prepare_study(study, data=None, weights=None, console=open_console())

@@ -29,7 +29,8 @@ def write_study(folder, like, more="", **keys):
     space = folder / "space.toml"
     space.write_text((like.parent / "tiny_space.toml").read_text() + more)
     lines = [line for line in like.read_text().splitlines() if line.split(" ")[0] not in ("space", *keys)]
-    lines += [f"{key} = {value}" for key, value in ({"space": f'"{space}"'} | keys).items() if value]
+    keys = {"space": f'"{space}"', "backbone": f'"{SMALL}"', "weights": '"none"', "image_size": 32} | keys
+    lines += [f"{key} = {value}" for key, value in keys.items() if value]
     path = folder / "several.toml"
     path.write_text("\n".join(lines))
     return str(path)

@@ -6,7 +6,7 @@ import time
 import pytest
 from PIL import Image
 
-from support.studies import SPACE, STUDY
+from support.studies import HEADS, write_study
 from wastetune.console import open_console
 from wastetune.data.index import index_folder
 from wastetune.errors import UserError
@@ -99,10 +99,7 @@ def test_looking_takes_at_most_a_hundredth_of_the_time():
 
 
 def test_a_running_study_ends_before_the_next_trial(folder, tmp_path):
-    space = tmp_path / "space.toml"
-    space.write_text(SPACE.replace("{ float = [0.9, 1.0], default = 1.0 }", "1.0"))
-    study_file = tmp_path / "study.toml"
-    study_file.write_text(STUDY.format(pictures=folder, space=space))
+    study_file = write_study(tmp_path, folder, HEADS)
     console = open_console()
     prepared = prepare_study(load_study(str(study_file)), data=None, weights=None, console=console)
     study = open_study(open_storage(f"sqlite:///{tmp_path / 'study.db'}"), "mine", {"data": "d1"})
@@ -125,8 +122,7 @@ def test_a_running_study_ends_before_the_next_trial(folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_resumed_study_names_them_and_goes_on_when_they_are_back(folder, tmp_path, run_cli):
-    (tmp_path / "tiny_space.toml").write_text(SPACE.replace("{ float = [0.9, 1.0], default = 1.0 }", "1.0"))
-    (tmp_path / "tiny.toml").write_text(STUDY.format(pictures=folder, space=tmp_path / "tiny_space.toml"))
+    write_study(tmp_path, folder, HEADS)
     command = ("run", "--study", "tiny.toml", "--no-retrain", "--trials")
     assert run_cli(*command, 1).returncode == 0
     shutil.copy(folder / "leaf" / "leaf004.jpg", tmp_path / "kept.jpg")

@@ -93,7 +93,7 @@ def test_trial_0_is_the_default_configuration_and_each_trial_leaves_its_record(b
     for trial in study.trials:
         record = trial.user_attrs
         assert {key: record["config"][key] for key in ("epochs", "batch_size")} == {"epochs": 2, "batch_size": 16}
-        assert record["cut"] == ("top" if record["config"]["frozen_depth"] == 1 else "expanded_conv_10")
+        assert record["cut"] == ("top" if record["config"]["frozen_depth"] == 1 else "block_out")
         scores = [epoch["score"] for epoch in record["history"]]
         assert (trial.value, record["best_epoch"]) == (max(scores), 1 + scores.index(max(scores)))
         assert trial.intermediate_values == {1: scores[0], 2: scores[1]}
@@ -101,7 +101,7 @@ def test_trial_0_is_the_default_configuration_and_each_trial_leaves_its_record(b
         right = np.trace(record["confusion_matrix"]) / len(context.data.val)
         assert record["val_accuracy"] == pytest.approx(right)
         assert record["activation_seconds"] >= 0
-    assert default.user_attrs["trainable_parameters"] == (576 + 1) * 2
+    assert default.user_attrs["trainable_parameters"] == (12 + 1) * 2
     assert default.user_attrs["seed"] != other.user_attrs["seed"]
 
 
@@ -189,13 +189,13 @@ def test_after_the_timeout_no_trial_begins(begin, context):
 
 
 def test_what_there_is_no_time_for_is_passed_over_or_shortened_and_without_time_for_any_the_search_ends(
-    begin, with_space, shallow
+    begin, with_space, prepared
 ):
     context = with_space(
         "head_layers = 0\nfrozen_depth = { float = [0.0, 1.0], default = 1.0 }\n"
         + FIXED
         + "[[enqueue]]\nfrozen_depth = 0.0\n[[enqueue]]\nfrozen_depth = 0.7\n",
-        shallow.context,
+        prepared.context,
     )
     asked = []
 
@@ -246,8 +246,8 @@ def test_what_has_to_be_timed_first_is_timed_while_other_workers_may_choose(begi
 
 def test_what_comes_later_runs_when_nothing_else_is_proposed(begin, with_space):
     context = with_space(
-        "head_layers = 0\nfrozen_depth = { choice = [0.9, 1.0], default = 1.0 }\n"
-        "augmentation = { choice = [0.0, 1.0], default = 0.0 }\n" + FIXED + "[[enqueue]]\nfrozen_depth = 0.9\n"
+        "head_layers = 0\nfrozen_depth = { choice = [0.6, 1.0], default = 1.0 }\n"
+        "augmentation = { choice = [0.0, 1.0], default = 0.0 }\n" + FIXED + "[[enqueue]]\nfrozen_depth = 0.6\n"
     )
     limit = TimeLimit(is_later=lambda known, config: config.frozen_depth < 1)
     study, bar = begin(context), open_console(quiet=True).bar
@@ -301,10 +301,10 @@ def test_a_trial_far_below_the_others_is_pruned_and_counts_but_the_default_never
     ],
 )
 def test_a_trial_on_live_views_is_compared_with_those_at_its_cut_alone(
-    begin, with_space, shallow, depth, others, pruned
+    begin, with_space, prepared, depth, others, pruned
 ):
     space = f"head_layers = 0\nfrozen_depth = {depth}\nlive_depth = {depth}\n"
-    context = with_space(space + "augmentation = { float = [0.1, 1.0], default = 0.1 }\n" + FIXED, shallow.context)
+    context = with_space(space + "augmentation = { float = [0.1, 1.0], default = 0.1 }\n" + FIXED, prepared.context)
     study, (cut, frozen_depth, live_depth) = begin(context), others
     given = {"cut": cut, "config": {"frozen_depth": frozen_depth, "live_depth": live_depth}}
     for _ in range(5):  # better than any score can be
@@ -400,8 +400,8 @@ augmentation = { float = [0.0, 1.0], default = 0.9 }
 """
 
 
-def test_what_acts_alike_of_live_views_is_one_configuration(with_space, shallow):
-    context = with_space(LIVE_TAILS + FIXED, shallow.context)
+def test_what_acts_alike_of_live_views_is_one_configuration(with_space, prepared):
+    context = with_space(LIVE_TAILS + FIXED, prepared.context)
 
     def choose(**params):
         config = choose_config(optuna.trial.FixedTrial(params), context)
@@ -414,11 +414,11 @@ def test_what_acts_alike_of_live_views_is_one_configuration(with_space, shallow)
     assert choose(frozen_depth=1.0, live_depth=1.0, augmentation=0.9) == (1.0, 1.0, 0.9)
 
 
-def test_a_head_does_not_store_views_that_tails_make_anew(with_space, shallow, tmp_path):
-    context = replace(with_space(LIVE_TAILS + FIXED, shallow.context), store=open_store(tmp_path / "cache"))
+def test_a_head_does_not_store_views_that_tails_make_anew(with_space, prepared, tmp_path):
+    context = replace(with_space(LIVE_TAILS + FIXED, prepared.context), store=open_store(tmp_path / "cache"))
     config = choose_config(optuna.trial.FixedTrial(default_params(context.space)), context)
     tuning_sets(context, config, open_console(quiet=True).bar)
-    (folder,) = (tmp_path / "cache" / "activations").glob("own*")
+    (folder,) = (tmp_path / "cache" / "activations").glob("small*")
     stored = {cut.name: len(list(cut.glob("*.npy"))) for cut in folder.iterdir()}
     assert stored == {"block_out": 2, "top": 3}  # plain: of the training and the validation pictures
 
