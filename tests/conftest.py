@@ -24,15 +24,18 @@ OURS = (*(setting.variable for setting in SETTINGS), "WASTETUNE_PARENT", "WASTET
 
 
 @pytest.fixture(scope="session", autouse=True)
-def before(tmp_path_factory):
-    """The environment before the tests took a developer's settings out of it and named a cache of their own."""
+def before(once):
+    """The environment before the tests took a developer's settings out of it and named a cache of their own.
+
+    All processes of this run of the tests share the cache, as those of a user do.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         environment = dict(os.environ)
         for name in OURS:
             patch.delenv(name, raising=False)
-        patch.setenv("WASTETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("WASTETUNE_CACHE", str(once("cache", lambda folder: None)))
         patch.setenv("KERAS_BACKEND", environment.get("KERAS_BACKEND", "tensorflow"))
         patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")

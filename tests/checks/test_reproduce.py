@@ -1,6 +1,7 @@
 """A trial or the final model fitted again: the same to the last bit, or what differs is named."""
 
 import hashlib
+import json
 import shutil
 import sqlite3
 from dataclasses import asdict, replace
@@ -88,6 +89,16 @@ def test_the_final_model_has_the_same_probabilities_and_nothing_is_written(study
     assert again.differences == ()
     assert digests(results) == before
     assert study.user_attrs == attrs
+
+
+def test_a_final_model_that_was_fitted_for_fewer_epochs_is_fitted_for_as_many_again(study, ready, results, tmp_path):
+    other = shutil.copytree(results, tmp_path / "tiny")
+    report = json.loads((other / "report.json").read_text())
+    for epochs, same in ((2, True), (1, False)):  # it was fitted for two
+        report["final"]["epochs"] = [epochs] * len(report["final"]["members"])
+        (other / "report.json").write_text(json.dumps(report))
+        again = reproduce_final(study, ready, other, CONSOLE)
+        assert ("equal to the last bit" in again.detail) == same
 
 
 def test_another_final_model_is_not_taken_for_the_same(study, ready, results, tmp_path):

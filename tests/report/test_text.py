@@ -99,6 +99,8 @@ def test_the_final_model_is_told_with_its_optimism_and_calibration():
     assert "Final model: the mean of 3 models (trials 17: 50 %; 3, 0: 25 % each)." in words(weighted)
     shortened = words(made_of("ensemble", 17, 3, 0, final={"epochs": [12, 48, 48]}))
     assert "For want of time they were fitted again for 12, 48, 48 epochs, in this order." in shortened
+    alone = words(made_of("best", 17, final={"epochs": [12]}))
+    assert "For want of time it was fitted again for 12 epochs." in alone
     assert "For want of time" not in said
 
 

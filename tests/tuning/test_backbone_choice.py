@@ -28,8 +28,8 @@ def write_study(folder, like, more="", **keys):
     """The path of a study with these keys instead of those of another study, and lines added to its space."""
     space = folder / "space.toml"
     space.write_text((like.parent / "tiny_space.toml").read_text() + more)
-    lines = [line for line in like.read_text().splitlines() if line.split(" ")[0] not in ("space", *keys)]
     keys = {"space": f'"{space}"', "backbone": f'"{SMALL}"', "weights": '"none"', "image_size": 32} | keys
+    lines = [line for line in like.read_text().splitlines() if line.split(" ")[0] not in keys]
     lines += [f"{key} = {value}" for key, value in keys.items() if value]
     path = folder / "several.toml"
     path.write_text("\n".join(lines))

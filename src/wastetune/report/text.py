@@ -119,8 +119,7 @@ def findings(report: Report) -> list[str]:
         if report.final:
             lines.append(f"Final model: {final_model(report.final)}.")
             if report.final.epochs:
-                each = ", ".join(map(str, report.final.epochs))
-                lines.append(f"For want of time they were fitted again for {each} epochs, in this order.")
+                lines.append(_epochs_line(report.final.epochs))
         lines.append(f"Tuned against default: {gains}{_doubt(report)}.")
         lines += worse_line(report)
     lines += cost_line(report) + optimism(report) + calibration_line(report)
@@ -132,6 +131,13 @@ def findings(report: Report) -> list[str]:
 
 
 BACKBONE_COLUMNS = ("backbone", "trials", "default", "best", "time", "M params", "ms")
+
+
+def _epochs_line(epochs: Sequence[int]) -> str:
+    """For how many epochs the members of the final model were fitted again, where there was no time for all."""
+    if len(epochs) == 1:
+        return f"For want of time it was fitted again for {epochs[0]} epochs."
+    return f"For want of time they were fitted again for {', '.join(map(str, epochs))} epochs, in this order."
 
 
 def backbone_rows(report: Report) -> list[tuple[str, ...]]:
