@@ -104,12 +104,9 @@ def write_study(folder, pictures, space=SPACE, backbone=None):
     if backbone is None:
         small_model().save(folder / "small.keras")
     (folder / "tiny_space.toml").write_text(space)
-    file = folder / "tiny.toml"
-    file.write_text(
-        STUDY.format(pictures=pictures, space=folder / "tiny_space.toml", backbone=backbone or folder / "small.keras")
-    )
-    if backbone is not None:
-        file.write_text(file.read_text() + 'weights = "none"\nimage_size = 32\n')
+    text = STUDY if backbone is None else STUDY + 'weights = "none"\nimage_size = 32\n'
+    file, space_file = folder / "tiny.toml", folder / "tiny_space.toml"
+    file.write_text(text.format(pictures=pictures, space=space_file, backbone=backbone or folder / "small.keras"))
     return file
 
 

@@ -187,9 +187,9 @@ def test_sigterm_stops_all_and_passwords_stay_out_of_command_lines_and_output(po
     postgres.server.psql("CREATE ROLE looking LOGIN SUPERUSER PASSWORD 'p{a}%ss@w';")
     study, store = (postgres.new_database().replace("postgres:@", "looking:p{a}%25ss@w@") for _ in range(2))
     open_study(open_storage(study), "tiny", {})
-    with open_ui(WASTETUNE_STORAGE=study, MLFLOW_TRACKING_URI=store) as shown:
+    with open_ui(fresh=True, WASTETUNE_STORAGE=study, MLFLOW_TRACKING_URI=store) as shown:
         assert shown.children
-        lines = [word for child in shown.children for word in child.cmdline()]
+        lines = [word for each in (shown.process, *shown.children) for word in psutil.Process(each.pid).cmdline()]
         assert "(MLflow has nothing of this study yet: wastetune sync --study tiny)" in shown.said
         status, stderr = shown.stop(signal.SIGTERM)
     assert (status, stderr) == (0, "stopped\n")

@@ -22,13 +22,13 @@ def test_studies_under_blows_end_exact_and_whole(start_python, tmp_path, empty_s
         store = shutil.copyfile(empty_store, tmp_path / f"{database}.db")
         # A process that is not forked takes 8 s of a core to begin: one on one database.
         fresh = 6 if database == "sqlite" else 1000
-        short = ("--studies", 1, "--trials", 8, "--minutes", 4, "--fresh-every", fresh)
+        short = ("--studies", 1, "--trials", 12, "--minutes", 4, "--fresh-every", fresh)
         started[database] = start_python(CHAOS, "--database", database, *short, "--tracking-uri", f"sqlite:///{store}")
     for database, process in started.items():
         stdout, stderr = process.communicate(timeout=280)
         assert process.returncode == 0, database + stdout[-3000:] + stderr[-3000:]
         found = json.loads(stdout.splitlines()[-1])
-        assert (found["wrong"], found["done"]["finished"]) == ([], 8)
+        assert (found["wrong"], found["done"]["finished"]) == ([], 12)
         assert found["blows"] >= 2
     if not has_postgres:
         pytest.skip("SQLite's study is right; PostgreSQL's tests need pip install '.[dev]'")

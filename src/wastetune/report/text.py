@@ -130,14 +130,14 @@ def findings(report: Report) -> list[str]:
     return lines
 
 
-BACKBONE_COLUMNS = ("backbone", "trials", "default", "best", "time", "M params", "ms")
-
-
 def _epochs_line(epochs: Sequence[int]) -> str:
     """For how many epochs the members of the final model were fitted again, where there was no time for all."""
     if len(epochs) == 1:
         return f"For want of time it was fitted again for {epochs[0]} epochs."
     return f"For want of time they were fitted again for {', '.join(map(str, epochs))} epochs, in this order."
+
+
+BACKBONE_COLUMNS = ("backbone", "trials", "default", "best", "time", "M params", "ms")
 
 
 def backbone_rows(report: Report) -> list[tuple[str, ...]]:
